@@ -1,0 +1,4 @@
+//! The ARCP v1.1 runtime as a library and a network service.
+
+pub mod protocol;
+pub mod wire;

@@ -1,0 +1,21 @@
+//! Negotiated features (§6.2): in force is what both sides named.
+
+/// What this runtime implements. Authority features join the list with their part.
+pub const SUPPORTED: [&str; 7] = [
+    "heartbeat",
+    "ack",
+    "list_jobs",
+    "subscribe",
+    "progress",
+    "result_chunk",
+    "agent_versions",
+];
+
+/// The features in force, in the runtime's order.
+pub fn intersect(offered: &[String]) -> Vec<String> {
+    SUPPORTED
+        .iter()
+        .filter(|feature| offered.iter().any(|f| f == *feature))
+        .map(|f| (*f).to_owned())
+        .collect()
+}

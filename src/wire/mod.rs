@@ -1,0 +1,86 @@
+//! Between the domain and its two encodings, protobuf and JSON.
+//!
+//! The log stores a record as the protobuf fields of its payload alone; the
+//! transports put a small header before it. prost types do not leave this
+//! folder but for `transport/grpc`, where tonic wants them.
+
+mod convert;
+mod json_in;
+mod json_out;
+mod json_record;
+mod proto_in;
+mod record;
+mod reply;
+#[cfg(test)]
+mod tests;
+
+/// Generated from `proto/arcp/v1`.
+#[allow(clippy::all, missing_docs)]
+pub mod proto {
+    tonic::include_proto!("arcp.v1");
+}
+
+/// The schema, for reflection.
+pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/arcp_descriptor.bin"));
+
+pub use json_in::parse_json;
+pub use json_record::json_tails;
+pub use proto_in::request_from_proto;
+pub use record::{JobHeader, SessionHeader, encode_event, encode_outcome, frame_record};
+pub use reply::{encode_reply_json, encode_reply_proto};
+
+/// Nesting a JSON text may have.
+pub const JSON_DEPTH_MAX: usize = 64;
+
+/// A peer's message that cannot be used; `field` and limit are in the text.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct Invalid {
+    /// The envelope's id when it could be read, to answer with.
+    pub request_id: Option<String>,
+    pub message: String,
+}
+
+impl Invalid {
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            request_id: None,
+            message: message.into(),
+        }
+    }
+}
+
+/// Checks JSON text a peer sent: well-formed, finite numbers, no lone
+/// surrogates, at most [`JSON_DEPTH_MAX`] deep.
+pub fn check_json(field: &str, text: &str) -> Result<(), Invalid> {
+    if depth(text.as_bytes()) > JSON_DEPTH_MAX {
+        return Err(Invalid::new(format!(
+            "{field}: JSON nested deeper than {JSON_DEPTH_MAX}"
+        )));
+    }
+    serde_json::from_str::<serde_json::Value>(text)
+        .map(drop)
+        .map_err(|e| Invalid::new(format!("{field}: not valid JSON: {e}")))
+}
+
+/// Nesting of brackets outside strings; needs no stack, so it can be asked
+/// before a recursive parser is let loose on the text.
+fn depth(text: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0usize, 0, false, false);
+    for byte in text {
+        match (in_string, byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (true, b'"') => in_string = false,
+            (true, _) => {}
+            (false, b'"') => in_string = true,
+            (false, b'[' | b'{') => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            (false, b']' | b'}') => depth = depth.saturating_sub(1),
+            (false, _) => {}
+        }
+    }
+    deepest
+}

@@ -1,0 +1,254 @@
+//! The runtime's unnumbered replies in both encodings. JSON frames carry the
+//! superset of members that the published SDK clients need.
+
+use bytes::BytesMut;
+use prost::Message;
+use serde_json::{Map, Value, json};
+
+use super::convert::ts_to_proto;
+use super::json_out::rfc3339;
+use super::proto::{self, envelope::Payload};
+use crate::protocol::message::{JobSummary, Reply, ReplyBody, Welcome};
+use crate::protocol::{VERSION, id};
+
+/// Name and version a welcome announces.
+const RUNTIME_NAME: &str = env!("CARGO_PKG_NAME");
+const RUNTIME_VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Appends one envelope of a `SessionResponse`.
+pub fn encode_reply_proto(reply: Reply, out: &mut BytesMut) {
+    let envelope = proto::Envelope {
+        arcp: VERSION.into(),
+        id: id::message_id(),
+        session_id: reply.session_id,
+        job_id: reply.job_id.unwrap_or_default(),
+        trace_id: reply.trace_id.unwrap_or_default(),
+        payload: Some(payload_proto(reply.body)),
+        ..Default::default()
+    };
+    prost::encoding::message::encode(1, &envelope, out);
+    debug_assert!(envelope.encoded_len() > 0);
+}
+
+fn payload_proto(body: ReplyBody) -> Payload {
+    match body {
+        ReplyBody::Welcome(welcome) => Payload::SessionWelcome(welcome_proto(welcome)),
+        ReplyBody::Error {
+            request_id,
+            failure,
+        } => Payload::SessionError(proto::SessionError {
+            code: failure.code.as_str().into(),
+            message: failure.message,
+            retryable: failure.retryable,
+            request_id: request_id.unwrap_or_default(),
+            ..Default::default()
+        }),
+        ReplyBody::Ping { nonce, sent_at } => Payload::SessionPing(proto::SessionPing {
+            nonce,
+            sent_at: rfc3339(sent_at),
+        }),
+        ReplyBody::Pong { nonce, received_at } => Payload::SessionPong(proto::SessionPong {
+            ping_nonce: nonce,
+            received_at: rfc3339(received_at),
+        }),
+        ReplyBody::Jobs {
+            request_id,
+            jobs,
+            next_cursor,
+        } => Payload::SessionJobs(proto::SessionJobs {
+            request_id,
+            jobs: jobs.into_iter().map(summary_proto).collect(),
+            next_cursor: next_cursor.unwrap_or_default(),
+        }),
+        ReplyBody::Closed { reason } => Payload::SessionClosed(proto::SessionClosed { reason }),
+        ReplyBody::Bye { reason } => Payload::SessionBye(proto::SessionBye {
+            reason,
+            code: String::new(),
+        }),
+        ReplyBody::Accepted {
+            request_id,
+            agent,
+            accepted_at,
+        } => Payload::JobAccepted(proto::JobAccepted {
+            request_id,
+            agent,
+            lease_json: "{}".into(),
+            accepted_at: ts_to_proto(accepted_at),
+            ..Default::default()
+        }),
+        ReplyBody::Cancelled { reason } => Payload::JobCancelled(proto::JobCancelled {
+            reason: reason.unwrap_or_default(),
+        }),
+        ReplyBody::Subscribed {
+            request_id,
+            agent,
+            status,
+            subscribed_from,
+            replayed,
+        } => Payload::JobSubscribed(proto::JobSubscribed {
+            request_id,
+            agent,
+            current_status: status,
+            lease_json: "{}".into(),
+            subscribed_from,
+            replayed,
+            ..Default::default()
+        }),
+    }
+}
+
+fn welcome_proto(welcome: Welcome) -> proto::SessionWelcome {
+    proto::SessionWelcome {
+        runtime_name: RUNTIME_NAME.into(),
+        runtime_version: RUNTIME_VERSION.into(),
+        resume_token: welcome.resume_token,
+        resume_window_sec: welcome.resume_window_sec,
+        heartbeat_interval_sec: welcome.heartbeat_interval_sec,
+        encodings: vec!["protobuf".into()],
+        features: welcome.features,
+        agents: welcome
+            .agents
+            .into_iter()
+            .map(|agent| proto::AgentInfo {
+                name: agent.name,
+                versions: agent.versions,
+                default_version: agent.default_version,
+            })
+            .collect(),
+        accepted_at: ts_to_proto(welcome.accepted_at),
+    }
+}
+
+fn summary_proto(job: JobSummary) -> proto::JobSummary {
+    proto::JobSummary {
+        job_id: job.job_id,
+        agent: job.agent,
+        status: job.status,
+        lease_json: "{}".into(),
+        created_at: ts_to_proto(job.created_at),
+        last_event_seq: job.last_event_seq,
+        parent_job_id: String::new(),
+        trace_id: job.trace_id,
+    }
+}
+
+/// One JSON text.
+pub fn encode_reply_json(reply: Reply) -> String {
+    let (type_name, payload) = payload_json(&reply);
+    let mut envelope = Map::new();
+    envelope.insert("arcp".into(), VERSION.into());
+    envelope.insert("id".into(), id::message_id().into());
+    envelope.insert("type".into(), type_name.into());
+    envelope.insert("session_id".into(), reply.session_id.into());
+    // Absent members are left out: one SDK refuses a null.
+    if let Some(job_id) = reply.job_id {
+        envelope.insert("job_id".into(), job_id.into());
+    }
+    if let Some(trace_id) = reply.trace_id {
+        envelope.insert("trace_id".into(), trace_id.into());
+    }
+    envelope.insert("payload".into(), payload);
+    Value::Object(envelope).to_string()
+}
+
+fn payload_json(reply: &Reply) -> (&'static str, Value) {
+    let with = |mut value: Value, key: &str, member: &Option<String>| {
+        if let (Some(members), Some(member)) = (value.as_object_mut(), member) {
+            members.insert(key.into(), member.clone().into());
+        }
+        value
+    };
+    match &reply.body {
+        ReplyBody::Welcome(welcome) => {
+            ("session.welcome", welcome_json(&reply.session_id, welcome))
+        }
+        ReplyBody::Error {
+            request_id,
+            failure,
+        } => {
+            let payload = json!({
+                "code": failure.code, "message": failure.message, "retryable": failure.retryable,
+            });
+            let payload = with(payload, "request_id", request_id);
+            ("session.error", with(payload, "job_id", &reply.job_id))
+        }
+        ReplyBody::Ping { nonce, sent_at } => (
+            "session.ping",
+            json!({ "nonce": nonce, "sent_at": rfc3339(*sent_at) }),
+        ),
+        ReplyBody::Pong { nonce, received_at } => (
+            "session.pong",
+            json!({ "ping_nonce": nonce, "received_at": rfc3339(*received_at) }),
+        ),
+        ReplyBody::Jobs {
+            request_id,
+            jobs,
+            next_cursor,
+        } => {
+            let jobs: Vec<_> = jobs.iter().map(summary_json).collect();
+            (
+                "session.jobs",
+                json!({ "request_id": request_id, "jobs": jobs, "next_cursor": next_cursor }),
+            )
+        }
+        ReplyBody::Closed { reason } => ("session.closed", json!({ "reason": reason })),
+        ReplyBody::Bye { reason } => ("session.bye", json!({ "reason": reason })),
+        ReplyBody::Accepted {
+            request_id,
+            agent,
+            accepted_at,
+        } => {
+            let payload = json!({
+                "request_id": request_id, "job_id": reply.job_id, "agent": agent, "lease": {},
+                "accepted_at": rfc3339(*accepted_at),
+            });
+            ("job.accepted", with(payload, "trace_id", &reply.trace_id))
+        }
+        ReplyBody::Cancelled { reason } => (
+            "job.cancelled",
+            with(json!({ "job_id": reply.job_id }), "reason", reason),
+        ),
+        ReplyBody::Subscribed {
+            request_id,
+            agent,
+            status,
+            subscribed_from,
+            replayed,
+        } => {
+            let payload = json!({
+                "request_id": request_id, "job_id": reply.job_id, "current_status": status,
+                "agent": agent, "lease": {}, "parent_job_id": null,
+                "subscribed_from": subscribed_from, "replayed": replayed,
+            });
+            ("job.subscribed", with(payload, "trace_id", &reply.trace_id))
+        }
+    }
+}
+
+fn welcome_json(session_id: &str, welcome: &Welcome) -> Value {
+    let agents: Vec<_> = welcome
+        .agents
+        .iter()
+        .map(|agent| {
+            json!({ "name": agent.name, "versions": agent.versions, "default": agent.default_version })
+        })
+        .collect();
+    json!({
+        "session_id": session_id,
+        "accepted_at": rfc3339(welcome.accepted_at),
+        "runtime": { "name": RUNTIME_NAME, "version": RUNTIME_VERSION },
+        "resume_token": welcome.resume_token,
+        "resume_window_sec": welcome.resume_window_sec,
+        "heartbeat_interval_sec": welcome.heartbeat_interval_sec,
+        "capabilities": { "encodings": ["json"], "features": welcome.features, "agents": agents },
+    })
+}
+
+fn summary_json(job: &JobSummary) -> Value {
+    json!({
+        "job_id": job.job_id, "agent": job.agent, "status": job.status, "lease": {},
+        "parent_job_id": null, "created_at": rfc3339(job.created_at),
+        "submitted_at": rfc3339(job.created_at), "trace_id": job.trace_id,
+        "last_event_seq": job.last_event_seq,
+    })
+}

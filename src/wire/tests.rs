@@ -1,0 +1,141 @@
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+use serde_json::Value;
+
+use super::*;
+use crate::protocol::{Event, EventBody, Outcome, RequestBody, Timestamp};
+
+/// Undoes `put_record`'s length prefix.
+fn payload(record: BytesMut) -> Bytes {
+    let mut bytes = record.freeze();
+    let len = prost::encoding::decode_varint(&mut bytes).unwrap() as usize;
+    assert_eq!(len, bytes.len());
+    bytes
+}
+
+fn log_record() -> Bytes {
+    let mut out = BytesMut::new();
+    let body = EventBody::Log {
+        level: "info".into(),
+        message: "hé\"llo".into(),
+        attributes_json: Some(r#"{"n":9007199254740993}"#.into()),
+    };
+    encode_event(
+        Event {
+            ts: Timestamp(1_700_000_000_123),
+            body,
+        },
+        &mut out,
+    );
+    payload(out)
+}
+
+#[test]
+fn a_header_and_a_stored_record_make_one_envelope() {
+    let session = SessionHeader::new("sess_01ARZ3NDEKTSV4RRFFQ69G5FAV");
+    let header = session.for_job("job_1", "4bf92f3577b34da6a3ce929d0e0e4736");
+    let mut out = BytesMut::new();
+    frame_record(&header, 300, &log_record(), &mut out);
+    frame_record(&header, 301, &log_record(), &mut out);
+    let response = proto::SessionResponse::decode(out.freeze()).unwrap();
+    let [first, second] = &response.envelopes[..] else {
+        panic!("two envelopes")
+    };
+    assert_eq!((first.event_seq, second.event_seq), (300, 301));
+    assert_eq!(first.session_id, "sess_01ARZ3NDEKTSV4RRFFQ69G5FAV");
+    assert!(first.id < second.id && first.id.starts_with("01ARZ3NDEKTSV4RR"));
+    let Some(proto::envelope::Payload::JobEvent(event)) = &first.payload else {
+        panic!()
+    };
+    let Some(proto::job_event::Body::Log(log)) = &event.body else {
+        panic!()
+    };
+    assert_eq!(log.attributes_json, r#"{"n":9007199254740993}"#);
+}
+
+#[test]
+fn the_json_form_keeps_large_integers_and_names_the_superset() {
+    let session = SessionHeader::new("sess_01ARZ3NDEKTSV4RRFFQ69G5FAV");
+    let header = session.for_job("job_1", "4bf92f3577b34da6a3ce929d0e0e4736");
+    let tails = json_tails([log_record()].into_iter());
+    let mut out = BytesMut::new();
+    header.frame_json(7, &tails[0], &mut out);
+    let text = std::str::from_utf8(&out).unwrap();
+    assert!(text.contains("9007199254740993"));
+    let frame: Value = serde_json::from_str(text).unwrap();
+    assert_eq!(frame["event_seq"], 7);
+    assert_eq!(frame["payload"]["kind"], "log");
+    assert_eq!(frame["payload"]["ts"], "2023-11-14T22:13:20.123Z");
+    assert_eq!(frame["payload"]["body"]["message"], "hé\"llo");
+
+    let mut record = BytesMut::new();
+    encode_outcome(
+        Outcome::Inline {
+            result_json: "{\"a\":1}".into(),
+        },
+        Timestamp(0),
+        &mut record,
+    );
+    let tail = &json_tails([payload(record)].into_iter())[0];
+    let mut out = BytesMut::new();
+    header.frame_json(8, tail, &mut out);
+    let frame: Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(frame["payload"]["result"], frame["payload"]["output"]);
+    assert_eq!(frame["payload"]["completed_at"], "1970-01-01T00:00:00.000Z");
+}
+
+#[test]
+fn bad_json_names_the_field_and_answers_the_id() {
+    let deep = format!(
+        r#"{{"arcp":"1.1","id":"a","type":"job.submit","payload":{}1{}}}"#,
+        "[".repeat(10_000),
+        "]".repeat(10_000)
+    );
+    for (text, id, word) in [
+        ("nonsense", None, "frame"),
+        (
+            r#"{"arcp":"1.0","id":"a","type":"session.ping"}"#,
+            Some("a"),
+            "arcp",
+        ),
+        (r#"{"arcp":"1.1","type":"session.ping"}"#, None, "id"),
+        (r#"{"arcp":"1.1","id":"a"}"#, Some("a"), "type"),
+        (
+            r#"{"arcp":"1.1","id":"a","type":"session.ack","payload":{"last_processed_seq":-1}}"#,
+            Some("a"),
+            "payload",
+        ),
+        (
+            r#"{"arcp":"1.1","id":"a","type":"job.submit","payload":{"agent":"e","input":"\ud800"}}"#,
+            Some("a"),
+            "input",
+        ),
+        (
+            r#"{"arcp":"1.1","id":"a","type":"job.submit","payload":{"agent":"e","input":1e999}}"#,
+            Some("a"),
+            "input",
+        ),
+        (
+            r#"{"arcp":"1.1","id":"a","type":"job.submit","payload":{"input":1}}"#,
+            Some("a"),
+            "agent",
+        ),
+        (&deep, None, "nested"),
+    ] {
+        let invalid = parse_json(text).unwrap_err();
+        assert_eq!(invalid.request_id.as_deref(), id, "{text:.80}");
+        assert!(invalid.message.contains(word), "{}", invalid.message);
+    }
+}
+
+#[test]
+fn the_job_to_cancel_is_read_from_envelope_or_payload() {
+    for text in [
+        r#"{"arcp":"1.1","id":"a","type":"job.cancel","job_id":"job_1","payload":{}}"#,
+        r#"{"arcp":"1.1","id":"a","type":"job.cancel","payload":{"job_id":"job_1"}}"#,
+    ] {
+        let request = parse_json(text).unwrap();
+        assert_eq!(request.job_id.as_deref(), Some("job_1"));
+        assert_eq!(request.body, RequestBody::Cancel { reason: None });
+    }
+}
