@@ -1,0 +1,3 @@
+//! Agents that come with the runtime.
+
+pub mod demo;

@@ -1,0 +1,86 @@
+//! Live delivery: one broadcast channel per watched job, fed from the committed
+//! log by one dispatcher.
+//!
+//! The order is *index, committed position, send, `published`* (the log does the
+//! first two before it hands a group over). A reader takes `published` first and
+//! drains its receivers after: it then holds every block up to there. A reader
+//! that lagged reads the log up to the *committed* position and follows from it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::{broadcast, mpsc};
+
+use crate::log::{Block, Position, StreamId};
+
+/// Blocks a channel keeps for a slow receiver; beyond it the log serves.
+const CHANNEL_BLOCKS: usize = 32;
+
+#[derive(Default)]
+pub struct Hub {
+    channels: Mutex<HashMap<StreamId, broadcast::Sender<Arc<Block>>>>,
+    published: AtomicI64,
+}
+
+impl Hub {
+    pub fn new(published: Position) -> Arc<Self> {
+        Arc::new(Self {
+            published: AtomicI64::new(published),
+            ..Default::default()
+        })
+    }
+
+    /// Follows a stream from now on.
+    pub fn subscribe(&self, stream: StreamId) -> broadcast::Receiver<Arc<Block>> {
+        let mut channels = self.channels.lock();
+        let sender = channels
+            .entry(stream)
+            .or_insert_with(|| broadcast::Sender::new(CHANNEL_BLOCKS));
+        sender.subscribe()
+    }
+
+    /// Forgets a channel nobody follows; called after a receiver was dropped.
+    pub fn release(&self, stream: StreamId) {
+        let mut channels = self.channels.lock();
+        if channels
+            .get(&stream)
+            .is_some_and(|sender| sender.receiver_count() == 0)
+        {
+            channels.remove(&stream);
+        }
+    }
+
+    /// Every block up to here has been sent.
+    pub fn published(&self) -> Position {
+        self.published.load(Ordering::Acquire)
+    }
+
+    fn send(&self, block: Arc<Block>) {
+        let (position, stream, terminal) = (block.position, block.stream, block.terminal);
+        let sender = {
+            let mut channels = self.channels.lock();
+            // Nothing follows a terminal, so its channel closes with it.
+            if terminal {
+                channels.remove(&stream)
+            } else {
+                channels.get(&stream).cloned()
+            }
+        };
+        if let Some(sender) = sender {
+            // An error means that nobody follows just now.
+            let _ = sender.send(block);
+        }
+        self.published.store(position, Ordering::Release);
+    }
+}
+
+/// Runs until the log closes its end.
+pub async fn dispatch(hub: Arc<Hub>, mut committed: mpsc::Receiver<Vec<Arc<Block>>>) {
+    while let Some(group) = committed.recv().await {
+        for block in group {
+            hub.send(block);
+        }
+    }
+}

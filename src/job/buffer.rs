@@ -1,0 +1,115 @@
+//! What an agent reported and the writer has not yet taken.
+//!
+//! One buffer per job. While the writer commits a block the agent fills the
+//! next; a full buffer holds the agent back, so memory is bounded and the
+//! store's pace is the agent's.
+
+use bytes::BytesMut;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::log::{BlockSource, JobEnd, PendingBlock, StreamId};
+
+/// A block is taken whole, so this is also the size of a block.
+const BUFFER_BYTES_MAX: usize = 128 * 1024;
+const BUFFER_RECORDS_MAX: u32 = 1024;
+
+pub(super) struct Buffer {
+    stream: StreamId,
+    state: Mutex<State>,
+    taken: Notify,
+}
+
+struct State {
+    data: BytesMut,
+    next_seq: u64,
+    count: u32,
+    queued: bool,
+    end: Option<JobEnd>,
+    closed: bool,
+}
+
+/// What became of a push.
+pub(super) enum Push {
+    /// The first record since the last take: tell the writer.
+    Wake,
+    Queued,
+    Full,
+    /// The job has its terminal; nothing may follow it.
+    Closed,
+}
+
+impl Buffer {
+    /// `next_seq` is 1 for a new job and goes on after the log's last for one taken up again.
+    pub(super) fn new(stream: StreamId, next_seq: u64) -> Self {
+        let state = State {
+            data: BytesMut::new(),
+            next_seq,
+            count: 0,
+            queued: false,
+            end: None,
+            closed: false,
+        };
+        Self {
+            stream,
+            state: Mutex::new(state),
+            taken: Notify::new(),
+        }
+    }
+
+    /// Encodes one record into the buffer; `end` makes it the terminal, which
+    /// is never held back.
+    pub(super) fn push(&self, end: Option<JobEnd>, encode: impl FnOnce(&mut BytesMut)) -> Push {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Push::Closed;
+        }
+        let full = state.data.len() >= BUFFER_BYTES_MAX || state.count >= BUFFER_RECORDS_MAX;
+        if full && end.is_none() {
+            return Push::Full;
+        }
+        encode(&mut state.data);
+        state.count += 1;
+        state.closed = end.is_some();
+        state.end = end;
+        if std::mem::replace(&mut state.queued, true) {
+            Push::Queued
+        } else {
+            Push::Wake
+        }
+    }
+
+    /// Waits until the writer has taken what was there.
+    pub(super) async fn wait_taken(&self) {
+        let taken = self.taken.notified();
+        tokio::pin!(taken);
+        // Registered before the look, so a take in between is not missed.
+        taken.as_mut().enable();
+        if self.state.lock().count == 0 {
+            return;
+        }
+        taken.await;
+    }
+}
+
+impl BlockSource for Buffer {
+    fn take(&self) -> Option<PendingBlock> {
+        let mut state = self.state.lock();
+        state.queued = false;
+        if state.count == 0 {
+            return None;
+        }
+        let block = PendingBlock {
+            stream: self.stream,
+            first_seq: state.next_seq,
+            count: state.count,
+            data: state.data.split().freeze(),
+            terminal: state.end.take(),
+        };
+        state.next_seq += u64::from(state.count);
+        state.count = 0;
+        drop(state);
+        self.taken.notify_waiters();
+        Some(block)
+    }
+}

@@ -1,0 +1,99 @@
+//! Which agents there are: name, versions, the default one (§7.5).
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::JobContext;
+use crate::protocol::message::AgentInfo;
+use crate::protocol::{AgentRef, ErrorCode, Failure};
+
+/// Anything that can run a job. The result is JSON text.
+pub trait Agent: Send + Sync + 'static {
+    fn run(
+        &self,
+        job: JobContext,
+    ) -> Pin<Box<dyn Future<Output = Result<String, Failure>> + Send + 'static>>;
+}
+
+/// An async function of the context is an agent.
+impl<F, R> Agent for F
+where
+    F: Fn(JobContext) -> R + Send + Sync + 'static,
+    R: Future<Output = Result<String, Failure>> + Send + 'static,
+{
+    fn run(
+        &self,
+        job: JobContext,
+    ) -> Pin<Box<dyn Future<Output = Result<String, Failure>> + Send + 'static>> {
+        Box::pin(self(job))
+    }
+}
+
+#[derive(Clone, Default)]
+pub struct AgentDirectory {
+    agents: BTreeMap<String, Versions>,
+}
+
+#[derive(Clone)]
+struct Versions {
+    /// The one registered last, so that the newest release is what a bare name gets.
+    default: String,
+    by_version: BTreeMap<String, Arc<dyn Agent>>,
+}
+
+impl AgentDirectory {
+    /// Registers `name@version`; the version registered last is the default.
+    pub fn register(
+        &mut self,
+        name: &str,
+        version: &str,
+        agent: impl Agent,
+    ) -> Result<&mut Self, String> {
+        AgentRef::parse(&format!("{name}@{version}"))?;
+        let versions = self
+            .agents
+            .entry(name.to_owned())
+            .or_insert_with(|| Versions {
+                default: version.to_owned(),
+                by_version: BTreeMap::new(),
+            });
+        versions.default = version.to_owned();
+        versions
+            .by_version
+            .insert(version.to_owned(), Arc::new(agent));
+        Ok(self)
+    }
+
+    /// The pinned `name@version` and what runs it.
+    pub fn resolve(&self, text: &str) -> Result<(String, Arc<dyn Agent>), Failure> {
+        let wanted = AgentRef::parse(text).map_err(Failure::invalid)?;
+        let Some(versions) = self.agents.get(&wanted.name) else {
+            let message = format!("agent: no agent is called {}", wanted.name);
+            return Err(Failure::new(ErrorCode::AgentNotAvailable, message));
+        };
+        let version = wanted.version.as_ref().unwrap_or(&versions.default);
+        let Some(agent) = versions.by_version.get(version) else {
+            let known: Vec<_> = versions.by_version.keys().cloned().collect();
+            let message = format!(
+                "agent: {} has no version {version}; there are {}",
+                wanted.name,
+                known.join(", ")
+            );
+            return Err(Failure::new(ErrorCode::AgentVersionNotAvailable, message));
+        };
+        Ok((format!("{}@{version}", wanted.name), agent.clone()))
+    }
+
+    /// For `session.welcome`.
+    pub fn list(&self) -> Vec<AgentInfo> {
+        self.agents
+            .iter()
+            .map(|(name, versions)| AgentInfo {
+                name: name.clone(),
+                versions: versions.by_version.keys().cloned().collect(),
+                default_version: versions.default.clone(),
+            })
+            .collect()
+    }
+}

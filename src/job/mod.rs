@@ -1,0 +1,50 @@
+//! Jobs: submitted once, run by an agent, recorded in the log until a terminal.
+//!
+//! A session submits and cancels through [`Jobs`]; an agent reports through its
+//! [`JobContext`]. A job never holds a session or a socket, and nothing an
+//! agent reports is seen by anyone before the log has it.
+
+mod buffer;
+mod context;
+mod directory;
+mod registry;
+mod runner;
+
+pub use context::JobContext;
+pub use directory::{Agent, AgentDirectory};
+pub use registry::{Accepted, Jobs, NewJob};
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::protocol::Timestamp;
+
+/// The bounds of a job; each is part of the documentation.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Time an agent has to end after a cancel before the runtime ends the job.
+    pub cancel_grace: Duration,
+    /// How long an idempotency key is remembered.
+    pub idempotency_ttl: Duration,
+    /// Largest encoded event or inline result; larger is refused to the agent.
+    pub record_bytes_max: usize,
+    /// Jobs of one principal that may run at once.
+    pub running_per_principal_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            cancel_grace: Duration::from_secs(30),
+            idempotency_ttl: Duration::from_secs(24 * 3600),
+            record_bytes_max: 400_000,
+            running_per_principal_max: 10_000,
+        }
+    }
+}
+
+pub(crate) fn now() -> Timestamp {
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Timestamp(since_epoch.as_millis() as i64)
+}

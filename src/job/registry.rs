@@ -1,0 +1,269 @@
+//! The live jobs, and the way in: submit, cancel, recover.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+
+use super::buffer::Buffer;
+use super::directory::{Agent, AgentDirectory};
+use super::{JobContext, Limits, now, runner};
+use crate::log::{Command, JobRow, Log, Outcome as LogOutcome, StreamId, ViewOpRow};
+use crate::protocol::message::Submit;
+use crate::protocol::{Failure, Outcome, Timestamp, id};
+
+/// Shared by all sessions.
+pub struct Jobs {
+    log: Log,
+    agents: AgentDirectory,
+    limits: Limits,
+    next_stream: AtomicI64,
+    live: Mutex<HashMap<String, Live>>,
+}
+
+struct Live {
+    context: JobContext,
+    session_id: String,
+    principal: String,
+}
+
+/// A submit whose sender is known.
+pub struct NewJob {
+    pub session_id: String,
+    pub principal: String,
+    pub trace_id: Option<String>,
+    pub submit: Submit,
+}
+
+/// A job that is durable and may be told to its submitter.
+pub struct Accepted {
+    pub row: JobRow,
+    /// An earlier submit with the same idempotency key made it.
+    pub duplicate: bool,
+    start: Option<Start>,
+}
+
+struct Start {
+    agent: Arc<dyn Agent>,
+    max_runtime: Option<Duration>,
+}
+
+impl Jobs {
+    /// `log` must be open; streams are numbered after the highest it knows.
+    pub fn new(
+        log: Log,
+        agents: AgentDirectory,
+        limits: Limits,
+        last_stream: StreamId,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            log,
+            agents,
+            limits,
+            next_stream: AtomicI64::new(last_stream + 1),
+            live: Mutex::new(HashMap::new()),
+        })
+    }
+
+    pub fn agents(&self) -> &AgentDirectory {
+        &self.agents
+    }
+
+    pub fn next_stream(&self) -> StreamId {
+        self.next_stream.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Makes a job durable. It runs only once [`Jobs::start`] is called, so the
+    /// submitter can be watching before its first event. `op` says how the job
+    /// enters the submitter's view.
+    pub async fn submit(
+        &self,
+        new: NewJob,
+        op: impl FnOnce(StreamId) -> ViewOpRow,
+    ) -> Result<Accepted, Failure> {
+        let (agent, runner) = self.agents.resolve(&new.submit.agent)?;
+        refuse_unbuilt(&new.submit)?;
+        self.check_running(&new.principal)?;
+        let at = now();
+        let stream = self.next_stream();
+        let fingerprint = fingerprint(&agent, &new.submit);
+        let expires_at_ms = at.0 + self.limits.idempotency_ttl.as_millis() as i64;
+        let job = JobRow {
+            id: id::job_id(),
+            stream,
+            session_id: new.session_id,
+            principal: new.principal,
+            agent,
+            input_json: new.submit.input_json,
+            trace_id: new.trace_id.unwrap_or_else(id::trace_id),
+            created_at_ms: at.0,
+            status: "running".into(),
+            ended_at_ms: None,
+            last_seq: 0,
+            end_position: None,
+            idempotency_expires_at_ms: new
+                .submit
+                .idempotency_key
+                .is_some()
+                .then_some(expires_at_ms),
+            idempotency_key: new.submit.idempotency_key,
+            fingerprint: fingerprint.clone(),
+        };
+        let command = Command::CreateJob {
+            job: job.clone(),
+            op: op(stream),
+        };
+        match self.log.execute(command).await.map_err(unavailable)? {
+            LogOutcome::Duplicate(row) if row.fingerprint == fingerprint => Ok(Accepted {
+                row: *row,
+                duplicate: true,
+                start: None,
+            }),
+            LogOutcome::Duplicate(_) => Err(Failure::new(
+                crate::protocol::ErrorCode::DuplicateKey,
+                "idempotency_key: used before with other parameters; choose a new key",
+            )),
+            LogOutcome::Done => {
+                let max_runtime = (new.submit.max_runtime_sec > 0)
+                    .then(|| Duration::from_secs(new.submit.max_runtime_sec));
+                let start = Some(Start {
+                    agent: runner,
+                    max_runtime,
+                });
+                Ok(Accepted {
+                    row: job,
+                    duplicate: false,
+                    start,
+                })
+            }
+        }
+    }
+
+    /// Starts the agent of a job that was just accepted; nothing for a duplicate.
+    pub fn start(self: &Arc<Self>, accepted: Accepted) {
+        let Some(Start { agent, max_runtime }) = accepted.start else {
+            return;
+        };
+        let row = accepted.row;
+        let context = JobContext::new(
+            row.id.clone(),
+            row.trace_id,
+            row.input_json,
+            self.limits.record_bytes_max,
+            Arc::new(Buffer::new(row.stream, 1)),
+            self.log.clone(),
+        );
+        let live = Live {
+            context: context.clone(),
+            session_id: row.session_id,
+            principal: row.principal,
+        };
+        self.live.lock().insert(row.id.clone(), live);
+        let jobs = self.clone();
+        tokio::spawn(async move {
+            runner::run(&*agent, context, max_runtime, jobs.limits.cancel_grace).await;
+            jobs.live.lock().remove(&row.id);
+        });
+    }
+
+    /// Asks a live job to stop. True when it was live; authority is the caller's to check
+    /// against the job's row.
+    pub fn cancel(&self, job_id: &str) -> bool {
+        match self.live.lock().get(job_id) {
+            Some(live) => {
+                live.context.cancel();
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Ends what a crash left running: no job stays `running` for ever.
+    pub async fn recover(&self) -> Result<usize, crate::log::Error> {
+        let orphans = self.log.unfinished_jobs().await?;
+        let count = orphans.len();
+        for row in orphans {
+            let last_seq = self.log.seq_at(row.stream, self.log.committed()).await?;
+            let context = JobContext::new(
+                row.id,
+                row.trace_id,
+                row.input_json,
+                self.limits.record_bytes_max,
+                Arc::new(Buffer::new(row.stream, last_seq + 1)),
+                self.log.clone(),
+            );
+            context.end(Outcome::Failed(Failure::internal(
+                "the runtime was restarted while the job ran; submit it again",
+            )));
+        }
+        Ok(count)
+    }
+
+    fn check_running(&self, principal: &str) -> Result<(), Failure> {
+        let limit = self.limits.running_per_principal_max;
+        let live = self.live.lock();
+        // Counted only when it could matter: the sum over all principals bounds each.
+        if live.len() < limit {
+            return Ok(());
+        }
+        if live
+            .values()
+            .filter(|job| job.principal == principal)
+            .count()
+            < limit
+        {
+            return Ok(());
+        }
+        Err(Failure::internal(format!(
+            "running jobs: the limit per principal is {limit}"
+        )))
+    }
+
+    /// Live jobs of one session, for tests and introspection.
+    pub fn running_of(&self, session_id: &str) -> usize {
+        self.live
+            .lock()
+            .values()
+            .filter(|job| job.session_id == session_id)
+            .count()
+    }
+}
+
+/// Leases are enforced or refused, never accepted and ignored.
+fn refuse_unbuilt(submit: &Submit) -> Result<(), Failure> {
+    let lease: serde_json::Value =
+        serde_json::from_str(&submit.lease_request_json).unwrap_or_default();
+    match lease.as_object() {
+        None => Err(Failure::invalid("lease_request: must be an object")),
+        Some(lease) if !lease.is_empty() => Err(Failure::invalid(
+            "lease_request: this version grants no leases; leave it out",
+        )),
+        Some(_) if submit.lease_expires_at.is_some() => Err(Failure::invalid(
+            "lease_constraints: this version grants no leases; leave it out",
+        )),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Equal for equal parameters, however the JSON was written.
+fn fingerprint(agent: &str, submit: &Submit) -> Vec<u8> {
+    // serde_json's map is ordered by key, so this is the canonical form.
+    let input: serde_json::Value = serde_json::from_str(&submit.input_json).unwrap_or_default();
+    let canonical = serde_json::json!([agent, input, submit.max_runtime_sec]);
+    Sha256::digest(canonical.to_string()).to_vec()
+}
+
+fn unavailable(error: crate::log::Error) -> Failure {
+    tracing::error!(%error, "the store refused a submit");
+    Failure::internal("the store is not available; try again")
+}
+
+/// When a job row was created, as the wire has it.
+impl JobRow {
+    pub fn created_at(&self) -> Timestamp {
+        Timestamp(self.created_at_ms)
+    }
+}

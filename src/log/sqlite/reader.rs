@@ -1,0 +1,323 @@
+//! Reads, on connections of their own; an append never waits for them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{Log, schema, unavailable};
+use crate::log::{Block, Error, JobRow, ListFilter, Position, SessionRow, StreamId, ViewOpRow};
+
+const READERS: usize = 4;
+
+pub(super) struct Pool {
+    idle: Arc<Mutex<Vec<Connection>>>,
+    permits: tokio::sync::Semaphore,
+}
+
+impl Pool {
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let idle = (0..READERS)
+            .map(|_| schema::open_reader(path))
+            .collect::<rusqlite::Result<Vec<_>>>()
+            .map_err(unavailable)?;
+        Ok(Self {
+            idle: Arc::new(Mutex::new(idle)),
+            permits: tokio::sync::Semaphore::new(READERS),
+        })
+    }
+}
+
+impl Log {
+    /// Runs a read off the async threads, on a connection nobody else has.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let pool = &self.shared.readers;
+        let _permit = pool
+            .permits
+            .acquire()
+            .await
+            .map_err(|_| Error::Unavailable("the log is closed".into()))?;
+        let idle = pool.idle.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            // There are as many permits as connections.
+            let connection = idle.lock().pop().expect("a permit stands for a connection");
+            let result = read(&connection);
+            idle.lock().push(connection);
+            result
+        });
+        match task.await {
+            Ok(result) => result.map_err(unavailable),
+            Err(_) => Err(Error::Unavailable("a read was cut off".into())),
+        }
+    }
+
+    /// Blocks of one stream with records after `after_seq`, up to a position.
+    pub async fn read_stream(
+        &self,
+        stream: StreamId,
+        after_seq: u64,
+        up_to: Position,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<Block>>, Error> {
+        self.read(move |connection| {
+            let after = block_start(connection, stream, after_seq + 1)?;
+            blocks_from(connection, stream, after, 0, up_to, bytes_max)
+        })
+        .await
+    }
+
+    /// Blocks of several streams in log order, `after < position <= up_to`;
+    /// those wholly at or below a stream's `after_seq` are left out. Empty
+    /// means that there are none up to `up_to`.
+    pub async fn read_merged(
+        &self,
+        streams: &[(StreamId, u64)],
+        after: Position,
+        up_to: Position,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<Block>>, Error> {
+        let streams = streams.to_vec();
+        self.read(move |connection| {
+            let mut merged = Vec::new();
+            // Past where one stream's read was cut the order of all is not known.
+            let mut complete_to = up_to;
+            for (stream, after_seq) in streams {
+                let start = block_start(connection, stream, after_seq + 1)?;
+                let blocks = blocks_from(connection, stream, start, after, up_to, bytes_max)?;
+                let bytes: usize = blocks.iter().map(|block| block.data.len()).sum();
+                if let Some(last) = blocks.last().filter(|_| bytes >= bytes_max) {
+                    complete_to = complete_to.min(last.position);
+                }
+                merged.extend(blocks);
+            }
+            merged.retain(|block| block.position <= complete_to);
+            merged.sort_unstable_by_key(|block| block.position);
+            Ok(merged)
+        })
+        .await
+    }
+
+    /// The last record of a stream at or below a position; 0 when there is none.
+    pub async fn seq_at(&self, stream: StreamId, position: Position) -> Result<u64, Error> {
+        self.read(move |connection| {
+            let last: Option<(i64, i64)> = connection
+                .prepare_cached(
+                    "SELECT first_seq, count FROM block WHERE stream = ?1 AND position <= ?2
+                     ORDER BY first_seq DESC LIMIT 1",
+                )?
+                .query_row(params![stream, position], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })
+                .optional()?;
+            Ok(last.map_or(0, |(first, count)| (first + count - 1) as u64))
+        })
+        .await
+    }
+
+    pub async fn session(&self, id: &str) -> Result<Option<SessionRow>, Error> {
+        let id = id.to_owned();
+        self.read(move |connection| {
+            connection
+                .prepare_cached("SELECT * FROM session WHERE id = ?1")?
+                .query_row(params![id], session_from_row)
+                .optional()
+        })
+        .await
+    }
+
+    pub async fn view_ops(&self, session_id: &str) -> Result<Vec<ViewOpRow>, Error> {
+        let id = session_id.to_owned();
+        self.read(move |connection| {
+            connection
+                .prepare_cached("SELECT * FROM view_op WHERE session_id = ?1 ORDER BY op_no")?
+                .query_map(params![id], op_from_row)?
+                .collect()
+        })
+        .await
+    }
+
+    pub async fn job(&self, id: &str) -> Result<Option<JobRow>, Error> {
+        let id = id.to_owned();
+        self.read(move |connection| {
+            connection
+                .prepare_cached("SELECT * FROM job WHERE id = ?1")?
+                .query_row(params![id], job_from_row)
+                .optional()
+        })
+        .await
+    }
+
+    pub async fn job_by_stream(&self, stream: StreamId) -> Result<Option<JobRow>, Error> {
+        self.read(move |connection| {
+            connection
+                .prepare_cached("SELECT * FROM job WHERE stream = ?1")?
+                .query_row(params![stream], job_from_row)
+                .optional()
+        })
+        .await
+    }
+
+    pub async fn unfinished_jobs(&self) -> Result<Vec<JobRow>, Error> {
+        self.read(|connection| {
+            connection
+                .prepare("SELECT * FROM job WHERE end_position IS NULL ORDER BY stream")?
+                .query_map([], job_from_row)?
+                .collect()
+        })
+        .await
+    }
+
+    /// The highest stream id in use.
+    pub async fn last_stream(&self) -> Result<StreamId, Error> {
+        self.read(|connection| {
+            connection.query_row(
+                "SELECT max(coalesce((SELECT max(stream) FROM job), 0),
+                            coalesce((SELECT max(stream) FROM session), 0))",
+                [],
+                |row| row.get(0),
+            )
+        })
+        .await
+    }
+
+    /// A principal's jobs by (created, id), after a place in that order.
+    pub async fn list_jobs(
+        &self,
+        principal: &str,
+        filter: ListFilter,
+        limit: usize,
+        after: Option<(i64, String)>,
+    ) -> Result<Vec<JobRow>, Error> {
+        let principal = principal.to_owned();
+        self.read(move |connection| {
+            let (after_ms, after_id) = after.unwrap_or((i64::MIN, String::new()));
+            let mut statement = connection.prepare_cached(
+                "SELECT * FROM job WHERE principal = ?1 AND (created_at_ms, id) > (?2, ?3)
+                   AND created_at_ms > ?4 AND created_at_ms < ?5
+                 ORDER BY created_at_ms, id",
+            )?;
+            let rows = statement.query_map(
+                params![
+                    principal,
+                    after_ms,
+                    after_id,
+                    filter.created_after_ms.unwrap_or(i64::MIN),
+                    filter.created_before_ms.unwrap_or(i64::MAX),
+                ],
+                job_from_row,
+            )?;
+            rows.filter(|row| row.as_ref().map_or(true, |job| matches(&filter, job)))
+                .take(limit)
+                .collect()
+        })
+        .await
+    }
+}
+
+fn matches(filter: &ListFilter, job: &JobRow) -> bool {
+    let status = filter.statuses.is_empty() || filter.statuses.contains(&job.status);
+    let agent = filter.agent.as_ref().is_none_or(|wanted| {
+        *wanted == job.agent
+            || job
+                .agent
+                .split_once('@')
+                .is_some_and(|(name, _)| name == wanted)
+    });
+    status && agent
+}
+
+/// The `first_seq` of the block that holds `seq`, or `seq` where none does.
+fn block_start(connection: &Connection, stream: StreamId, seq: u64) -> rusqlite::Result<i64> {
+    let start: Option<i64> = connection
+        .prepare_cached(
+            "SELECT first_seq FROM block WHERE stream = ?1 AND first_seq <= ?2
+             ORDER BY first_seq DESC LIMIT 1",
+        )?
+        .query_row(params![stream, seq as i64], |row| row.get(0))
+        .optional()?;
+    Ok(start.unwrap_or(seq as i64))
+}
+
+fn blocks_from(
+    connection: &Connection,
+    stream: StreamId,
+    first_seq: i64,
+    after: Position,
+    up_to: Position,
+    bytes_max: usize,
+) -> rusqlite::Result<Vec<Arc<Block>>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT position, first_seq, count, terminal, data FROM block
+         WHERE stream = ?1 AND first_seq >= ?2 AND position > ?3 AND position <= ?4
+         ORDER BY first_seq",
+    )?;
+    let mut rows = statement.query(params![stream, first_seq, after, up_to])?;
+    let (mut blocks, mut bytes) = (Vec::new(), 0);
+    while bytes < bytes_max
+        && let Some(row) = rows.next()?
+    {
+        let data: Vec<u8> = row.get(4)?;
+        bytes += data.len();
+        let (first_seq, count): (i64, u32) = (row.get(1)?, row.get(2)?);
+        let block = Block::new(
+            row.get(0)?,
+            stream,
+            first_seq as u64,
+            count,
+            Bytes::from(data),
+            row.get(3)?,
+        );
+        blocks.push(Arc::new(block));
+    }
+    Ok(blocks)
+}
+
+fn session_from_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
+    Ok(SessionRow {
+        id: row.get(0)?,
+        stream: row.get(1)?,
+        principal: row.get(2)?,
+        token_hash: row.get(3)?,
+        created_at_ms: row.get(4)?,
+        parked_at_ms: row.get(5)?,
+        features: row.get(6)?,
+    })
+}
+
+pub(super) fn job_from_row(row: &Row<'_>) -> rusqlite::Result<JobRow> {
+    Ok(JobRow {
+        stream: row.get(0)?,
+        id: row.get(1)?,
+        session_id: row.get(2)?,
+        principal: row.get(3)?,
+        agent: row.get(4)?,
+        input_json: row.get(5)?,
+        trace_id: row.get(6)?,
+        created_at_ms: row.get(7)?,
+        status: row.get(8)?,
+        ended_at_ms: row.get(9)?,
+        last_seq: row.get::<_, i64>(10)? as u64,
+        end_position: row.get(11)?,
+        idempotency_key: row.get(12)?,
+        fingerprint: row.get(13)?,
+        idempotency_expires_at_ms: row.get(14)?,
+    })
+}
+
+fn op_from_row(row: &Row<'_>) -> rusqlite::Result<ViewOpRow> {
+    Ok(ViewOpRow {
+        session_id: row.get(0)?,
+        op_no: row.get(1)?,
+        at_position: row.get(2)?,
+        at_seq: row.get::<_, i64>(3)? as u64,
+        kind: row.get(4)?,
+        stream: row.get(5)?,
+        from_seq: row.get::<_, i64>(6)? as u64,
+        to_seq: row.get::<_, i64>(7)? as u64,
+    })
+}

@@ -1,0 +1,348 @@
+//! The one writer: takes what is ready, commits it as one group, publishes it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use rusqlite::{Connection, OptionalExtension, params};
+use tokio::sync::{mpsc, oneshot};
+
+use super::reader::job_from_row;
+use super::{State, unavailable};
+use crate::log::{
+    Block, BlockSource, Command, Error, JobRow, Outcome, PendingBlock, Position, ViewOpRow,
+};
+
+type Answer = oneshot::Sender<Result<Outcome, Error>>;
+
+/// Blocks in one group; a group is one transaction.
+const GROUP_BLOCKS_MAX: usize = 4096;
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// What waits for the writer. Its length is bounded by who may wait: one entry
+/// a job, one command a session.
+#[derive(Default)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    sources: Vec<Arc<dyn BlockSource>>,
+    commands: Vec<(Command, Answer)>,
+    woken: bool,
+}
+
+impl Queue {
+    pub fn push_source(&self, source: Arc<dyn BlockSource>) {
+        self.waiting.lock().sources.push(source);
+        self.more.notify_one();
+    }
+
+    pub fn push_command(&self, command: Command, answer: Answer) {
+        self.waiting.lock().commands.push((command, answer));
+        self.more.notify_one();
+    }
+
+    pub fn wake(&self) {
+        self.waiting.lock().woken = true;
+        self.more.notify_one();
+    }
+
+    /// Everything that waits; blocks while there is nothing, unless woken.
+    fn take(&self) -> Waiting {
+        let mut waiting = self.waiting.lock();
+        while waiting.sources.is_empty() && waiting.commands.is_empty() && !waiting.woken {
+            self.more.wait(&mut waiting);
+        }
+        std::mem::take(&mut *waiting)
+    }
+}
+
+struct Writer {
+    connection: Connection,
+    queue: Arc<Queue>,
+    state: Arc<State>,
+    committed: mpsc::Sender<Vec<Arc<Block>>>,
+    tail: Position,
+    /// Taken from their jobs, not yet committed: what a failed group leaves.
+    blocks: Vec<PendingBlock>,
+}
+
+pub(super) fn spawn(
+    connection: Connection,
+    queue: Arc<Queue>,
+    state: Arc<State>,
+    committed: mpsc::Sender<Vec<Arc<Block>>>,
+    tail: Position,
+) -> std::thread::JoinHandle<()> {
+    let mut writer = Writer {
+        connection,
+        queue,
+        state,
+        committed,
+        tail,
+        blocks: Vec::new(),
+    };
+    std::thread::Builder::new()
+        .name("log-writer".into())
+        .spawn(move || writer.run())
+        .expect("a thread can be started while the process starts")
+}
+
+impl Writer {
+    fn run(&mut self) {
+        let mut retry = RETRY_MIN;
+        loop {
+            let waiting = if self.blocks.is_empty() {
+                self.queue.take()
+            } else {
+                // A failed group is tried again whether or not there is more.
+                std::thread::sleep(retry);
+                retry = (retry * 2).min(RETRY_MAX);
+                std::mem::take(&mut *self.queue.waiting.lock())
+            };
+            // Read after the wait, which the close ends.
+            let closing = self.state.closing.load(Ordering::Acquire);
+            let idle = waiting.sources.is_empty() && waiting.commands.is_empty();
+            if closing && (idle || !self.state.healthy.load(Ordering::Relaxed)) {
+                return;
+            }
+            let mut sources = waiting.sources.into_iter();
+            let room = GROUP_BLOCKS_MAX.saturating_sub(self.blocks.len());
+            self.blocks.extend(
+                sources
+                    .by_ref()
+                    .take(room)
+                    .filter_map(|source| source.take()),
+            );
+            for source in sources {
+                self.queue.push_source(source);
+            }
+            if self.commit(waiting.commands) {
+                retry = RETRY_MIN;
+            }
+        }
+    }
+
+    /// Commits one group; false when it failed and the blocks are kept.
+    fn commit(&mut self, commands: Vec<(Command, Answer)>) -> bool {
+        let (commands, answers): (Vec<_>, Vec<_>) = commands.into_iter().unzip();
+        match write_group(&mut self.connection, &commands, &self.blocks, self.tail) {
+            Ok(outcomes) => {
+                self.publish(outcomes, answers);
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, blocks = self.blocks.len(), "a commit failed");
+                self.state.healthy.store(false, Ordering::Relaxed);
+                for answer in answers {
+                    // A caller that went away needs no answer.
+                    let _ = answer.send(Err(Error::Unavailable(error.to_string())));
+                }
+                false
+            }
+        }
+    }
+
+    fn publish(&mut self, outcomes: Vec<Outcome>, answers: Vec<Answer>) {
+        let mut position = self.tail;
+        let blocks: Vec<_> = self
+            .blocks
+            .drain(..)
+            .map(|block| {
+                position += 1;
+                let terminal = block.terminal.is_some();
+                let PendingBlock {
+                    stream,
+                    first_seq,
+                    count,
+                    data,
+                    ..
+                } = block;
+                Arc::new(Block::new(
+                    position, stream, first_seq, count, data, terminal,
+                ))
+            })
+            .collect();
+        self.tail = position;
+        self.state.healthy.store(true, Ordering::Relaxed);
+        // The order is the contract: committed, then answers, then fan-out.
+        self.state.committed.store(position, Ordering::Release);
+        for (outcome, answer) in outcomes.into_iter().zip(answers) {
+            let _ = answer.send(Ok(outcome));
+        }
+        if !blocks.is_empty() {
+            // No dispatcher is no reason not to commit.
+            let _ = self.committed.blocking_send(blocks);
+        }
+    }
+}
+
+fn write_group(
+    connection: &mut Connection,
+    commands: &[Command],
+    blocks: &[PendingBlock],
+    tail: Position,
+) -> Result<Vec<Outcome>, Error> {
+    let transaction = connection
+        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+        .map_err(unavailable)?;
+    let outcomes = commands
+        .iter()
+        .map(|command| execute(&transaction, command))
+        .collect::<rusqlite::Result<Vec<_>>>()
+        .map_err(unavailable)?;
+    for (position, block) in (tail + 1..).zip(blocks) {
+        insert_block(&transaction, position, block).map_err(unavailable)?;
+    }
+    transaction.commit().map_err(unavailable)?;
+    Ok(outcomes)
+}
+
+fn insert_block(
+    connection: &Connection,
+    position: Position,
+    block: &PendingBlock,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO block (position, stream, first_seq, count, terminal, data)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![
+            position,
+            block.stream,
+            block.first_seq as i64,
+            block.count,
+            block.terminal.is_some(),
+            &block.data[..],
+        ])?;
+    if let Some(end) = &block.terminal {
+        let last_seq = block.first_seq + u64::from(block.count) - 1;
+        connection
+            .prepare_cached(
+                "UPDATE job SET status = ?2, ended_at_ms = ?3, last_seq = ?4, end_position = ?5
+                 WHERE stream = ?1",
+            )?
+            .execute(params![
+                block.stream,
+                end.status,
+                end.ended_at_ms,
+                last_seq as i64,
+                position
+            ])?;
+    }
+    Ok(())
+}
+
+fn execute(connection: &Connection, command: &Command) -> rusqlite::Result<Outcome> {
+    match command {
+        Command::CreateSession(row) => {
+            connection
+                .prepare_cached("INSERT INTO session VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+                .execute(params![
+                    row.id,
+                    row.stream,
+                    row.principal,
+                    row.token_hash,
+                    row.created_at_ms,
+                    row.parked_at_ms,
+                    row.features,
+                ])?;
+        }
+        Command::UpdateSession {
+            id,
+            token_hash,
+            parked_at_ms,
+        } => {
+            connection
+                .prepare_cached(
+                    "UPDATE session SET token_hash = ?2, parked_at_ms = ?3 WHERE id = ?1",
+                )?
+                .execute(params![id, token_hash, parked_at_ms])?;
+        }
+        Command::ParkSession { id, at_ms } => {
+            connection
+                .prepare_cached("UPDATE session SET parked_at_ms = ?2 WHERE id = ?1")?
+                .execute(params![id, at_ms])?;
+        }
+        Command::AddViewOp(op) => insert_op(connection, op)?,
+        Command::CreateJob { job, op } => {
+            if let Some(earlier) = same_key(connection, job)? {
+                return Ok(Outcome::Duplicate(Box::new(earlier)));
+            }
+            insert_job(connection, job)?;
+            insert_op(connection, op)?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// The principal's job with this key, unless the key has expired.
+fn same_key(connection: &Connection, job: &JobRow) -> rusqlite::Result<Option<JobRow>> {
+    let Some(key) = &job.idempotency_key else {
+        return Ok(None);
+    };
+    let earlier = connection
+        .prepare_cached("SELECT * FROM job WHERE principal = ?1 AND idempotency_key = ?2")?
+        .query_row(params![job.principal, key], job_from_row)
+        .optional()?;
+    let Some(earlier) = earlier else {
+        return Ok(None);
+    };
+    if earlier
+        .idempotency_expires_at_ms
+        .is_some_and(|at| at > job.created_at_ms)
+    {
+        return Ok(Some(earlier));
+    }
+    connection
+        .prepare_cached("UPDATE job SET idempotency_key = NULL WHERE stream = ?1")?
+        .execute(params![earlier.stream])?;
+    Ok(None)
+}
+
+fn insert_job(connection: &Connection, job: &JobRow) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO job VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+        )?
+        .execute(params![
+            job.stream,
+            job.id,
+            job.session_id,
+            job.principal,
+            job.agent,
+            job.input_json,
+            job.trace_id,
+            job.created_at_ms,
+            job.status,
+            job.ended_at_ms,
+            job.last_seq as i64,
+            job.end_position,
+            job.idempotency_key,
+            job.fingerprint,
+            job.idempotency_expires_at_ms,
+        ])?;
+    Ok(())
+}
+
+fn insert_op(connection: &Connection, op: &ViewOpRow) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT INTO view_op VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
+        .execute(params![
+            op.session_id,
+            op.op_no,
+            op.at_position,
+            op.at_seq as i64,
+            op.kind,
+            op.stream,
+            op.from_seq as i64,
+            op.to_seq as i64,
+        ])?;
+    Ok(())
+}

@@ -1,0 +1,205 @@
+use std::sync::Arc;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::*;
+
+struct Once(Mutex<Option<PendingBlock>>);
+
+impl BlockSource for Once {
+    fn take(&self) -> Option<PendingBlock> {
+        self.0.lock().take()
+    }
+}
+
+/// One block of one-byte records.
+fn block(stream: StreamId, first_seq: u64, records: &[u8], end: Option<JobEnd>) -> Arc<Once> {
+    let mut data = BytesMut::new();
+    for record in records {
+        data.put_slice(&[1, *record]);
+    }
+    let (count, data) = (records.len() as u32, data.freeze());
+    let pending = PendingBlock {
+        stream,
+        first_seq,
+        count,
+        data,
+        terminal: end,
+    };
+    Arc::new(Once(Mutex::new(Some(pending))))
+}
+
+fn job(stream: StreamId, key: Option<&str>) -> (JobRow, ViewOpRow) {
+    let row = JobRow {
+        id: format!("job_{stream}"),
+        stream,
+        session_id: "sess_1".into(),
+        principal: "alice".into(),
+        agent: "echo@1.0.0".into(),
+        input_json: "null".into(),
+        trace_id: "t".into(),
+        created_at_ms: 1000 + stream,
+        status: "running".into(),
+        ended_at_ms: None,
+        last_seq: 0,
+        end_position: None,
+        idempotency_key: key.map(Into::into),
+        fingerprint: vec![1],
+        idempotency_expires_at_ms: key.map(|_| 5000),
+    };
+    let op = ViewOpRow {
+        session_id: "sess_1".into(),
+        op_no: stream as u32,
+        at_position: 0,
+        at_seq: 1,
+        kind: 1,
+        stream,
+        from_seq: 0,
+        to_seq: 0,
+    };
+    (row, op)
+}
+
+fn open(dir: &std::path::Path) -> (Log, mpsc::Receiver<Vec<Arc<Block>>>) {
+    let (tx, rx) = mpsc::channel(64);
+    let options = OpenOptions {
+        dir: dir.into(),
+        durability: Durability::Process,
+    };
+    (Log::open(options, tx).unwrap(), rx)
+}
+
+async fn close(log: Log) {
+    tokio::task::spawn_blocking(move || log.close())
+        .await
+        .unwrap();
+}
+
+fn bytes(blocks: &[Arc<Block>]) -> Vec<(i64, u64, Bytes)> {
+    blocks
+        .iter()
+        .flat_map(|block| {
+            block
+                .records()
+                .map(|(seq, bytes)| (block.stream, seq, bytes))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn what_was_committed_is_read_again_after_a_reopen() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, mut committed) = open(dir.path());
+    let (row, op) = job(7, None);
+    assert_eq!(
+        log.execute(Command::CreateJob { job: row, op })
+            .await
+            .unwrap(),
+        Outcome::Done
+    );
+    log.ready(block(7, 1, b"ab", None));
+    let first = committed.recv().await.unwrap();
+    assert_eq!((first[0].position, log.committed()), (1, 1));
+    log.ready(block(8, 1, b"x", None));
+    committed.recv().await.unwrap();
+    let end = JobEnd {
+        status: "success".into(),
+        ended_at_ms: 9,
+    };
+    log.ready(block(7, 3, b"c", Some(end)));
+    committed.recv().await.unwrap();
+    close(log).await;
+
+    let (log, _committed) = open(dir.path());
+    assert_eq!((log.committed(), log.last_stream().await.unwrap()), (3, 7));
+    let read = log.read_stream(7, 1, 3, 1 << 20).await.unwrap();
+    assert_eq!(bytes(&read)[1], (7, 2, Bytes::from_static(b"b")));
+    let merged = log
+        .read_merged(&[(7, 0), (8, 0)], 0, 3, 1 << 20)
+        .await
+        .unwrap();
+    assert_eq!(
+        merged.iter().map(|b| b.position).collect::<Vec<_>>(),
+        [1, 2, 3]
+    );
+    assert_eq!(log.seq_at(7, 2).await.unwrap(), 2);
+    let job = log.job("job_7").await.unwrap().unwrap();
+    assert_eq!(
+        (&*job.status, job.last_seq, job.end_position),
+        ("success", 3, Some(3))
+    );
+    assert!(log.unfinished_jobs().await.unwrap().is_empty());
+    close(log).await;
+}
+
+#[tokio::test]
+async fn a_small_read_is_never_out_of_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, mut committed) = open(dir.path());
+    for seq in 1..=6 {
+        log.ready(block(
+            1 + (seq % 2) as i64,
+            u64::div_ceil(seq, 2),
+            b"r",
+            None,
+        ));
+        committed.recv().await.unwrap();
+    }
+    let (mut after, mut seen) = (0, Vec::new());
+    loop {
+        let blocks = log
+            .read_merged(&[(1, 0), (2, 0)], after, 6, 1)
+            .await
+            .unwrap();
+        let Some(last) = blocks.last() else { break };
+        after = last.position;
+        seen.extend(blocks.iter().map(|block| block.position));
+    }
+    assert_eq!(seen, [1, 2, 3, 4, 5, 6]);
+    close(log).await;
+}
+
+#[tokio::test]
+async fn an_idempotency_key_makes_one_job_until_it_expires() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _committed) = open(dir.path());
+    let create = |stream| {
+        let (job, op) = job(stream, Some("k"));
+        Command::CreateJob { job, op }
+    };
+    assert_eq!(log.execute(create(1)).await.unwrap(), Outcome::Done);
+    let Outcome::Duplicate(earlier) = log.execute(create(2)).await.unwrap() else {
+        panic!()
+    };
+    assert_eq!(earlier.id, "job_1");
+    assert_eq!(log.execute(create(4001)).await.unwrap(), Outcome::Done);
+    close(log).await;
+}
+
+#[tokio::test]
+async fn a_store_in_use_and_a_foreign_file_are_refused_with_advice() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _committed) = open(dir.path());
+    let options = || OpenOptions {
+        dir: dir.path().into(),
+        durability: Durability::Process,
+    };
+    assert!(matches!(
+        Log::open(options(), mpsc::channel(1).0),
+        Err(Error::InUse { .. })
+    ));
+    close(log.clone()).await;
+    drop(log);
+    std::fs::remove_file(dir.path().join("arcpd.db-wal")).ok();
+    std::fs::write(
+        dir.path().join("arcpd.db"),
+        "not a database, but long enough to look at".repeat(100),
+    )
+    .unwrap();
+    let Err(error) = Log::open(options(), mpsc::channel(1).0) else {
+        panic!()
+    };
+    assert!(error.to_string().contains("--data-dir"), "{error}");
+}

@@ -1,0 +1,116 @@
+//! Sessions: a client's view of the log, apart from any connection.
+//!
+//! A connection is attached by [`attach`]: hello or resume, then [`Actor::run`]
+//! until the client leaves, the transport breaks or another connection takes
+//! the session over. What outlives it is in the log alone: the session's row
+//! and its view operations. A session never stops a job by going away.
+
+mod actor;
+mod attach;
+mod feed;
+mod outbox;
+mod requests;
+mod view;
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+pub use attach::attach;
+pub use outbox::Chunk;
+
+use crate::fanout::Hub;
+use crate::job::Jobs;
+use crate::log::Log;
+use crate::protocol::Request;
+use crate::wire::Invalid;
+
+/// Bounds of a session; every one is announced or documented.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub hello_timeout: Duration,
+    pub heartbeat_interval: Duration,
+    pub resume_window: Duration,
+    pub subscriptions_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            hello_timeout: Duration::from_secs(10),
+            heartbeat_interval: Duration::from_secs(30),
+            resume_window: Duration::from_secs(600),
+            subscriptions_max: 1024,
+        }
+    }
+}
+
+/// Who a bearer token belongs to.
+pub trait Authenticator: Send + Sync + 'static {
+    fn principal(&self, token: &str) -> Option<String>;
+}
+
+/// What all sessions share.
+pub struct Sessions {
+    pub log: Log,
+    pub hub: Arc<Hub>,
+    pub jobs: Arc<Jobs>,
+    pub limits: Limits,
+    pub authenticator: Box<dyn Authenticator>,
+    /// Turns when the runtime is to stop: sessions say so and end.
+    pub draining: CancellationToken,
+    attached: Mutex<HashMap<String, Attached>>,
+}
+
+/// The connection a session has now.
+struct Attached {
+    /// Tells two connections of one session apart.
+    generation: u64,
+    displaced: CancellationToken,
+    /// True once the connection's actor has let go of the session.
+    released: watch::Receiver<bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    Protobuf,
+    Json,
+}
+
+/// A transport's two ends, whatever the transport.
+pub struct Connection {
+    pub inbound: Pin<Box<dyn Stream<Item = Result<Request, Invalid>> + Send>>,
+    pub outbound: mpsc::Sender<Chunk>,
+    pub encoding: Encoding,
+}
+
+impl Sessions {
+    pub fn new(
+        log: Log,
+        hub: Arc<Hub>,
+        jobs: Arc<Jobs>,
+        limits: Limits,
+        authenticator: Box<dyn Authenticator>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            log,
+            hub,
+            jobs,
+            limits,
+            authenticator,
+            draining: CancellationToken::new(),
+            attached: Mutex::new(HashMap::new()),
+        })
+    }
+
+    /// Connections attached now.
+    pub fn attached(&self) -> usize {
+        self.attached.lock().len()
+    }
+}

@@ -1,0 +1,132 @@
+//! `RuntimeService.Session` over tonic, with health and reflection beside it.
+//!
+//! A session hands over envelopes already encoded, so the method has a codec of
+//! its own; once the stream is open every error is an ARCP message, a message
+//! that does not decode included.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::routing::post;
+use bytes::{Buf, BufMut, Bytes};
+use futures_util::StreamExt;
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{MESSAGE_BYTES_MAX, OUTBOUND_CHUNKS_MAX};
+use crate::session::{Connection, Encoding, Sessions, attach};
+use crate::wire::{DESCRIPTOR_SET, Invalid, proto, request_from_proto};
+
+const SESSION_PATH: &str = "/arcp.v1.RuntimeService/Session";
+
+pub fn router(sessions: Arc<Sessions>) -> Result<Router, tonic_reflection::server::Error> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let (_, health) = tonic_health::server::health_reporter();
+    let routes = tonic::service::Routes::new(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    let session = Router::new()
+        .route(SESSION_PATH, post(session))
+        .with_state(sessions);
+    Ok(session.merge(routes.prepare().into_axum_router().reset_fallback()))
+}
+
+async fn session(
+    State(sessions): State<Arc<Sessions>>,
+    request: axum::extract::Request,
+) -> http::Response<tonic::body::Body> {
+    let mut grpc = tonic::server::Grpc::new(SessionCodec)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(usize::MAX);
+    grpc.streaming(SessionMethod(sessions), request.map(Body::new))
+        .await
+}
+
+struct SessionMethod(Arc<Sessions>);
+
+type Frame = Result<proto::SessionRequest, prost::DecodeError>;
+
+impl tonic::server::StreamingService<Frame> for SessionMethod {
+    type Response = Bytes;
+    type ResponseStream = futures_util::stream::BoxStream<'static, Result<Bytes, Status>>;
+    type Future = std::future::Ready<Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<Frame>>) -> Self::Future {
+        let (outbound, chunks) = mpsc::channel(OUTBOUND_CHUNKS_MAX);
+        let inbound = request
+            .into_inner()
+            // A broken stream is a client that has gone.
+            .take_while(|frame| std::future::ready(frame.is_ok()))
+            .filter_map(|frame| std::future::ready(frame.ok()))
+            .map(checked)
+            .boxed();
+        let connection = Connection {
+            inbound,
+            outbound,
+            encoding: Encoding::Protobuf,
+        };
+        tokio::spawn(attach(self.0.clone(), connection));
+        let responses = ReceiverStream::new(chunks)
+            .map(|chunk| Ok(chunk.bytes))
+            .boxed();
+        std::future::ready(Ok(Response::new(responses)))
+    }
+}
+
+fn checked(frame: Frame) -> Result<crate::protocol::Request, Invalid> {
+    let request =
+        frame.map_err(|error| Invalid::new(format!("frame: not a SessionRequest: {error}")))?;
+    let envelope = request
+        .envelope
+        .ok_or_else(|| Invalid::new("envelope: missing"))?;
+    request_from_proto(envelope)
+}
+
+#[derive(Clone, Copy, Default)]
+struct SessionCodec;
+
+impl Codec for SessionCodec {
+    type Encode = Bytes;
+    type Decode = Frame;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for SessionCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for SessionCodec {
+    type Item = Frame;
+    type Error = Status;
+
+    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<Frame>, Status> {
+        let frame = proto::SessionRequest::decode(&mut *source);
+        // What a failed decode left belongs to this message.
+        source.advance(source.remaining());
+        Ok(Some(frame))
+    }
+}

@@ -1,0 +1,92 @@
+//! ARCP JSON over WebSocket: one envelope per text frame, on `/arcp` and `/`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
+use axum::response::Response;
+use axum::routing::any;
+use futures_util::stream::SplitSink;
+use futures_util::{SinkExt, StreamExt};
+use tokio::sync::mpsc;
+
+use super::{MESSAGE_BYTES_MAX, OUTBOUND_CHUNKS_MAX};
+use crate::session::{Chunk, Connection, Encoding, Sessions, attach};
+use crate::wire::{Invalid, parse_json};
+
+/// A session's share of memory: the default of 128 KiB would be most of it.
+const READ_BUFFER_BYTES: usize = 4 * 1024;
+
+pub fn router(sessions: Arc<Sessions>) -> Router {
+    Router::new()
+        .route("/arcp", any(upgrade))
+        .route("/", any(upgrade))
+        .with_state(sessions)
+}
+
+async fn upgrade(State(sessions): State<Arc<Sessions>>, upgrade: WebSocketUpgrade) -> Response {
+    upgrade
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .max_message_size(MESSAGE_BYTES_MAX)
+        .max_frame_size(MESSAGE_BYTES_MAX)
+        .on_upgrade(move |socket| serve(sessions, socket))
+}
+
+async fn serve(sessions: Arc<Sessions>, socket: WebSocket) {
+    let (sink, stream) = socket.split();
+    let (outbound, chunks) = mpsc::channel(OUTBOUND_CHUNKS_MAX);
+    let writer = tokio::spawn(write(sink, chunks));
+    let inbound = stream
+        .take_while(|frame| std::future::ready(!matches!(frame, Err(_) | Ok(Message::Close(_)))))
+        .filter_map(|frame| std::future::ready(frame.ok().and_then(request)))
+        .boxed();
+    let connection = Connection {
+        inbound,
+        outbound,
+        encoding: Encoding::Json,
+    };
+    attach(sessions, connection).await;
+    // The writer ends with the channel; a panic in it is of no use to the peer.
+    let _ = writer.await;
+}
+
+fn request(frame: Message) -> Option<Result<crate::protocol::Request, Invalid>> {
+    match frame {
+        Message::Text(text) => Some(parse_json(&text)),
+        Message::Binary(_) => Some(Err(Invalid::new(
+            "frame: must be a text frame with one JSON object",
+        ))),
+        // The library answers pings.
+        Message::Ping(_) | Message::Pong(_) | Message::Close(_) => None,
+    }
+}
+
+/// Feeds every frame of a chunk and flushes once: a flush per frame was
+/// measured at a twentieth of the rate.
+async fn write(mut sink: SplitSink<WebSocket, Message>, mut chunks: mpsc::Receiver<Chunk>) {
+    while let Some(chunk) = chunks.recv().await {
+        let mut start = 0;
+        for end in chunk.ends {
+            let text = Utf8Bytes::try_from(chunk.bytes.slice(start..end));
+            start = end;
+            // What is sent was encoded from strings.
+            let Ok(text) = text else { continue };
+            if sink.feed(Message::Text(text)).await.is_err() {
+                return;
+            }
+        }
+        if sink.flush().await.is_err() {
+            return;
+        }
+        if chunk.last {
+            break;
+        }
+    }
+    let frame = CloseFrame {
+        code: close_code::NORMAL,
+        reason: Utf8Bytes::from_static(""),
+    };
+    // The peer may have gone first.
+    let _ = sink.send(Message::Close(Some(frame))).await;
+}
