@@ -85,7 +85,7 @@ async fn an_observer_sees_history_then_live_once() {
         ..Default::default()
     };
     observer
-        .send(&job, Payload::JobSubscribe(subscribe.clone()))
+        .send(&job, Payload::JobSubscribe(subscribe))
         .await;
     let subscribed = observer.next().await;
     assert!(

@@ -113,7 +113,7 @@ impl Jobs {
             fingerprint: fingerprint.clone(),
         };
         let command = Command::CreateJob {
-            job: job.clone(),
+            job: Box::new(job.clone()),
             op: op(stream),
         };
         match self.log.execute(command).await.map_err(unavailable)? {

@@ -65,7 +65,7 @@ pub enum Command {
     },
     /// A job and its place in the submitter's view.
     CreateJob {
-        job: JobRow,
+        job: Box<JobRow>,
         op: ViewOpRow,
     },
     AddViewOp(ViewOpRow),

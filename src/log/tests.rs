@@ -94,9 +94,12 @@ async fn what_was_committed_is_read_again_after_a_reopen() {
     let (log, mut committed) = open(dir.path());
     let (row, op) = job(7, None);
     assert_eq!(
-        log.execute(Command::CreateJob { job: row, op })
-            .await
-            .unwrap(),
+        log.execute(Command::CreateJob {
+            job: Box::new(row),
+            op
+        })
+        .await
+        .unwrap(),
         Outcome::Done
     );
     log.ready(block(7, 1, b"ab", None));
@@ -167,7 +170,10 @@ async fn an_idempotency_key_makes_one_job_until_it_expires() {
     let (log, _committed) = open(dir.path());
     let create = |stream| {
         let (job, op) = job(stream, Some("k"));
-        Command::CreateJob { job, op }
+        Command::CreateJob {
+            job: Box::new(job),
+            op,
+        }
     };
     assert_eq!(log.execute(create(1)).await.unwrap(), Outcome::Done);
     let Outcome::Duplicate(earlier) = log.execute(create(2)).await.unwrap() else {
