@@ -55,7 +55,9 @@ async fn a_dropped_client_resumes_without_a_gap_or_a_double() {
     assert_ne!(second.resume_token, token);
     seen.extend(second.until_terminal().await);
     assert_eq!(seqs(&seen), (1..=5_001).collect::<Vec<_>>());
-    // Caught up: resuming at the end is no error (S-17), the old token is one.
+    // S-17: resuming at the end is no error. The old token is void once the
+    // client has said anything with the new one.
+    second.ping().await;
     let (session_id, fresh) = (second.session_id.clone(), second.resume_token.clone());
     drop(second);
     let mut stale = Peer::resume(&runtime.address, ALICE, &session_id, &token, 0).await;
@@ -84,9 +86,7 @@ async fn an_observer_sees_history_then_live_once() {
         history: true,
         ..Default::default()
     };
-    observer
-        .send(&job, Payload::JobSubscribe(subscribe))
-        .await;
+    observer.send(&job, Payload::JobSubscribe(subscribe)).await;
     let subscribed = observer.next().await;
     assert!(
         matches!(subscribed.payload, Some(Payload::JobSubscribed(_))),

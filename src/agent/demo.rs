@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::job::{AgentDirectory, JobContext};
+use crate::job::{AgentDirectory, AgentResult, ChunkEncoding, JobContext};
 use crate::protocol::{ErrorCode, EventBody, Failure};
 
-/// All of them at 1.0.0.
+/// All of them at 1.0.0, and a `report@2.0.0` that is the default.
 pub fn directory() -> Result<AgentDirectory, String> {
     let mut agents = AgentDirectory::default();
     agents
@@ -20,7 +20,9 @@ pub fn directory() -> Result<AgentDirectory, String> {
         .register("firehose", "1.0.0", firehose)?
         .register("failer", "1.0.0", failer)?
         .register("sleeper", "1.0.0", sleeper)?
-        .register("stubborn", "1.0.0", stubborn)?;
+        .register("stubborn", "1.0.0", stubborn)?
+        .register("report", "1.0.0", |job| report(job, ChunkEncoding::Utf8))?
+        .register("report", "2.0.0", |job| report(job, ChunkEncoding::Base64))?;
     Ok(agents)
 }
 
@@ -132,6 +134,28 @@ async fn failer(job: JobContext) -> Result<String, Failure> {
     let mut failure = Failure::new(code, message);
     failure.retryable = retryable.unwrap_or(failure.retryable);
     Err(failure)
+}
+
+/// `bytes` bytes of a repeating pattern, in chunks: text at 1.0.0, base64 at 2.0.0.
+async fn report(job: JobContext, encoding: ChunkEncoding) -> Result<AgentResult, Failure> {
+    #[derive(Deserialize)]
+    struct Input {
+        bytes: usize,
+        chunk_bytes: usize,
+    }
+    let Input { bytes, chunk_bytes } = input(&job)?;
+    let mut writer = job.result_writer(encoding, chunk_bytes)?;
+    const LINE: &[u8; 64] = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.\n";
+    let mut left = bytes;
+    while left > 0 {
+        let line = &LINE[..left.min(LINE.len())];
+        writer.write(line).await?;
+        left -= line.len();
+        if job.is_cancelled() {
+            return Err(cancelled());
+        }
+    }
+    writer.finish(Some(format!("{bytes} bytes"))).await
 }
 
 #[derive(Deserialize)]

@@ -1,11 +1,12 @@
 //! What an agent sees of its job.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
 use super::buffer::{Buffer, Push};
-use super::now;
+use super::{ChunkEncoding, Limits, ResultWriter, now};
 use crate::log::{BlockSource, JobEnd, Log};
 use crate::protocol::{Event, EventBody, Failure, Outcome};
 use crate::wire;
@@ -20,10 +21,11 @@ struct Shared {
     job_id: String,
     trace_id: String,
     input_json: String,
-    record_bytes_max: usize,
+    limits: Limits,
     buffer: Arc<Buffer>,
     log: Log,
     cancelled: CancellationToken,
+    result_started: AtomicBool,
 }
 
 impl JobContext {
@@ -31,7 +33,7 @@ impl JobContext {
         job_id: String,
         trace_id: String,
         input_json: String,
-        record_bytes_max: usize,
+        limits: Limits,
         buffer: Arc<Buffer>,
         log: Log,
     ) -> Self {
@@ -40,10 +42,11 @@ impl JobContext {
             job_id,
             trace_id,
             input_json,
-            record_bytes_max,
+            limits,
             buffer,
             log,
             cancelled,
+            result_started: AtomicBool::new(false),
         };
         Self {
             shared: Arc::new(shared),
@@ -78,22 +81,60 @@ impl JobContext {
     }
 
     /// Reports an event. Waits while the job's buffer is full; fails when the
-    /// event is too large or the job has ended.
+    /// event breaks a rule of its kind, is too large, or the job has ended.
     pub async fn emit(&self, body: EventBody) -> Result<(), Failure> {
-        let mut record = bytes::BytesMut::new();
-        wire::encode_event(Event { ts: now(), body }, &mut record);
-        let limit = self.shared.record_bytes_max;
-        if record.len() > limit {
+        if matches!(body, EventBody::ResultChunk { .. }) {
+            return Err(Failure::invalid("result_chunk: use result_writer"));
+        }
+        body.check().map_err(Failure::invalid)?;
+        wire::check_event_json(&body).map_err(|invalid| Failure::invalid(invalid.message))?;
+        let record = self.encode(body);
+        let limit = self.shared.limits.event_bytes_max;
+        let bytes = wire::json_len(&record, limit);
+        if bytes > limit {
             return Err(Failure::invalid(format!(
-                "event: {} bytes, the limit is {limit}; use an artifact or result chunks",
-                record.len()
+                "event: {bytes} bytes as JSON, the limit is {limit}; use an artifact or a chunked result"
             )));
         }
+        self.push(&record).await
+    }
+
+    /// Starts a result in chunks of at most `chunk_bytes` decoded bytes. A job has one.
+    pub fn result_writer(
+        &self,
+        encoding: ChunkEncoding,
+        chunk_bytes: usize,
+    ) -> Result<ResultWriter, Failure> {
+        if self.shared.result_started.swap(true, Ordering::Relaxed) {
+            return Err(Failure::invalid(
+                "result_chunk: a job has one chunked result",
+            ));
+        }
+        let result_bytes_max = self.shared.limits.result_bytes_max;
+        Ok(ResultWriter::new(
+            self.clone(),
+            encoding,
+            chunk_bytes,
+            result_bytes_max,
+        ))
+    }
+
+    pub(super) async fn emit_chunk(&self, body: EventBody) -> Result<(), Failure> {
+        self.push(&self.encode(body)).await
+    }
+
+    fn encode(&self, body: EventBody) -> bytes::BytesMut {
+        let mut record = bytes::BytesMut::new();
+        wire::encode_event(Event { ts: now(), body }, &mut record);
+        record
+    }
+
+    async fn push(&self, record: &[u8]) -> Result<(), Failure> {
         loop {
             match self
                 .shared
                 .buffer
-                .push(None, |data| data.extend_from_slice(&record))
+                .push(None, |data| data.extend_from_slice(record))
             {
                 Push::Wake => {
                     self.shared.log.ready(self.source());

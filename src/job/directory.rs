@@ -4,29 +4,27 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use super::JobContext;
+use super::{AgentResult, JobContext};
 use crate::protocol::message::AgentInfo;
 use crate::protocol::{AgentRef, ErrorCode, Failure};
 
-/// Anything that can run a job. The result is JSON text.
+pub type AgentRun = Pin<Box<dyn Future<Output = Result<AgentResult, Failure>> + Send + 'static>>;
+
+/// Anything that can run a job.
 pub trait Agent: Send + Sync + 'static {
-    fn run(
-        &self,
-        job: JobContext,
-    ) -> Pin<Box<dyn Future<Output = Result<String, Failure>> + Send + 'static>>;
+    fn run(&self, job: JobContext) -> AgentRun;
 }
 
 /// An async function of the context is an agent.
-impl<F, R> Agent for F
+impl<F, R, T> Agent for F
 where
     F: Fn(JobContext) -> R + Send + Sync + 'static,
-    R: Future<Output = Result<String, Failure>> + Send + 'static,
+    R: Future<Output = Result<T, Failure>> + Send + 'static,
+    T: Into<AgentResult>,
 {
-    fn run(
-        &self,
-        job: JobContext,
-    ) -> Pin<Box<dyn Future<Output = Result<String, Failure>> + Send + 'static>> {
-        Box::pin(self(job))
+    fn run(&self, job: JobContext) -> AgentRun {
+        let run = self(job);
+        Box::pin(async move { run.await.map(Into::into) })
     }
 }
 

@@ -8,11 +8,13 @@ mod buffer;
 mod context;
 mod directory;
 mod registry;
+mod result;
 mod runner;
 
 pub use context::JobContext;
 pub use directory::{Agent, AgentDirectory};
 pub use registry::{Accepted, Jobs, NewJob};
+pub use result::{AgentResult, ChunkEncoding, ResultWriter};
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -25,8 +27,10 @@ pub struct Limits {
     pub cancel_grace: Duration,
     /// How long an idempotency key is remembered.
     pub idempotency_ttl: Duration,
-    /// Largest encoded event or inline result; larger is refused to the agent.
-    pub record_bytes_max: usize,
+    /// Largest event as JSON; larger is refused to the agent.
+    pub event_bytes_max: usize,
+    /// Largest chunked result, in decoded bytes.
+    pub result_bytes_max: u64,
     /// Jobs of one principal that may run at once.
     pub running_per_principal_max: usize,
 }
@@ -36,7 +40,8 @@ impl Default for Limits {
         Self {
             cancel_grace: Duration::from_secs(30),
             idempotency_ttl: Duration::from_secs(24 * 3600),
-            record_bytes_max: 400_000,
+            event_bytes_max: 900_000,
+            result_bytes_max: 256 * 1024 * 1024,
             running_per_principal_max: 10_000,
         }
     }

@@ -21,13 +21,30 @@ pub struct Jobs {
     agents: AgentDirectory,
     limits: Limits,
     next_stream: AtomicI64,
-    live: Mutex<HashMap<String, Live>>,
+    live: Mutex<Live>,
 }
 
+#[derive(Default)]
 struct Live {
-    context: JobContext,
-    session_id: String,
-    principal: String,
+    jobs: HashMap<String, JobContext>,
+    by_principal: HashMap<String, usize>,
+}
+
+impl Live {
+    fn insert(&mut self, id: String, principal: String, context: JobContext) {
+        *self.by_principal.entry(principal).or_default() += 1;
+        self.jobs.insert(id, context);
+    }
+
+    fn remove(&mut self, id: &str, principal: &str) {
+        self.jobs.remove(id);
+        if let Some(count) = self.by_principal.get_mut(principal) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_principal.remove(principal);
+            }
+        }
+    }
 }
 
 /// A submit whose sender is known.
@@ -64,7 +81,7 @@ impl Jobs {
             agents,
             limits,
             next_stream: AtomicI64::new(last_stream + 1),
-            live: Mutex::new(HashMap::new()),
+            live: Mutex::default(),
         })
     }
 
@@ -126,6 +143,7 @@ impl Jobs {
                 crate::protocol::ErrorCode::DuplicateKey,
                 "idempotency_key: used before with other parameters; choose a new key",
             )),
+            LogOutcome::Stale => Err(Failure::internal("the job was not stored; try again")),
             LogOutcome::Done => {
                 let max_runtime = (new.submit.max_runtime_sec > 0)
                     .then(|| Duration::from_secs(new.submit.max_runtime_sec));
@@ -152,29 +170,26 @@ impl Jobs {
             row.id.clone(),
             row.trace_id,
             row.input_json,
-            self.limits.record_bytes_max,
+            self.limits.clone(),
             Arc::new(Buffer::new(row.stream, 1)),
             self.log.clone(),
         );
-        let live = Live {
-            context: context.clone(),
-            session_id: row.session_id,
-            principal: row.principal,
-        };
-        self.live.lock().insert(row.id.clone(), live);
+        let (id, principal) = (row.id, row.principal);
+        let live = context.clone();
+        self.live.lock().insert(id.clone(), principal.clone(), live);
         let jobs = self.clone();
         tokio::spawn(async move {
             runner::run(&*agent, context, max_runtime, jobs.limits.cancel_grace).await;
-            jobs.live.lock().remove(&row.id);
+            jobs.live.lock().remove(&id, &principal);
         });
     }
 
     /// Asks a live job to stop. True when it was live; authority is the caller's to check
     /// against the job's row.
     pub fn cancel(&self, job_id: &str) -> bool {
-        match self.live.lock().get(job_id) {
-            Some(live) => {
-                live.context.cancel();
+        match self.live.lock().jobs.get(job_id) {
+            Some(context) => {
+                context.cancel();
                 true
             }
             None => false,
@@ -191,7 +206,7 @@ impl Jobs {
                 row.id,
                 row.trace_id,
                 row.input_json,
-                self.limits.record_bytes_max,
+                self.limits.clone(),
                 Arc::new(Buffer::new(row.stream, last_seq + 1)),
                 self.log.clone(),
             );
@@ -204,31 +219,18 @@ impl Jobs {
 
     fn check_running(&self, principal: &str) -> Result<(), Failure> {
         let limit = self.limits.running_per_principal_max;
-        let live = self.live.lock();
-        // Counted only when it could matter: the sum over all principals bounds each.
-        if live.len() < limit {
-            return Ok(());
-        }
-        if live
-            .values()
-            .filter(|job| job.principal == principal)
-            .count()
-            < limit
-        {
+        let running = self.live.lock().by_principal.get(principal).copied();
+        if running.unwrap_or(0) < limit {
             return Ok(());
         }
         Err(Failure::internal(format!(
-            "running jobs: the limit per principal is {limit}"
+            "job.submit: this principal runs {limit} jobs, which is the limit; try again when some have ended"
         )))
     }
 
-    /// Live jobs of one session, for tests and introspection.
-    pub fn running_of(&self, session_id: &str) -> usize {
-        self.live
-            .lock()
-            .values()
-            .filter(|job| job.session_id == session_id)
-            .count()
+    /// Jobs that run now.
+    pub fn running(&self) -> usize {
+        self.live.lock().jobs.len()
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Agent, JobContext};
+use super::result::{CHUNK_BYTES_MAX, Form, INLINE_BYTES_MAX};
+use super::{Agent, AgentResult, ChunkEncoding, JobContext};
 use crate::protocol::{Failure, Outcome};
+use crate::wire;
 
 /// Runs the agent to a terminal, whichever comes first: its own end, a cancel
 /// and the grace after it, or `max_runtime`.
@@ -14,7 +16,8 @@ pub(super) async fn run(
     cancel_grace: Duration,
 ) {
     // A panic of an agent ends its job, not the runtime.
-    let mut agent = tokio::spawn(agent.run(job.clone()));
+    let (run, own) = (agent.run(job.clone()), job.clone());
+    let mut agent = tokio::spawn(async move { fit(&own, run.await?).await });
     let deadline = async {
         match max_runtime {
             Some(limit) => tokio::time::sleep(limit).await,
@@ -38,15 +41,38 @@ pub(super) async fn run(
     job.end(outcome);
 }
 
+/// A result too large for the terminal goes ahead of it in chunks.
+async fn fit(job: &JobContext, result: AgentResult) -> Result<AgentResult, Failure> {
+    let Form::Inline(json) = &result.0 else {
+        return Ok(result);
+    };
+    wire::check_json("result", json).map_err(|invalid| Failure::invalid(invalid.message))?;
+    if json.len() <= INLINE_BYTES_MAX {
+        return Ok(result);
+    }
+    let mut writer = job.result_writer(ChunkEncoding::Utf8, CHUNK_BYTES_MAX)?;
+    writer.write(json.as_bytes()).await?;
+    writer.finish(None).await
+}
+
 fn own_end(
     job: &JobContext,
-    ended: Result<Result<String, Failure>, tokio::task::JoinError>,
+    ended: Result<Result<AgentResult, Failure>, tokio::task::JoinError>,
 ) -> Outcome {
     match ended {
         Ok(_) if job.is_cancelled() => Outcome::Cancelled {
             message: "cancelled by the client".into(),
         },
-        Ok(Ok(result_json)) => Outcome::Inline { result_json },
+        Ok(Ok(AgentResult(Form::Inline(result_json)))) => Outcome::Inline { result_json },
+        Ok(Ok(AgentResult(Form::Chunked {
+            result_id,
+            result_size,
+            summary,
+        }))) => Outcome::Chunked {
+            result_id,
+            result_size,
+            summary,
+        },
         Ok(Err(failure)) => Outcome::Failed(failure),
         Err(_) => Outcome::Failed(Failure::internal(
             "the agent panicked; see the runtime's log",

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 
 use super::{Position, StreamId};
+use crate::wire::JsonTails;
 
 /// A committed block. `data` holds `count` records, each a varint length and
 /// its bytes.
@@ -16,7 +17,9 @@ pub struct Block {
     pub data: Bytes,
     /// Its last record is the last of the stream.
     pub terminal: bool,
-    json: OnceLock<Vec<Bytes>>,
+    /// Start and end of each record in `data`, found by the first reader.
+    bounds: OnceLock<Box<[(u32, u32)]>>,
+    json: OnceLock<JsonTails>,
 }
 
 /// A block not yet committed.
@@ -56,6 +59,7 @@ impl Block {
             count,
             data,
             terminal,
+            bounds: OnceLock::new(),
             json: OnceLock::new(),
         }
     }
@@ -64,17 +68,38 @@ impl Block {
         self.first_seq + u64::from(self.count) - 1
     }
 
-    /// Each record with its number; the slices share the block's memory.
-    pub fn records(&self) -> impl Iterator<Item = (u64, Bytes)> {
-        let mut rest = self.data.clone();
-        (self.first_seq..=self.last_seq()).map_while(move |seq| {
-            let len = prost::encoding::decode_varint(&mut rest).ok()? as usize;
-            (len <= rest.len()).then(|| (seq, rest.split_to(len)))
-        })
+    /// Record `index` of the block, 0 for `first_seq`.
+    pub fn record(&self, index: usize) -> &[u8] {
+        let bounds = self.bounds.get_or_init(|| bounds(&self.data, self.count));
+        match bounds.get(index) {
+            Some((start, end)) => &self.data[*start as usize..*end as usize],
+            None => &[],
+        }
     }
 
-    /// Another encoding of the records, made by whoever needs it first.
-    pub fn json_or_init(&self, make: impl FnOnce(&Block) -> Vec<Bytes>) -> &[Bytes] {
-        self.json.get_or_init(|| make(self))
+    /// Each record with its number.
+    pub fn records(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        (self.first_seq..=self.last_seq())
+            .enumerate()
+            .map(|(index, seq)| (seq, self.record(index)))
     }
+
+    /// The JSON of the records, made by whoever needs it first.
+    pub fn json(&self) -> &JsonTails {
+        self.json.get_or_init(|| {
+            JsonTails::new(self.records().map(|(_, record)| record), self.data.len())
+        })
+    }
+}
+
+fn bounds(data: &Bytes, count: u32) -> Box<[(u32, u32)]> {
+    let mut rest = &data[..];
+    (0..count)
+        .map_while(|_| {
+            let len = prost::encoding::decode_varint(&mut rest).ok()? as usize;
+            let start = data.len() - rest.len();
+            rest = rest.get(len..)?;
+            Some((start as u32, (start + len) as u32))
+        })
+        .collect()
 }

@@ -19,7 +19,7 @@ mod tests;
 
 pub use block::{Block, BlockSource, JobEnd, PendingBlock};
 pub use rows::{Command, JobRow, ListFilter, Outcome, SessionRow, ViewOpRow};
-pub use sqlite::{Durability, Log, OpenOptions};
+pub use sqlite::{Durability, Log, OpenOptions, Reached, Trimmable};
 
 /// Orders all blocks of the log.
 pub type Position = i64;

@@ -9,6 +9,9 @@ pub struct SessionRow {
     pub principal: String,
     /// SHA-256 of the resume token; the token itself is never stored.
     pub token_hash: Vec<u8>,
+    /// The token that was presented for the present one; good until the client
+    /// has shown that it received the present one.
+    pub earlier_token_hash: Option<Vec<u8>>,
     pub created_at_ms: i64,
     /// When its last connection went; none while it has one.
     pub parked_at_ms: Option<i64>,
@@ -53,11 +56,21 @@ pub struct ViewOpRow {
 
 pub enum Command {
     CreateSession(SessionRow),
-    /// A new resume token, and whether it is parked.
-    UpdateSession {
+    /// A new resume token for the one presented; [`Outcome::Stale`] when that is
+    /// no longer the session's.
+    ClaimSession {
         id: String,
+        presented_hash: Vec<u8>,
         token_hash: Vec<u8>,
-        parked_at_ms: Option<i64>,
+    },
+    /// The client has the present token: the one before it is void.
+    ConfirmToken {
+        id: String,
+    },
+    /// Every session that has no parking time: their connections died with the
+    /// process that had them.
+    ParkAll {
+        at_ms: i64,
     },
     ParkSession {
         id: String,
@@ -68,7 +81,22 @@ pub enum Command {
         job: Box<JobRow>,
         op: ViewOpRow,
     },
-    AddViewOp(ViewOpRow),
+    AddViewOps(Vec<ViewOpRow>),
+    /// One record, length-prefixed, for a session's own stream.
+    AppendOwn {
+        stream: StreamId,
+        record: bytes::Bytes,
+    },
+    /// Removes the records of ended jobs; a small row of each stays for a while,
+    /// so that a resume that would need them is refused instead of cut short.
+    TrimJobs {
+        streams: Vec<StreamId>,
+    },
+    /// Removes sessions parked before, and what trimmed jobs ended before left.
+    Forget {
+        parked_before_ms: i64,
+        ended_before_ms: i64,
+    },
 }
 
 #[derive(Debug, PartialEq)]
@@ -76,6 +104,8 @@ pub enum Outcome {
     Done,
     /// The principal used the idempotency key before; nothing was written.
     Duplicate(Box<JobRow>),
+    /// What the command was based on has changed; nothing was written.
+    Stale,
 }
 
 #[derive(Clone, Debug, Default)]

@@ -83,7 +83,7 @@ fn bytes(blocks: &[Arc<Block>]) -> Vec<(i64, u64, Bytes)> {
         .flat_map(|block| {
             block
                 .records()
-                .map(|(seq, bytes)| (block.stream, seq, bytes))
+                .map(|(seq, bytes)| (block.stream, seq, Bytes::copy_from_slice(bytes)))
         })
         .collect()
 }

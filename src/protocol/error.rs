@@ -94,6 +94,8 @@ pub struct Failure {
     pub code: ErrorCode,
     pub message: String,
     pub retryable: bool,
+    /// A JSON object for programs; the message says the same to people.
+    pub details_json: Option<String>,
 }
 
 impl Failure {
@@ -102,7 +104,13 @@ impl Failure {
             code,
             message: message.into(),
             retryable: code.retryable(),
+            details_json: None,
         }
+    }
+
+    pub fn with_details(mut self, details_json: String) -> Self {
+        self.details_json = Some(details_json);
+        self
     }
 
     pub fn invalid(message: impl Into<String>) -> Self {

@@ -104,3 +104,68 @@ impl Outcome {
         }
     }
 }
+
+impl EventBody {
+    /// The rules of each kind (§8.2, §8.3): what a client could not use is
+    /// refused where it is made. The text names the member.
+    pub fn check(&self) -> Result<(), String> {
+        let filled = |member: &str, text: &str| match text {
+            "" => Err(format!("{member}: must not be empty")),
+            _ => Ok(()),
+        };
+        match self {
+            Self::Log { level, message, .. } => {
+                const LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "critical"];
+                filled("message", message)?;
+                match LEVELS.contains(&&**level) {
+                    true => Ok(()),
+                    false => Err(format!("level: must be one of {}", LEVELS.join(", "))),
+                }
+            }
+            Self::Thought { text } => filled("text", text),
+            Self::ToolCall { tool, call_id, .. } => {
+                filled("tool", tool)?;
+                filled("call_id", call_id)
+            }
+            Self::ToolResult { call_id, .. } => filled("call_id", call_id),
+            Self::Status { phase, .. } => filled("phase", phase),
+            Self::Metric { name, value, .. } => {
+                filled("name", name)?;
+                finite("value", *value)
+            }
+            Self::ArtifactRef { uri, content_type, .. } => {
+                filled("uri", uri)?;
+                filled("content_type", content_type)
+            }
+            Self::Delegate { delegate_id, agent, .. } => {
+                filled("delegate_id", delegate_id)?;
+                filled("agent", agent)
+            }
+            Self::Progress { current, total, .. } => check_progress(*current, *total),
+            Self::ResultChunk { result_id, .. } => filled("result_id", result_id),
+            Self::Other { kind, .. } => match kind.strip_prefix("x-vendor.") {
+                Some(rest) if !rest.is_empty() && kind.len() <= 128 => Ok(()),
+                _ => Err("kind: must be one of the draft's ten or x-vendor.<vendor>.<name>, at most 128 bytes".into()),
+            },
+        }
+    }
+}
+
+fn finite(member: &str, value: f64) -> Result<(), String> {
+    match value.is_finite() {
+        true => Ok(()),
+        false => Err(format!("{member}: must be a finite number")),
+    }
+}
+
+fn check_progress(current: f64, total: Option<f64>) -> Result<(), String> {
+    finite("current", current)?;
+    finite("total", total.unwrap_or(0.0))?;
+    if current < 0.0 || total.is_some_and(|total| total < 0.0) {
+        return Err("current, total: must not be negative".into());
+    }
+    if total.is_some_and(|total| current > total) {
+        return Err("current: must not be above total".into());
+    }
+    Ok(())
+}

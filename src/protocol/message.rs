@@ -53,6 +53,22 @@ pub struct Hello {
     pub auth_token: String,
     pub features: Vec<String>,
     pub resume: Option<Resume>,
+    pub profile: Profile,
+}
+
+/// Whose reading of the draft a peer follows where two readings exclude each
+/// other; told by what its hello looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// The draft's; Go and gRPC clients follow it.
+    #[default]
+    Draft,
+    /// Reads `job.error` as the answer to its oldest open submit, and any later
+    /// `session.error` as the end of every job handle.
+    TypeScript,
+    /// Knows only `final_status: "error"` on `job.error`, drops what comes before
+    /// its subscribe call returned, and ends all handles on `session.error`.
+    Python,
 }
 
 impl std::fmt::Debug for Hello {
@@ -133,6 +149,12 @@ pub enum ReplyBody {
     },
     Cancelled {
         reason: Option<String>,
+    },
+    /// Refuses a submit in the form two SDK clients can tell apart; it ends no
+    /// job, has no number and is in nobody's stream.
+    Rejected {
+        failure: Failure,
+        at: Timestamp,
     },
     Subscribed {
         request_id: String,

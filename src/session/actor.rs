@@ -7,14 +7,16 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
+use super::claim::Claim;
 use super::feed::{Feed, Next};
 use super::outbox::Outbox;
+use super::recent::Recent;
+use super::subscribe::Barrier;
 use super::view::{Change, Cursor, Op};
 use super::{Connection, Sessions};
 use crate::job::now;
-use crate::log::{SessionRow, StreamId};
+use crate::log::{Block, Command, SessionRow, StreamId};
 use crate::protocol::message::{Reply, ReplyBody};
 use crate::protocol::{ErrorCode, Failure, Request, RequestBody, id};
 use crate::wire::{JobHeader, SessionHeader};
@@ -41,11 +43,33 @@ pub(super) struct Actor {
     pub deliver_from: u64,
     /// Operations of an earlier connection that a replay has still to pass.
     pub ahead: VecDeque<Op>,
+    /// A history on its way; what is live waits behind it.
+    pub replay: Option<Replay>,
+    pub barrier: Option<Barrier>,
     pub op_count: u32,
-    pub acked: u64,
+    pub acks: Acks,
     pub deferred: VecDeque<Request>,
+    pub recent: Recent,
     pub last_inbound: Instant,
     pub last_outbound: Instant,
+}
+
+/// Records `after_seq < seq <= to_seq` of one stream, still to be sent.
+#[derive(Clone, Copy)]
+pub(super) struct Replay {
+    pub stream: StreamId,
+    pub after_seq: u64,
+    pub to_seq: u64,
+}
+
+/// How far the client says it is. Advisory: nothing is freed by an ack.
+#[derive(Default)]
+pub(super) struct Acks {
+    pub acked: u64,
+    /// A client that never acks is never told that it is behind.
+    pub seen: bool,
+    /// Told once; again only after it has caught up by half.
+    pub told: bool,
 }
 
 /// Why a connection ended.
@@ -58,8 +82,8 @@ pub(super) enum End {
 }
 
 impl Actor {
-    pub async fn run(mut self, mut connection: Connection, displaced: CancellationToken) {
-        let end = self.serve(&mut connection, &displaced).await;
+    pub async fn run(mut self, mut connection: Connection, claim: &Claim) {
+        let end = self.serve(&mut connection, claim).await;
         if end == End::Close && !self.outbox.is_empty() {
             let last = self.outbox.take(true);
             // A peer that does not read its last message is not waited for.
@@ -71,18 +95,18 @@ impl Actor {
         }
     }
 
-    async fn serve(&mut self, connection: &mut Connection, displaced: &CancellationToken) -> End {
+    async fn serve(&mut self, connection: &mut Connection, claim: &Claim) -> End {
+        let draining = self.sessions.draining.clone();
         loop {
             if let Err(end) = self.fill().await {
                 return end;
             }
             let room =
                 self.outbox.len() < OUTBOX_BYTES_HARD_MAX && self.deferred.len() < DEFERRED_MAX;
-            let draining = self.sessions.draining.clone();
             let deadline = self.next_deadline();
             tokio::select! {
                 biased;
-                () = displaced.cancelled() => {
+                () = claim.displaced.cancelled() => {
                     self.reply(ReplyBody::Bye { reason: "resumed by another connection".into() });
                     return End::Close;
                 }
@@ -106,7 +130,7 @@ impl Actor {
                 }
                 () = self.feed.woken(), if self.outbox.len() < OUTBOX_BYTES_MAX => {}
                 () = tokio::time::sleep_until(deadline) => {
-                    if let Err(end) = self.on_deadline() {
+                    if let Err(end) = self.on_deadline().await {
                         return end;
                     }
                 }
@@ -117,6 +141,10 @@ impl Actor {
     /// Takes what the view has until the outbox is full or the view is level.
     async fn fill(&mut self) -> Result<(), End> {
         while self.outbox.len() < OUTBOX_BYTES_MAX {
+            if let Some(replay) = self.replay.take() {
+                self.replay_some(replay).await?;
+                continue;
+            }
             let limit = self.ahead.front().map(|op| op.at.position);
             let blocks = self
                 .feed
@@ -129,16 +157,13 @@ impl Actor {
                 }
                 continue;
             }
-            if let Some(op) = self.ahead.front().copied() {
-                if self.feed.cursor.position < op.at.position {
-                    // Committed is behind what was promised: the log was cut.
-                    return Err(self.fail(Failure::internal("the log ends before this session")));
-                }
-                self.ahead.pop_front();
-                self.pass(op).await?;
+            if let Some(op) = self.ahead.pop_front() {
+                self.pass(op)?;
                 continue;
             }
-            if let Some(request) = self.deferred.pop_front() {
+            if self.barrier.is_none()
+                && let Some(request) = self.deferred.pop_front()
+            {
                 self.handle(request).await?;
                 continue;
             }
@@ -147,13 +172,18 @@ impl Actor {
                 tokio::task::yield_now().await;
                 continue;
             }
-            return Ok(());
+            break;
         }
-        Ok(())
+        self.check_lag().await
     }
 
     /// Passes an operation of an earlier connection during a replay.
-    async fn pass(&mut self, op: Op) -> Result<(), End> {
+    fn pass(&mut self, op: Op) -> Result<(), End> {
+        if self.cursor() != op.at {
+            // The log no longer has what was numbered when this was recorded.
+            let text = "resume: part of this session's stream is no longer kept";
+            return Err(self.fail(Failure::new(ErrorCode::ResumeWindowExpired, text)));
+        }
         match op.change {
             Change::Watch { stream, after_seq } => self.feed.watch(stream, after_seq, true),
             Change::Unwatch { stream } => self.feed.unwatch(stream),
@@ -162,34 +192,39 @@ impl Actor {
                 after_seq,
                 to_seq,
             } => {
-                self.history(stream, after_seq, to_seq).await?;
+                self.replay = Some(Replay {
+                    stream,
+                    after_seq,
+                    to_seq,
+                });
             }
         }
         Ok(())
     }
 
-    /// Numbers and sends the records `after_seq < seq <= to_seq` of one stream.
-    pub(super) async fn history(
-        &mut self,
-        stream: StreamId,
-        mut after_seq: u64,
-        to_seq: u64,
-    ) -> Result<(), End> {
-        while after_seq < to_seq {
-            let up_to = self.sessions.log.committed();
-            let read =
-                self.sessions
-                    .log
-                    .read_stream(stream, after_seq, up_to, HISTORY_READ_BYTES_MAX);
-            let blocks = read.await.map_err(|error| self.store_failed(error))?;
-            if blocks.is_empty() {
-                return Err(self.fail(Failure::internal("history: part of it is no longer kept")));
+    /// Numbers and sends the next part of a history.
+    async fn replay_some(&mut self, mut replay: Replay) -> Result<(), End> {
+        let Replay {
+            stream,
+            after_seq,
+            to_seq,
+        } = replay;
+        let log = &self.sessions.log;
+        let read = log.read_stream(stream, after_seq, log.committed(), HISTORY_READ_BYTES_MAX);
+        let blocks = read.await.map_err(|error| self.store_failed(error))?;
+        if blocks.is_empty() {
+            let text = "history: part of it is no longer kept";
+            return Err(self.fail(Failure::new(ErrorCode::ResumeWindowExpired, text)));
+        }
+        for block in blocks {
+            let last = block.last_seq().min(to_seq);
+            if last > replay.after_seq {
+                self.push(&block, replay.after_seq, last).await?;
+                replay.after_seq = last;
             }
-            for block in blocks {
-                let last = block.last_seq().min(to_seq);
-                self.push(&block, after_seq, last).await?;
-                after_seq = last;
-            }
+        }
+        if replay.after_seq < to_seq {
+            self.replay = Some(replay);
         }
         Ok(())
     }
@@ -204,18 +239,9 @@ impl Actor {
     }
 
     /// Encodes records `after_seq < seq <= to_seq` of a block.
-    async fn push(
-        &mut self,
-        block: &crate::log::Block,
-        after_seq: u64,
-        to_seq: u64,
-    ) -> Result<(), End> {
+    async fn push(&mut self, block: &Block, after_seq: u64, to_seq: u64) -> Result<(), End> {
         if !self.headers.contains_key(&block.stream) {
-            let job = self.sessions.log.job_by_stream(block.stream).await;
-            let Some(job) = job.map_err(|error| self.store_failed(error))? else {
-                return Err(self.fail(Failure::internal("a record belongs to no job")));
-            };
-            let header = self.header.for_job(&job.id, &job.trace_id);
+            let header = self.header_of(block.stream).await?;
             self.headers.insert(block.stream, header);
         }
         let first = block.first_seq.max(after_seq + 1);
@@ -230,9 +256,23 @@ impl Actor {
         Ok(())
     }
 
-    /// Whether the view of an earlier connection is still being replayed.
-    pub(super) fn replaying(&self) -> bool {
-        !self.ahead.is_empty() || self.next_seq < self.deliver_from
+    async fn header_of(&mut self, stream: StreamId) -> Result<JobHeader, End> {
+        if stream == self.row.stream {
+            return Ok(self.header.for_session());
+        }
+        let job = self.sessions.log.job_by_stream(stream).await;
+        match job.map_err(|error| self.store_failed(error))? {
+            Some(job) => Ok(self.header.for_job(&job.id, &job.trace_id)),
+            None => Err(self.fail(Failure::internal("a record belongs to no job"))),
+        }
+    }
+
+    /// Whether a change of the view has to wait for its place.
+    pub(super) fn is_replaying(&self) -> bool {
+        !self.ahead.is_empty()
+            || self.replay.is_some()
+            || self.barrier.is_some()
+            || self.next_seq < self.deliver_from
     }
 
     pub(super) fn cursor(&self) -> Cursor {
@@ -242,7 +282,17 @@ impl Actor {
         }
     }
 
+    pub(super) fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|f| f == feature)
+    }
+
     async fn receive(&mut self, request: Result<Request, crate::wire::Invalid>) -> Result<(), End> {
+        if self.row.earlier_token_hash.take().is_some() {
+            // The peer has the new token: it speaks after its welcome.
+            let id = self.row.id.clone();
+            let confirmed = self.sessions.log.execute(Command::ConfirmToken { id });
+            confirmed.await.map_err(|error| self.store_failed(error))?;
+        }
         let request = match request {
             Ok(request) => request,
             Err(invalid) => {
@@ -254,7 +304,7 @@ impl Actor {
             request.body,
             RequestBody::Submit(_) | RequestBody::Subscribe { .. } | RequestBody::Unsubscribe
         );
-        if changes_view && self.replaying() {
+        if changes_view && self.is_replaying() {
             // An operation has its place behind those of the replay.
             self.deferred.push_back(request);
             return Ok(());
@@ -297,7 +347,7 @@ impl Actor {
         );
     }
 
-    fn fail(&mut self, failure: Failure) -> End {
+    pub(super) fn fail(&mut self, failure: Failure) -> End {
         self.error(None, None, failure);
         End::Close
     }
@@ -308,14 +358,29 @@ impl Actor {
     }
 
     /// The earlier of: say something after an interval of silence, and give the
-    /// peer up after two without hearing of it.
+    /// peer up after two without hearing of it; both only when negotiated (§6.4).
     fn next_deadline(&self) -> Instant {
         let interval = self.sessions.limits.heartbeat_interval;
-        (self.last_outbound + interval).min(self.last_inbound + 2 * interval)
+        let barrier = self.barrier.as_ref().map(|barrier| barrier.until);
+        let heartbeat = (self.last_outbound + interval).min(self.last_inbound + 2 * interval);
+        barrier.map_or(heartbeat, |until| until.min(heartbeat))
     }
 
-    fn on_deadline(&mut self) -> Result<(), End> {
+    async fn on_deadline(&mut self) -> Result<(), End> {
+        if self
+            .barrier
+            .as_ref()
+            .is_some_and(|b| b.until <= Instant::now())
+        {
+            self.lower_barrier().await?;
+        }
         let interval = self.sessions.limits.heartbeat_interval;
+        if !self.has("heartbeat") {
+            // A peer that did not negotiate it need not answer; TCP and HTTP/2
+            // find out that it is gone.
+            (self.last_inbound, self.last_outbound) = (Instant::now(), Instant::now());
+            return Ok(());
+        }
         if self.last_inbound.elapsed() >= 2 * interval {
             let text = "nothing was heard for two heartbeat intervals; resume the session";
             return Err(self.fail(Failure::new(ErrorCode::HeartbeatLost, text)));
@@ -323,10 +388,8 @@ impl Actor {
         if self.last_outbound.elapsed() >= interval {
             self.last_outbound = Instant::now();
             let nonce = format!("p_{}", id::message_id());
-            self.reply(ReplyBody::Ping {
-                nonce,
-                sent_at: now(),
-            });
+            let sent_at = now();
+            self.reply(ReplyBody::Ping { nonce, sent_at });
         }
         Ok(())
     }

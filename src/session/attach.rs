@@ -5,17 +5,16 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
-use super::actor::Actor;
+use super::actor::{Acks, Actor};
+use super::claim::Claim;
 use super::feed::Feed;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Rendering};
 use super::view::{self, Cursor, Op};
-use super::{Attached, Connection, Sessions};
+use super::{Connection, Sessions, numbering};
 use crate::job::now;
-use crate::log::{Command, SessionRow};
-use crate::protocol::message::{Hello, Reply, ReplyBody, Resume, Welcome};
+use crate::log::{Command, Outcome, SessionRow};
+use crate::protocol::message::{Hello, Profile, Reply, ReplyBody, Resume, Welcome};
 use crate::protocol::{ErrorCode, Failure, Request, RequestBody, feature, id};
 use crate::wire::SessionHeader;
 
@@ -27,6 +26,8 @@ pub(super) struct Opened {
     pub op_count: u32,
     pub deliver_from: u64,
     pub token: String,
+    pub profile: Profile,
+    pub claim: Claim,
 }
 
 /// Serves one connection from its first frame to its end.
@@ -84,7 +85,8 @@ async fn refuse(
     request_id: Option<String>,
     failure: Failure,
 ) {
-    let mut outbox = Outbox::new(connection.encoding);
+    let rendering = Rendering::new(connection.encoding, Profile::Draft, &[]);
+    let mut outbox = Outbox::new(rendering);
     let body = ReplyBody::Error {
         request_id,
         failure,
@@ -99,7 +101,7 @@ async fn refuse(
     let _ = connection.outbound.send(outbox.take(true)).await;
 }
 
-async fn open(sessions: &Sessions, new_id: &str, hello: Hello) -> Result<Opened, Failure> {
+async fn open(sessions: &Arc<Sessions>, new_id: &str, hello: Hello) -> Result<Opened, Failure> {
     let unauthenticated =
         || Failure::new(ErrorCode::Unauthenticated, "auth: the token is not valid");
     if hello.auth_scheme != "bearer"
@@ -114,25 +116,27 @@ async fn open(sessions: &Sessions, new_id: &str, hello: Hello) -> Result<Opened,
         .authenticator
         .principal(&hello.auth_token)
         .ok_or_else(unauthenticated)?;
-    match hello.resume {
-        None => open_new(sessions, new_id, principal, &hello.features).await,
-        Some(resume) => open_resumed(sessions, principal, resume, &hello.features).await,
+    match &hello.resume {
+        None => open_new(sessions, new_id, principal, &hello).await,
+        Some(resume) => open_resumed(sessions, principal, resume, &hello).await,
     }
 }
 
 async fn open_new(
-    sessions: &Sessions,
+    sessions: &Arc<Sessions>,
     session_id: &str,
     principal: String,
-    offered: &[String],
+    hello: &Hello,
 ) -> Result<Opened, Failure> {
+    let claim = sessions.claim(session_id, &principal).await?;
     let token = new_token();
-    let features = feature::intersect(offered);
+    let features = feature::intersect(&hello.features);
     let row = SessionRow {
         id: session_id.into(),
         stream: sessions.jobs.next_stream(),
         principal,
         token_hash: hash(&token),
+        earlier_token_hash: None,
         created_at_ms: now().0,
         parked_at_ms: None,
         features: serde_json::json!(features).to_string(),
@@ -144,9 +148,8 @@ async fn open_new(
         ..Cursor::START
     };
     let plan = view::Plan {
-        watches: view::Watches::new(),
         cursor,
-        ahead: Vec::new(),
+        ..view::after(&[])
     };
     Ok(Opened {
         row,
@@ -155,112 +158,129 @@ async fn open_new(
         op_count: 0,
         deliver_from: 1,
         token,
+        profile: hello.profile,
+        claim,
     })
 }
 
 async fn open_resumed(
-    sessions: &Sessions,
+    sessions: &Arc<Sessions>,
     principal: String,
-    resume: Resume,
-    offered: &[String],
+    resume: &Resume,
+    hello: &Hello,
 ) -> Result<Opened, Failure> {
-    // One answer for every reason, so that it tells a stranger nothing (§6.3).
-    let expired = || {
-        Failure::new(
-            ErrorCode::ResumeWindowExpired,
-            "resume: this session cannot be resumed; open a new one and subscribe to its jobs",
-        )
-    };
-    let row = sessions
-        .log
-        .session(&resume.session_id)
-        .await
-        .map_err(unavailable)?;
+    let session = sessions.log.session(&resume.session_id);
+    let row = session.await.map_err(unavailable)?;
     let mut row = row.ok_or_else(expired)?;
-    let same_token: bool = row.token_hash.ct_eq(&hash(&resume.resume_token)).into();
-    let window_ms = sessions.limits.resume_window.as_millis() as i64;
-    let in_window = row
-        .parked_at_ms
-        .is_none_or(|parked| now().0 - parked <= window_ms);
-    if row.principal != principal || !same_token || !in_window {
+    let presented = hash(&resume.resume_token);
+    if !may_resume(sessions, &row, &principal, &presented) {
         return Err(expired());
     }
-    displace(sessions, &row.id).await;
-    let rows = sessions.log.view_ops(&row.id).await.map_err(unavailable)?;
-    let ops: Vec<_> = rows.iter().filter_map(Op::from_row).collect();
-    let plan = view::plan(&ops, resume.last_event_seq);
+    let claim = sessions.claim(&row.id, &row.principal).await?;
     let token = new_token();
-    row.token_hash = hash(&token);
-    row.parked_at_ms = None;
-    let command = Command::UpdateSession {
-        id: row.id.clone(),
-        token_hash: row.token_hash.clone(),
-        parked_at_ms: None,
+    let resumed = take_up(sessions, &row.id, resume, &presented, &token).await;
+    let (plan, op_count) = match resumed {
+        Ok(resumed) => resumed,
+        Err(failure) => {
+            // Whoever had the session has let go of it for this.
+            park(sessions, row.id, &claim).await;
+            return Err(failure);
+        }
     };
-    execute(sessions, command).await?;
-    let features = if offered.is_empty() {
+    row.token_hash = hash(&token);
+    row.earlier_token_hash = Some(presented);
+    let features = if hello.features.is_empty() {
         serde_json::from_str(&row.features).unwrap_or_default()
     } else {
-        feature::intersect(offered)
+        feature::intersect(&hello.features)
     };
-    let deliver_from = resume.last_event_seq.saturating_add(1);
     Ok(Opened {
         row,
         features,
         plan,
-        op_count: rows.len() as u32,
-        deliver_from,
+        op_count,
+        deliver_from: resume.last_event_seq.saturating_add(1),
         token,
+        profile: hello.profile,
+        claim,
     })
 }
 
-/// Ends the connection a session still has and waits until it has let go.
-async fn displace(sessions: &Sessions, session_id: &str) {
-    let released = {
-        let attached = sessions.attached.lock();
-        attached.get(session_id).map(|attached| {
-            attached.displaced.cancel();
-            attached.released.clone()
-        })
+/// One answer for every reason, so that it tells a stranger nothing (§6.3).
+fn expired() -> Failure {
+    Failure::new(
+        ErrorCode::ResumeWindowExpired,
+        "resume: this session cannot be resumed; open a new one and subscribe to its jobs",
+    )
+}
+
+/// Where the stream goes on, with the token changed for a new one.
+async fn take_up(
+    sessions: &Sessions,
+    id: &str,
+    resume: &Resume,
+    presented: &[u8],
+    token: &str,
+) -> Result<(view::Plan, u32), Failure> {
+    let rows = sessions.log.view_ops(id).await.map_err(unavailable)?;
+    let ops: Vec<_> = rows.iter().filter_map(Op::from_row).collect();
+    let plan = numbering::resume(&sessions.log, &ops, resume.last_event_seq)
+        .await
+        .map_err(unavailable)?
+        .ok_or_else(expired)?;
+    let command = Command::ClaimSession {
+        id: id.into(),
+        presented_hash: presented.into(),
+        token_hash: hash(token),
     };
-    if let Some(mut released) = released {
-        // An error means that the actor is gone, which is what is waited for.
-        let _ = released.wait_for(|released| *released).await;
+    match sessions.log.execute(command).await.map_err(unavailable)? {
+        Outcome::Stale => Err(expired()),
+        _ => Ok((plan, rows.len() as u32)),
     }
 }
 
+fn may_resume(sessions: &Sessions, row: &SessionRow, principal: &str, presented: &[u8]) -> bool {
+    let present = bool::from(row.token_hash.ct_eq(presented));
+    // The welcome with the present token may have been lost on its way.
+    let earlier = row
+        .earlier_token_hash
+        .as_ref()
+        .is_some_and(|earlier| earlier.ct_eq(presented).into());
+    let window_ms = sessions.limits.resume_window.as_millis() as i64;
+    let in_window = row
+        .parked_at_ms
+        .is_none_or(|parked| now().0 - parked <= window_ms);
+    row.principal == principal && (present || earlier) && in_window
+}
+
 async fn serve(sessions: Arc<Sessions>, connection: Connection, opened: Opened) {
-    let session_id = opened.row.id.clone();
-    let displaced = CancellationToken::new();
-    let (released_tx, released) = watch::channel(false);
-    let generation = rand::random();
-    let entry = Attached {
-        generation,
-        displaced: displaced.clone(),
-        released,
-    };
-    if let Some(other) = sessions.attached.lock().insert(session_id.clone(), entry) {
-        // Two resumes raced with one token; the later one has the session.
-        other.displaced.cancel();
+    let mut feed = Feed::new(
+        sessions.log.clone(),
+        sessions.hub.clone(),
+        opened.plan.cursor,
+    );
+    for (stream, after_seq) in &opened.plan.watches {
+        feed.watch(*stream, *after_seq, true);
     }
-    let feed = match feed(&sessions, &opened.plan).await {
-        Ok(feed) => feed,
-        Err(error) => {
-            tracing::error!(%error, session_id, "the view could not be read");
-            return;
-        }
-    };
-    let mut outbox = Outbox::new(connection.encoding);
+    let rendering = Rendering::new(connection.encoding, opened.profile, &opened.features);
+    let mut outbox = Outbox::new(rendering);
     outbox.push_reply(welcome(&sessions, &opened));
+    let claim = opened.claim;
     let actor = Actor {
-        header: SessionHeader::new(&session_id),
+        header: SessionHeader::new(&opened.row.id),
         next_seq: opened.plan.cursor.next_seq,
         deliver_from: opened.deliver_from,
         ahead: opened.plan.ahead.into(),
+        replay: None,
+        barrier: None,
         op_count: opened.op_count,
-        acked: opened.deliver_from.saturating_sub(1),
+        acks: Acks {
+            acked: opened.deliver_from.saturating_sub(1),
+            ..Acks::default()
+        },
         headers: Default::default(),
         deferred: Default::default(),
+        recent: Default::default(),
         last_inbound: tokio::time::Instant::now(),
         last_outbound: tokio::time::Instant::now(),
         features: opened.features,
@@ -269,39 +289,24 @@ async fn serve(sessions: Arc<Sessions>, connection: Connection, opened: Opened) 
         feed,
         outbox,
     };
-    actor.run(connection, displaced).await;
-    park(&sessions, &session_id, generation).await;
-    // The receiver may be gone; then nobody waits.
-    let _ = released_tx.send(true);
+    let session_id = actor.row.id.clone();
+    actor.run(connection, &claim).await;
+    park(&sessions, session_id, &claim).await;
 }
 
-async fn feed(sessions: &Sessions, plan: &view::Plan) -> Result<Feed, crate::log::Error> {
-    let mut feed = Feed::new(sessions.log.clone(), sessions.hub.clone(), plan.cursor);
-    for (stream, after_seq) in &plan.watches {
-        let job = sessions.log.job_by_stream(*stream).await?;
-        let ended = job.and_then(|job| job.end_position);
-        if ended.is_none_or(|ended| ended > plan.cursor.position) {
-            feed.watch(*stream, *after_seq, true);
-        }
+/// The resume window starts when the connection is gone (§6.3), unless another
+/// has the session by now. The claim is let go only after that is durable.
+async fn park(sessions: &Sessions, id: String, claim: &Claim) {
+    if claim.is_displaced() {
+        return;
     }
-    Ok(feed)
-}
-
-/// The resume window starts when the connection is gone (§6.3).
-async fn park(sessions: &Sessions, session_id: &str, generation: u64) {
+    let at_ms = now().0;
+    if let Err(error) = sessions
+        .log
+        .execute(Command::ParkSession { id, at_ms })
+        .await
     {
-        let mut attached = sessions.attached.lock();
-        match attached.get(session_id) {
-            Some(entry) if entry.generation == generation => attached.remove(session_id),
-            _ => return,
-        };
-    }
-    let command = Command::ParkSession {
-        id: session_id.into(),
-        at_ms: now().0,
-    };
-    if let Err(error) = sessions.log.execute(command).await {
-        tracing::warn!(%error, session_id, "parking a session was not recorded");
+        tracing::warn!(%error, "parking a session was not recorded");
     }
 }
 

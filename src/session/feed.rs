@@ -64,6 +64,11 @@ impl Feed {
         self.watched.len()
     }
 
+    /// The watched stream that began last, other than `own`.
+    pub fn newest(&self, own: StreamId) -> Option<StreamId> {
+        self.watched.keys().copied().filter(|s| *s != own).max()
+    }
+
     /// Follows a stream after `after_seq`. The receiver is there before the log
     /// is read again, so nothing falls between the two.
     pub fn watch(&mut self, stream: StreamId, after_seq: u64, behind: bool) {

@@ -7,19 +7,24 @@
 
 mod actor;
 mod attach;
+mod back_pressure;
+mod claim;
 mod feed;
+mod jobs;
+mod numbering;
 mod outbox;
+mod recent;
 mod requests;
+mod subscribe;
 mod view;
 
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use attach::attach;
@@ -37,7 +42,12 @@ pub struct Limits {
     pub hello_timeout: Duration,
     pub heartbeat_interval: Duration,
     pub resume_window: Duration,
+    /// Jobs one session may watch at once, its own included.
     pub subscriptions_max: usize,
+    /// Connections one principal may have at once.
+    pub sessions_per_principal_max: usize,
+    /// Numbered messages a client that acks may be behind before it is told.
+    pub ack_lag_max: u64,
 }
 
 impl Default for Limits {
@@ -47,6 +57,8 @@ impl Default for Limits {
             heartbeat_interval: Duration::from_secs(30),
             resume_window: Duration::from_secs(600),
             subscriptions_max: 1024,
+            sessions_per_principal_max: 16_384,
+            ack_lag_max: 1_000,
         }
     }
 }
@@ -65,16 +77,7 @@ pub struct Sessions {
     pub authenticator: Box<dyn Authenticator>,
     /// Turns when the runtime is to stop: sessions say so and end.
     pub draining: CancellationToken,
-    attached: Mutex<HashMap<String, Attached>>,
-}
-
-/// The connection a session has now.
-struct Attached {
-    /// Tells two connections of one session apart.
-    generation: u64,
-    displaced: CancellationToken,
-    /// True once the connection's actor has let go of the session.
-    released: watch::Receiver<bool>,
+    attached: Mutex<claim::Registry>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +108,7 @@ impl Sessions {
             limits,
             authenticator,
             draining: CancellationToken::new(),
-            attached: Mutex::new(HashMap::new()),
+            attached: Mutex::default(),
         })
     }
 

@@ -5,7 +5,11 @@ use bytes::{Bytes, BytesMut};
 use super::Encoding;
 use crate::log::Block;
 use crate::protocol::Reply;
+use crate::protocol::message::Profile;
 use crate::wire::{self, JobHeader};
+
+/// Above this a chunk's memory is asked for at once.
+const BUSY_BYTES: usize = 16 * 1024;
 
 /// Envelopes in one write: the fields of a `SessionResponse`, or JSON texts.
 pub struct Chunk {
@@ -16,19 +20,48 @@ pub struct Chunk {
     pub last: bool,
 }
 
+/// How one peer has its records.
+pub(super) struct Rendering {
+    pub encoding: Encoding,
+    pub profile: Profile,
+    /// Features that gate records and that the session did not negotiate.
+    pub withheld: Vec<&'static str>,
+}
+
+impl Rendering {
+    pub fn new(encoding: Encoding, profile: Profile, features: &[String]) -> Self {
+        let withheld = ["progress", "result_chunk"]
+            .into_iter()
+            .filter(|gate| !features.iter().any(|feature| feature == gate))
+            .collect();
+        Self {
+            encoding,
+            profile,
+            withheld,
+        }
+    }
+}
+
 pub(super) struct Outbox {
-    encoding: Encoding,
+    rendering: Rendering,
     bytes: BytesMut,
     ends: Vec<usize>,
+    /// Size of the chunk before, a guess at the next.
+    last_len: usize,
 }
 
 impl Outbox {
-    pub fn new(encoding: Encoding) -> Self {
+    pub fn new(rendering: Rendering) -> Self {
         Self {
-            encoding,
+            rendering,
             bytes: BytesMut::new(),
             ends: Vec::new(),
+            last_len: 0,
         }
+    }
+
+    pub fn profile(&self) -> Profile {
+        self.rendering.profile
     }
 
     pub fn len(&self) -> usize {
@@ -40,7 +73,7 @@ impl Outbox {
     }
 
     pub fn push_reply(&mut self, reply: Reply) {
-        match self.encoding {
+        match self.rendering.encoding {
             Encoding::Protobuf => wire::encode_reply_proto(reply, &mut self.bytes),
             Encoding::Json => {
                 self.bytes
@@ -50,36 +83,69 @@ impl Outbox {
         }
     }
 
-    /// Appends record `index` of a block. The JSON of a block is made by its
-    /// first JSON reader and shared by the rest.
+    /// Appends record `index` of a block for each `(event_seq, index)`.
     pub fn push_records(
         &mut self,
         header: &JobHeader,
         block: &Block,
         records: impl Iterator<Item = (u64, usize)>,
     ) {
-        match self.encoding {
-            Encoding::Protobuf => {
-                let payloads: Vec<(u64, Bytes)> = block.records().collect();
-                for (event_seq, index) in records {
-                    wire::frame_record(header, event_seq, &payloads[index].1, &mut self.bytes);
-                }
+        if self.bytes.capacity() == 0 && self.last_len > BUSY_BYTES {
+            self.bytes.reserve(self.last_len + self.last_len / 4);
+        }
+        for (event_seq, index) in records {
+            if let Some(feature) = self.gate(block.record(index)) {
+                self.push_withheld(header, event_seq, block.record(index), feature);
+                continue;
             }
-            Encoding::Json => {
-                let tails = block.json_or_init(|block| {
-                    wire::json_tails(block.records().map(|(_, payload)| payload))
-                });
-                for (event_seq, index) in records {
-                    header.frame_json(event_seq, &tails[index], &mut self.bytes);
-                    self.ends.push(self.bytes.len());
+            match self.rendering.encoding {
+                Encoding::Protobuf => {
+                    wire::frame_record(header, event_seq, block.record(index), &mut self.bytes);
+                }
+                Encoding::Json => {
+                    let tail = block.json().get(index);
+                    self.push_json(header, event_seq, tail);
                 }
             }
         }
     }
 
+    fn gate(&self, record: &[u8]) -> Option<&'static str> {
+        if self.rendering.withheld.is_empty() {
+            return None;
+        }
+        wire::feature_of(record).filter(|feature| self.rendering.withheld.contains(feature))
+    }
+
+    fn push_withheld(&mut self, header: &JobHeader, event_seq: u64, record: &[u8], feature: &str) {
+        let record = wire::withheld(record, feature);
+        match self.rendering.encoding {
+            Encoding::Protobuf => {
+                wire::frame_record(header, event_seq, &record, &mut self.bytes);
+            }
+            Encoding::Json => {
+                self.push_json(header, event_seq, wire::json_tail(&record).as_bytes());
+            }
+        }
+    }
+
+    fn push_json(&mut self, header: &JobHeader, event_seq: u64, tail: &[u8]) {
+        match self.rendering.profile {
+            Profile::Python => {
+                header.frame_json(event_seq, &wire::python_tail(tail), &mut self.bytes);
+            }
+            Profile::Draft | Profile::TypeScript => {
+                header.frame_json(event_seq, tail, &mut self.bytes);
+            }
+        }
+        self.ends.push(self.bytes.len());
+    }
+
     pub fn take(&mut self, last: bool) -> Chunk {
+        self.last_len = self.bytes.len();
         Chunk {
-            bytes: self.bytes.split().freeze(),
+            // Nothing is kept behind: an idle session has no buffer.
+            bytes: std::mem::take(&mut self.bytes).freeze(),
             ends: std::mem::take(&mut self.ends),
             last,
         }

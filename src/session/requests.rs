@@ -3,14 +3,12 @@
 
 use super::actor::{Actor, End};
 use super::attach::unavailable;
-use super::view::{Change, Op};
-use crate::job::{NewJob, now};
-use crate::log::{Command, JobRow, ListFilter};
-use crate::protocol::message::{JobSummary, ListJobs, ReplyBody, Submit};
-use crate::protocol::{ErrorCode, Failure, Request, RequestBody, Timestamp};
-
-const LIST_LIMIT_DEFAULT: u32 = 100;
-const LIST_LIMIT_MAX: u32 = 1_000;
+use super::recent::Answer;
+use super::view::Op;
+use crate::job::now;
+use crate::log::{Command, JobRow};
+use crate::protocol::message::{Profile, ReplyBody};
+use crate::protocol::{Failure, Request, RequestBody, id};
 
 impl Actor {
     pub(super) async fn handle(&mut self, request: Request) -> Result<(), End> {
@@ -23,51 +21,122 @@ impl Actor {
             self.error(Some(request.id), None, Failure::invalid(text));
             return Ok(());
         }
-        let (id, job_id) = (request.id, request.job_id);
-        let answered = match request.body {
-            RequestBody::Hello(_) => Err(Failure::invalid("session.hello: already said")),
+        match request.body {
             RequestBody::Ping { nonce } => {
-                self.reply(ReplyBody::Pong {
-                    nonce,
-                    received_at: now(),
-                });
-                Ok(())
+                let received_at = now();
+                self.reply(ReplyBody::Pong { nonce, received_at });
             }
-            RequestBody::Pong { .. } => Ok(()),
-            RequestBody::Ack { last_processed_seq } => {
-                // Advisory, and never beyond what was sent.
-                self.acked = self.acked.max(last_processed_seq.min(self.next_seq - 1));
-                Ok(())
-            }
-            RequestBody::ListJobs(list) => self.list(&id, list).await,
+            RequestBody::Pong { nonce } => self.on_pong(&nonce).await?,
+            RequestBody::Ack { last_processed_seq } => self.on_ack(last_processed_seq),
             RequestBody::Close => {
-                self.reply(ReplyBody::Closed {
-                    reason: "closed by the client".into(),
-                });
+                let reason = "closed by the client".into();
+                self.reply(ReplyBody::Closed { reason });
                 return Err(End::Close);
             }
             RequestBody::Bye => return Err(End::Close),
-            RequestBody::Submit(submit) => self.submit(&id, request.trace_id, submit).await,
-            RequestBody::Cancel { reason } => self.cancel(job_id.as_deref(), reason).await,
+            RequestBody::Hello(_) => {
+                let text = "session.hello: this connection has a session already";
+                self.error(Some(request.id), None, Failure::invalid(text));
+            }
+            RequestBody::Other { type_name } => {
+                if let Err(failure) = unknown(&type_name, request.optional) {
+                    self.error(Some(request.id), None, failure);
+                }
+            }
+            RequestBody::ListJobs(list) => {
+                if let Err(failure) = self.list(&request.id, list).await {
+                    self.error(Some(request.id), None, failure);
+                }
+            }
+            RequestBody::Submit(_)
+            | RequestBody::Cancel { .. }
+            | RequestBody::Subscribe { .. }
+            | RequestBody::Unsubscribe => self.change(request).await,
+        }
+        Ok(())
+    }
+
+    /// A request that changes something: done once, however often it is sent.
+    async fn change(&mut self, mut request: Request) {
+        let again = match self.recent.get(&request.id) {
+            Some(Answer::Refused { failure }) => {
+                let failure = failure.clone();
+                return self.refuse(&request, failure);
+            }
+            Some(Answer::Submitted { job_id }) => {
+                let job_id = job_id.clone();
+                return self.accept_again(&request.id, &job_id).await;
+            }
+            Some(Answer::Done) => true,
+            None => false,
+        };
+        if let (true, RequestBody::Subscribe { history, .. }) = (again, &mut request.body) {
+            *history = false;
+        }
+        let job_id = request.job_id.as_deref();
+        let answered = match &request.body {
+            RequestBody::Submit(submit) => {
+                let submitted = self.submit(&request.id, request.trace_id.clone(), submit.clone());
+                submitted.await.map(|job_id| Answer::Submitted { job_id })
+            }
+            RequestBody::Cancel { reason } => {
+                let cancelled = self.cancel(job_id, reason.clone()).await;
+                cancelled.map(|()| Answer::Done)
+            }
             RequestBody::Subscribe {
                 history,
                 from_event_seq,
                 from_job_seq,
             } => {
-                let from = (from_event_seq, from_job_seq);
-                self.subscribe(&id, job_id.as_deref(), history, from).await
+                let from = (*from_event_seq, *from_job_seq);
+                let subscribed = self.subscribe(&request.id, job_id, *history, from).await;
+                subscribed.map(|()| Answer::Done)
             }
-            RequestBody::Unsubscribe => self.unsubscribe(job_id.as_deref()).await,
-            RequestBody::Other { type_name } => unknown(&type_name, request.optional),
+            _ => self.unsubscribe(job_id).await.map(|()| Answer::Done),
         };
-        if let Err(failure) = answered {
-            self.error(Some(id), job_id, failure);
+        let answer = answered.unwrap_or_else(|failure| {
+            self.refuse(&request, failure.clone());
+            Answer::Refused { failure }
+        });
+        // What may succeed later is not remembered as refused.
+        if !matches!(&answer, Answer::Refused { failure } if failure.retryable) {
+            self.recent.insert(request.id, answer);
         }
-        Ok(())
     }
 
-    fn require(&self, feature: &str) -> Result<(), Failure> {
-        if self.features.iter().any(|f| f == feature) {
+    /// Answers a refused request in the form that hurts none of the peer's other
+    /// handles: two SDKs end all of them on a `session.error`.
+    fn refuse(&mut self, request: &Request, failure: Failure) {
+        let lone = self.feed.watch_count() == 0;
+        match (&request.body, self.outbox.profile()) {
+            (RequestBody::Submit(_), Profile::TypeScript) => self.reject(request, failure),
+            (RequestBody::Submit(submit), Profile::Python) if !lone => {
+                let agent = submit.agent.clone();
+                let job_id = id::job_id();
+                let body = ReplyBody::Accepted {
+                    request_id: request.id.clone(),
+                    agent,
+                    accepted_at: now(),
+                };
+                self.reply_about(Some(job_id.clone()), request.trace_id.clone(), body);
+                let body = ReplyBody::Rejected { failure, at: now() };
+                self.reply_about(Some(job_id), request.trace_id.clone(), body);
+            }
+            // Nothing in these clients waits for the answer to a cancel.
+            (RequestBody::Cancel { .. }, Profile::TypeScript | Profile::Python) => {
+                tracing::debug!(session_id = self.row.id, %failure, "refused a cancel");
+            }
+            _ => self.error(Some(request.id.clone()), request.job_id.clone(), failure),
+        }
+    }
+
+    fn reject(&mut self, request: &Request, failure: Failure) {
+        let body = ReplyBody::Rejected { failure, at: now() };
+        self.reply_about(Some(id::job_id()), request.trace_id.clone(), body);
+    }
+
+    pub(super) fn require(&self, feature: &str) -> Result<(), Failure> {
+        if self.has(feature) {
             return Ok(());
         }
         Err(Failure::invalid(format!(
@@ -76,230 +145,52 @@ impl Actor {
     }
 
     /// The job, if this principal may know of it; otherwise there is none.
-    async fn visible(&self, job_id: Option<&str>) -> Result<JobRow, Failure> {
+    pub(super) async fn visible(&self, job_id: Option<&str>) -> Result<JobRow, Failure> {
         let job_id = job_id.ok_or_else(|| Failure::invalid("job_id: missing"))?;
         let job = self.sessions.log.job(job_id).await.map_err(unavailable)?;
         job.filter(|job| job.principal == self.row.principal)
             .ok_or_else(Failure::job_not_found)
     }
 
-    fn op(&self, change: Change) -> Op {
-        Op {
-            at: self.cursor(),
-            change,
-        }
-    }
-
-    /// Makes a change of the view durable and only then applies it.
-    async fn record(&mut self, change: Change) -> Result<(), Failure> {
-        let row = self.op(change).to_row(&self.row.id, self.op_count);
-        self.sessions
-            .log
-            .execute(Command::AddViewOp(row))
-            .await
-            .map_err(unavailable)?;
-        self.op_count += 1;
-        Ok(())
-    }
-
-    async fn submit(
-        &mut self,
-        request_id: &str,
-        trace_id: Option<String>,
-        submit: Submit,
-    ) -> Result<(), Failure> {
-        let new = NewJob {
-            session_id: self.row.id.clone(),
-            principal: self.row.principal.clone(),
-            trace_id,
-            submit,
-        };
-        let (cursor, op_no) = (self.cursor(), self.op_count);
-        let session_id = self.row.id.clone();
-        let op = |stream| {
-            let change = Change::Watch {
-                stream,
-                after_seq: 0,
-            };
-            Op { at: cursor, change }.to_row(&session_id, op_no)
-        };
-        let jobs = self.sessions.jobs.clone();
-        let accepted = jobs.submit(new, op).await?;
-        let row = accepted.row.clone();
-        let body = ReplyBody::Accepted {
-            request_id: request_id.into(),
-            agent: row.agent.clone(),
-            accepted_at: row.created_at(),
-        };
-        self.reply_about(Some(row.id.clone()), Some(row.trace_id.clone()), body);
-        if accepted.duplicate {
-            // A retry from another session becomes an observer of the one job,
-            // its terminal included.
-            if row.session_id != self.row.id {
-                self.observe(&row, true, 0).await?;
-            }
+    /// Makes changes of the view durable, all or none; the caller applies them after.
+    pub(super) async fn record(&mut self, ops: &[Op]) -> Result<(), Failure> {
+        if ops.is_empty() {
             return Ok(());
         }
-        self.op_count += 1;
-        let header = self.header.for_job(&row.id, &row.trace_id);
-        self.headers.insert(row.stream, header);
-        self.feed.watch(row.stream, 0, false);
-        jobs.start(accepted);
-        Ok(())
-    }
-
-    async fn cancel(
-        &mut self,
-        job_id: Option<&str>,
-        reason: Option<String>,
-    ) -> Result<(), Failure> {
-        let job = self.visible(job_id).await?;
-        if job.session_id != self.row.id {
-            let text = "job.cancel: only the session that submitted the job may cancel it";
-            return Err(Failure::new(ErrorCode::PermissionDenied, text));
-        }
-        self.sessions.jobs.cancel(&job.id);
-        // Also when it is over: a cancel said twice is answered twice.
-        self.reply_about(
-            Some(job.id),
-            Some(job.trace_id),
-            ReplyBody::Cancelled { reason },
-        );
-        Ok(())
-    }
-
-    async fn subscribe(
-        &mut self,
-        request_id: &str,
-        job_id: Option<&str>,
-        history: bool,
-        (from_event_seq, from_job_seq): (u64, u64),
-    ) -> Result<(), Failure> {
-        self.require("subscribe")?;
-        let job = self.visible(job_id).await?;
-        let limit = self.sessions.limits.subscriptions_max;
-        if self.feed.watch_count() >= limit && !self.feed.watches(job.stream) {
-            return Err(Failure::internal(format!(
-                "subscriptions: the limit per session is {limit}"
-            )));
-        }
-        if from_event_seq > 0 && from_job_seq == 0 {
-            return Err(Failure::invalid(
-                "from_event_seq: this version replays from the start only; leave it out or send 0",
-            ));
-        }
-        let body = ReplyBody::Subscribed {
-            request_id: request_id.into(),
-            agent: job.agent.clone(),
-            status: job.status.clone(),
-            subscribed_from: self.next_seq - 1,
-            replayed: history,
-        };
-        self.reply_about(Some(job.id.clone()), Some(job.trace_id.clone()), body);
-        self.observe(&job, history, from_job_seq).await
-    }
-
-    /// Adds history, then live, with one boundary between the two.
-    async fn observe(&mut self, job: &JobRow, history: bool, from: u64) -> Result<(), Failure> {
-        let log = self.sessions.log.clone();
-        let watched = self.feed.watches(job.stream);
-        // A stream watched already goes on where it is: history ends there.
-        let boundary = if watched {
-            self.cursor().position
-        } else {
-            log.committed()
-        };
-        let tail = log
-            .seq_at(job.stream, boundary)
+        let rows = (self.op_count..)
+            .zip(ops)
+            .map(|(op_no, op)| op.to_row(&self.row.id, op_no))
+            .collect();
+        self.sessions
+            .log
+            .execute(Command::AddViewOps(rows))
             .await
             .map_err(unavailable)?;
-        if history && from < tail {
-            let change = Change::History {
-                stream: job.stream,
-                after_seq: from,
-                to_seq: tail,
-            };
-            self.record(change).await?;
-            if self.history(job.stream, from, tail).await.is_err() {
-                return Err(Failure::internal("history: could not be read"));
-            }
-        }
-        if !watched {
-            self.record(Change::Watch {
-                stream: job.stream,
-                after_seq: tail,
-            })
-            .await?;
-            self.feed.watch(job.stream, tail, true);
-        }
+        self.op_count += ops.len() as u32;
         Ok(())
     }
-
-    async fn unsubscribe(&mut self, job_id: Option<&str>) -> Result<(), Failure> {
-        self.require("subscribe")?;
-        let job = self.visible(job_id).await?;
-        if self.feed.watches(job.stream) {
-            self.record(Change::Unwatch { stream: job.stream }).await?;
-            self.feed.unwatch(job.stream);
-        }
-        Ok(())
-    }
-
-    async fn list(&mut self, request_id: &str, list: ListJobs) -> Result<(), Failure> {
-        self.require("list_jobs")?;
-        let limit = match list.limit {
-            0 => LIST_LIMIT_DEFAULT,
-            limit => limit.min(LIST_LIMIT_MAX),
-        };
-        let after = list.cursor.as_deref().map(parse_cursor).transpose()?;
-        let filter = ListFilter {
-            statuses: list.statuses,
-            agent: list.agent,
-            created_after_ms: list.created_after.map(|at| at.0),
-            created_before_ms: list.created_before.map(|at| at.0),
-        };
-        let log = &self.sessions.log;
-        let rows = log.list_jobs(&self.row.principal, filter, limit as usize + 1, after);
-        let mut rows = rows.await.map_err(unavailable)?;
-        let more = rows.len() > limit as usize;
-        rows.truncate(limit as usize);
-        let next_cursor = rows
-            .last()
-            .filter(|_| more)
-            .map(|row| format!("{}.{}", row.created_at_ms, row.id));
-        let jobs = rows
-            .into_iter()
-            .map(|row| JobSummary {
-                job_id: row.id,
-                agent: row.agent,
-                status: row.status,
-                created_at: Timestamp(row.created_at_ms),
-                last_event_seq: row.last_seq,
-                trace_id: row.trace_id,
-            })
-            .collect();
-        self.reply(ReplyBody::Jobs {
-            request_id: request_id.into(),
-            jobs,
-            next_cursor,
-        });
-        Ok(())
-    }
-}
-
-/// Opaque to clients: the place after the last row of a page.
-fn parse_cursor(text: &str) -> Result<(i64, String), Failure> {
-    text.split_once('.')
-        .and_then(|(at, id)| Some((at.parse().ok()?, id.to_owned())))
-        .ok_or_else(|| Failure::invalid("cursor: is not one that session.jobs returned"))
 }
 
 /// Unknown vendor messages may be marked optional; all else is refused.
 fn unknown(type_name: &str, optional: bool) -> Result<(), Failure> {
-    if optional && type_name.starts_with("x-vendor.") {
+    if optional && is_vendor(type_name) {
         return Ok(());
     }
-    Err(Failure::invalid(format!(
-        "type: {type_name} is not a message a client may send"
-    )))
+    let text = format!("type: {type_name} is not a message a client may send");
+    let details = serde_json::json!({ "type": type_name }).to_string();
+    Err(Failure::invalid(text).with_details(details))
+}
+
+/// `x-vendor.<vendor>.<name>`, lower case.
+fn is_vendor(type_name: &str) -> bool {
+    let Some(names) = type_name.strip_prefix("x-vendor.") else {
+        return false;
+    };
+    let named = |name: &str| {
+        !name.is_empty()
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
+    };
+    names.split('.').count() >= 2 && names.split('.').all(named)
 }

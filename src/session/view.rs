@@ -47,6 +47,16 @@ pub enum Change {
     },
 }
 
+impl Change {
+    pub fn stream(&self) -> StreamId {
+        match self {
+            Self::Watch { stream, .. }
+            | Self::Unwatch { stream }
+            | Self::History { stream, .. } => *stream,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Op {
     pub at: Cursor,
@@ -148,21 +158,26 @@ pub struct Plan {
 /// Finds the last operation at or before the number the client has next.
 pub fn plan(ops: &[Op], last_event_seq: u64) -> Plan {
     let next = last_event_seq.saturating_add(1);
+    let taken = ops
+        .iter()
+        .take_while(|op| op.after().next_seq <= next)
+        .count();
+    Plan {
+        ahead: ops[taken..].to_vec(),
+        ..after(&ops[..taken])
+    }
+}
+
+/// The view right after the last of some operations.
+pub fn after(ops: &[Op]) -> Plan {
     let mut watches = Watches::new();
-    let mut cursor = Cursor::START;
-    let mut taken = 0;
     for op in ops {
-        if op.after().next_seq > next {
-            break;
-        }
         apply(&mut watches, op.change);
-        cursor = op.after();
-        taken += 1;
     }
     Plan {
         watches,
-        cursor,
-        ahead: ops[taken..].to_vec(),
+        cursor: ops.last().map_or(Cursor::START, Op::after),
+        ahead: Vec::new(),
     }
 }
 

@@ -143,7 +143,7 @@ pub(super) fn outcome_to_proto(outcome: Outcome, at: Timestamp) -> proto::envelo
             code: failure.code.as_str().into(),
             message: failure.message,
             retryable: failure.retryable,
-            details_json: String::new(),
+            details_json: failure.details_json.unwrap_or_default(),
             completed_at: ts_to_proto(at),
         })
     };

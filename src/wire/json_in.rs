@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::proto_in::{ID_BYTES_MAX, KEY_BYTES_MAX, optional};
 use super::{Invalid, JSON_DEPTH_MAX, check_json, depth};
-use crate::protocol::message::{Hello, ListJobs, Request, RequestBody, Resume, Submit};
+use crate::protocol::message::{Hello, ListJobs, Profile, Request, RequestBody, Resume, Submit};
 use crate::protocol::{Timestamp, VERSION, id::parse_trace_id};
 
 #[derive(Deserialize)]
@@ -68,8 +68,11 @@ pub fn parse_json(text: &str) -> Result<Request, Invalid> {
         return Err(named(format!("type: longer than {ID_BYTES_MAX} bytes")));
     }
     let payload = raw.payload.map_or("{}", RawValue::get);
-    let (body, payload_job_id) =
+    let (mut body, payload_job_id) =
         body(type_name, payload).map_err(|invalid| named(invalid.message))?;
+    if let RequestBody::Hello(hello) = &mut body {
+        hello.profile = profile(&id, hello.profile);
+    }
     // All SDKs name a job to cancel in the envelope, one to subscribe in the payload.
     let job_id = raw
         .job_id
@@ -89,6 +92,17 @@ pub fn parse_json(text: &str) -> Result<Request, Invalid> {
             .is_some_and(|extensions| optional(extensions.get())),
         body,
     })
+}
+
+/// The published SDKs are told apart by the form of their envelope ids; `hint`
+/// is Python where the hello lists agents, as that SDK alone does.
+fn profile(id: &str, hint: Profile) -> Profile {
+    let bare_ulid = id.len() == 26 && id.parse::<ulid::Ulid>().is_ok();
+    match hint {
+        Profile::Python if bare_ulid => Profile::Python,
+        _ if id.starts_with("msg_") => Profile::TypeScript,
+        _ => Profile::Draft,
+    }
 }
 
 fn payload<T: DeserializeOwned>(text: &str) -> Result<T, Invalid> {
@@ -203,6 +217,7 @@ struct Auth {
 #[derive(Deserialize)]
 struct Capabilities {
     features: Option<Vec<String>>,
+    agents: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -231,7 +246,16 @@ impl From<HelloPayload> for Hello {
             )
         });
         let (auth_scheme, auth_token) = auth(hello.auth);
+        let lists_agents = hello
+            .capabilities
+            .as_ref()
+            .is_some_and(|capabilities| capabilities.agents.is_some());
         Self {
+            profile: if lists_agents {
+                Profile::Python
+            } else {
+                Profile::Draft
+            },
             client,
             auth_scheme,
             auth_token,
@@ -252,6 +276,7 @@ impl From<ResumePayload> for Hello {
     fn from(resume: ResumePayload) -> Self {
         let (auth_scheme, auth_token) = auth(resume.auth);
         Self {
+            profile: Profile::Draft,
             client: String::new(),
             auth_scheme,
             auth_token,

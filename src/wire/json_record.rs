@@ -7,7 +7,6 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use bytes::Bytes;
 use prost::Message;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -15,24 +14,71 @@ use serde_json::value::RawValue;
 use super::{convert::ts_from_proto, json_out::rfc3339, proto};
 use crate::protocol::Timestamp;
 
-/// The tails of `payloads`, in order.
-pub fn json_tails(payloads: impl Iterator<Item = Bytes>) -> Vec<Bytes> {
-    payloads.map(|payload| tail(&payload).into()).collect()
+/// The tails of several records in one buffer, and where each ends.
+pub struct JsonTails {
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
 }
 
-fn tail(payload: &[u8]) -> Vec<u8> {
-    use proto::envelope::Payload;
-    // What is in the log was encoded by `record`, so it decodes.
-    let envelope = proto::Envelope::decode(payload).unwrap_or_default();
-    match envelope.payload {
-        Some(Payload::JobEvent(event)) => event_tail(event),
-        Some(Payload::JobResult(result)) => result_tail(result),
-        Some(Payload::JobError(error)) => error_tail(error),
-        _ => br#","type":"x-vendor.arcpd.unreadable","payload":{}}"#.to_vec(),
+impl JsonTails {
+    /// `bytes_hint` is the size of the protobuf form.
+    pub fn new<'a>(payloads: impl Iterator<Item = &'a [u8]>, bytes_hint: usize) -> Self {
+        let mut tails = Self {
+            bytes: Vec::with_capacity(bytes_hint * 3 / 2),
+            ends: Vec::new(),
+        };
+        for payload in payloads {
+            tails.bytes.extend_from_slice(json_tail(payload).as_bytes());
+            tails.ends.push(tails.bytes.len() as u32);
+        }
+        tails
+    }
+
+    pub fn get(&self, index: usize) -> &[u8] {
+        let start = match index {
+            0 => 0,
+            _ => self.ends[index - 1] as usize,
+        };
+        &self.bytes[start..self.ends[index] as usize]
     }
 }
 
-fn event_tail(event: proto::JobEvent) -> Vec<u8> {
+/// Bytes of a record's frame as JSON; a record that could not reach `limit` if
+/// every byte of it were escaped is not looked at closely.
+pub fn json_len(record: &[u8], limit: usize) -> usize {
+    const HEADER: usize = 512;
+    const ESCAPED: usize = 6;
+    if HEADER + ESCAPED * record.len() <= limit {
+        return record.len();
+    }
+    let mut payload = record;
+    // The length before the payload.
+    let _ = prost::encoding::decode_varint(&mut payload);
+    HEADER + json_tail(payload).len()
+}
+
+/// The tail of one record.
+pub fn json_tail(payload: &[u8]) -> String {
+    use proto::envelope::Payload;
+    // What is in the log was encoded by `record`, so it decodes.
+    let envelope = proto::Envelope::decode(payload).unwrap_or_default();
+    let tail = match envelope.payload {
+        Some(Payload::JobEvent(event)) => event_tail(event),
+        Some(Payload::JobResult(result)) => result_tail(result),
+        Some(Payload::JobError(error)) => error_tail(error),
+        _ => r#","type":"x-vendor.arcpd.unreadable","payload":{}}"#.into(),
+    };
+    if envelope.job_id.is_empty() {
+        return tail;
+    }
+    // A record of the session's own: the job it is about is its own too.
+    format!(
+        r#","job_id":"{}","trace_id":"{}"{tail}"#,
+        envelope.job_id, envelope.trace_id
+    )
+}
+
+fn event_tail(event: proto::JobEvent) -> String {
     let ts = rfc3339(ts_from_proto(event.ts).unwrap_or(Timestamp(0)));
     let (kind, body) = event.body.map_or(("log".into(), "{}".into()), body);
     let mut text = String::with_capacity(256);
@@ -41,7 +87,7 @@ fn event_tail(event: proto::JobEvent) -> Vec<u8> {
     let _ = write!(text, r#","ts":"{ts}","body":"#);
     text.push_str(&body);
     text.push_str("}}");
-    text.into_bytes()
+    text
 }
 
 fn push_json(text: &mut String, value: &impl Serialize) {
@@ -266,7 +312,7 @@ fn body(body: proto::job_event::Body) -> (Cow<'static, str>, String) {
     }
 }
 
-fn result_tail(result: proto::JobResult) -> Vec<u8> {
+fn result_tail(result: proto::JobResult) -> String {
     let completed_at = rfc3339(ts_from_proto(result.completed_at).unwrap_or(Timestamp(0)));
     let mut text = String::with_capacity(128 + 2 * result.result_json.len());
     text.push_str(r#","type":"job.result","payload":{"final_status":"#);
@@ -291,10 +337,10 @@ fn result_tail(result: proto::JobResult) -> Vec<u8> {
         }
     }
     let _ = write!(text, r#","completed_at":"{completed_at}"}}}}"#);
-    text.into_bytes()
+    text
 }
 
-fn error_tail(error: proto::JobError) -> Vec<u8> {
+fn error_tail(error: proto::JobError) -> String {
     let completed_at = rfc3339(ts_from_proto(error.completed_at).unwrap_or(Timestamp(0)));
     let mut text = String::with_capacity(256);
     text.push_str(r#","type":"job.error","payload":{"final_status":"#);
@@ -302,6 +348,22 @@ fn error_tail(error: proto::JobError) -> Vec<u8> {
     let _ = write!(text, r#","code":"{}","message":"#, error.code);
     push_json(&mut text, &error.message);
     let _ = write!(text, r#","retryable":{}"#, error.retryable);
+    if !error.details_json.is_empty() {
+        let _ = write!(text, r#","details":{}"#, error.details_json);
+    }
     let _ = write!(text, r#","completed_at":"{completed_at}"}}}}"#);
-    text.into_bytes()
+    text
+}
+
+/// The tail as the Python SDK reads it: it ends its session on a `job.error`
+/// whose `final_status` is not `error`, whatever the code.
+pub fn python_tail(tail: &[u8]) -> Cow<'_, [u8]> {
+    for status in ["cancelled", "timed_out"] {
+        let start = format!(r#","type":"job.error","payload":{{"final_status":"{status}""#);
+        if let Some(rest) = tail.strip_prefix(start.as_bytes()) {
+            let error = &br#","type":"job.error","payload":{"final_status":"error""#[..];
+            return Cow::Owned([error, rest].concat());
+        }
+    }
+    Cow::Borrowed(tail)
 }

@@ -5,6 +5,7 @@
 //! folder but for `transport/grpc`, where tonic wants them.
 
 mod convert;
+mod event_json;
 mod json_in;
 mod json_out;
 mod json_record;
@@ -13,6 +14,7 @@ mod record;
 mod reply;
 #[cfg(test)]
 mod tests;
+mod withheld;
 
 /// Generated from `proto/arcp/v1`.
 #[allow(clippy::all, missing_docs)]
@@ -23,11 +25,15 @@ pub mod proto {
 /// The schema, for reflection.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/arcp_descriptor.bin"));
 
+pub use event_json::{check_event_json, event_from_json};
 pub use json_in::parse_json;
-pub use json_record::json_tails;
+pub use json_record::{JsonTails, json_len, json_tail, python_tail};
 pub use proto_in::request_from_proto;
-pub use record::{JobHeader, SessionHeader, encode_event, encode_outcome, frame_record};
+pub use record::{
+    JobHeader, SessionHeader, encode_event, encode_outcome, encode_own_event, frame_record,
+};
 pub use reply::{encode_reply_json, encode_reply_proto};
+pub use withheld::{feature_of, withheld};
 
 /// Nesting a JSON text may have.
 pub const JSON_DEPTH_MAX: usize = 64;

@@ -2,7 +2,7 @@
 
 use super::convert::{filled, ts_from_proto};
 use super::{Invalid, check_json, proto};
-use crate::protocol::message::{Hello, ListJobs, Request, RequestBody, Resume, Submit};
+use crate::protocol::message::{Hello, ListJobs, Profile, Request, RequestBody, Resume, Submit};
 use crate::protocol::{VERSION, id::parse_trace_id};
 
 /// Longest envelope id, and longest of any other identifier a client names.
@@ -61,6 +61,7 @@ fn body(payload: proto::envelope::Payload) -> Result<RequestBody, Invalid> {
     };
     Ok(match payload {
         P::SessionHello(m) => RequestBody::Hello(Hello {
+            profile: Profile::Draft,
             client: format!("{} {}", m.client_name, m.client_version),
             auth_scheme: m.auth_scheme,
             auth_token: m.auth_token,
@@ -72,6 +73,7 @@ fn body(payload: proto::envelope::Payload) -> Result<RequestBody, Invalid> {
             }),
         }),
         P::SessionResume(m) => RequestBody::Hello(Hello {
+            profile: Profile::Draft,
             client: String::new(),
             auth_scheme: m.auth_scheme,
             auth_token: m.auth_token,

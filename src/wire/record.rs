@@ -32,6 +32,20 @@ pub fn encode_outcome(outcome: Outcome, at: Timestamp, out: &mut BytesMut) -> us
     put_record(convert::outcome_to_proto(outcome, at), out)
 }
 
+/// Appends the stored form of an event addressed to one session, about `job_id`.
+pub fn encode_own_event(event: Event, job_id: &str, trace_id: &str, out: &mut BytesMut) {
+    let envelope = proto::Envelope {
+        job_id: job_id.into(),
+        trace_id: trace_id.into(),
+        payload: Some(proto::envelope::Payload::JobEvent(convert::event_to_proto(
+            event,
+        ))),
+        ..Default::default()
+    };
+    encode_varint(envelope.encoded_len() as u64, out);
+    envelope.encode_raw(out);
+}
+
 fn put_record(payload: proto::envelope::Payload, out: &mut BytesMut) -> usize {
     let len = payload.encoded_len();
     let before = out.len();
@@ -53,6 +67,21 @@ impl SessionHeader {
         Self {
             session_id: session_id.into(),
             ids: EventIds::of_session(session_id),
+        }
+    }
+
+    /// The header of records addressed to the session itself; they name their
+    /// job themselves.
+    pub fn for_session(&self) -> JobHeader {
+        let fields = proto::Envelope {
+            arcp: VERSION.into(),
+            session_id: self.session_id.clone(),
+            ..Default::default()
+        };
+        JobHeader {
+            ids: self.ids,
+            proto: fields.encode_to_vec().into(),
+            json: format!(r#""session_id":"{}","event_seq":"#, self.session_id).into(),
         }
     }
 
@@ -101,7 +130,7 @@ pub fn frame_record(header: &JobHeader, event_seq: u64, payload: &[u8], out: &mu
 }
 
 impl JobHeader {
-    /// Appends one JSON envelope; `tail` is what [`super::json_tails`] made of the record.
+    /// Appends one JSON envelope; `tail` is what [`super::json_tail`] made of the record.
     pub fn frame_json(&self, event_seq: u64, tail: &[u8], out: &mut BytesMut) {
         out.reserve(self.json.len() + tail.len() + 80);
         out.put_slice(br#"{"arcp":"1.1","id":""#);

@@ -2,14 +2,13 @@
 //! superset of members that the published SDK clients need.
 
 use bytes::BytesMut;
-use prost::Message;
 use serde_json::{Map, Value, json};
 
 use super::convert::ts_to_proto;
 use super::json_out::rfc3339;
 use super::proto::{self, envelope::Payload};
 use crate::protocol::message::{JobSummary, Reply, ReplyBody, Welcome};
-use crate::protocol::{VERSION, id};
+use crate::protocol::{Failure, VERSION, id};
 
 /// Name and version a welcome announces.
 const RUNTIME_NAME: &str = env!("CARGO_PKG_NAME");
@@ -21,16 +20,15 @@ pub fn encode_reply_proto(reply: Reply, out: &mut BytesMut) {
         arcp: VERSION.into(),
         id: id::message_id(),
         session_id: reply.session_id,
-        job_id: reply.job_id.unwrap_or_default(),
+        job_id: reply.job_id.clone().unwrap_or_default(),
         trace_id: reply.trace_id.unwrap_or_default(),
-        payload: Some(payload_proto(reply.body)),
+        payload: Some(payload_proto(reply.body, reply.job_id)),
         ..Default::default()
     };
     prost::encoding::message::encode(1, &envelope, out);
-    debug_assert!(envelope.encoded_len() > 0);
 }
 
-fn payload_proto(body: ReplyBody) -> Payload {
+fn payload_proto(body: ReplyBody, job_id: Option<String>) -> Payload {
     match body {
         ReplyBody::Welcome(welcome) => Payload::SessionWelcome(welcome_proto(welcome)),
         ReplyBody::Error {
@@ -41,8 +39,12 @@ fn payload_proto(body: ReplyBody) -> Payload {
             message: failure.message,
             retryable: failure.retryable,
             request_id: request_id.unwrap_or_default(),
-            ..Default::default()
+            details_json: failure.details_json.unwrap_or_default(),
+            job_id: job_id.unwrap_or_default(),
         }),
+        ReplyBody::Rejected { failure, at } => {
+            super::convert::outcome_to_proto(crate::protocol::Outcome::Failed(failure), at)
+        }
         ReplyBody::Ping { nonce, sent_at } => Payload::SessionPing(proto::SessionPing {
             nonce,
             sent_at: rfc3339(sent_at),
@@ -169,8 +171,16 @@ fn payload_json(reply: &Reply) -> (&'static str, Value) {
             let payload = json!({
                 "code": failure.code, "message": failure.message, "retryable": failure.retryable,
             });
+            let payload = with_details(payload, failure);
             let payload = with(payload, "request_id", request_id);
             ("session.error", with(payload, "job_id", &reply.job_id))
+        }
+        ReplyBody::Rejected { failure, at } => {
+            let payload = json!({
+                "final_status": "error", "code": failure.code, "message": failure.message,
+                "retryable": failure.retryable, "completed_at": rfc3339(*at),
+            });
+            ("job.error", with_details(payload, failure))
         }
         ReplyBody::Ping { nonce, sent_at } => (
             "session.ping",
@@ -223,6 +233,14 @@ fn payload_json(reply: &Reply) -> (&'static str, Value) {
             ("job.subscribed", with(payload, "trace_id", &reply.trace_id))
         }
     }
+}
+
+fn with_details(mut payload: Value, failure: &Failure) -> Value {
+    let details = failure.details_json.as_deref();
+    if let Some(Ok(details)) = details.map(serde_json::from_str::<Value>) {
+        payload["details"] = details;
+    }
+    payload
 }
 
 fn welcome_json(session_id: &str, welcome: &Welcome) -> Value {

@@ -57,9 +57,9 @@ fn a_header_and_a_stored_record_make_one_envelope() {
 fn the_json_form_keeps_large_integers_and_names_the_superset() {
     let session = SessionHeader::new("sess_01ARZ3NDEKTSV4RRFFQ69G5FAV");
     let header = session.for_job("job_1", "4bf92f3577b34da6a3ce929d0e0e4736");
-    let tails = json_tails([log_record()].into_iter());
+    let tail = json_tail(&log_record());
     let mut out = BytesMut::new();
-    header.frame_json(7, &tails[0], &mut out);
+    header.frame_json(7, tail.as_bytes(), &mut out);
     let text = std::str::from_utf8(&out).unwrap();
     assert!(text.contains("9007199254740993"));
     let frame: Value = serde_json::from_str(text).unwrap();
@@ -76,9 +76,9 @@ fn the_json_form_keeps_large_integers_and_names_the_superset() {
         Timestamp(0),
         &mut record,
     );
-    let tail = &json_tails([payload(record)].into_iter())[0];
+    let tail = json_tail(&payload(record));
     let mut out = BytesMut::new();
-    header.frame_json(8, tail, &mut out);
+    header.frame_json(8, tail.as_bytes(), &mut out);
     let frame: Value = serde_json::from_slice(&out).unwrap();
     assert_eq!(frame["payload"]["result"], frame["payload"]["output"]);
     assert_eq!(frame["payload"]["completed_at"], "1970-01-01T00:00:00.000Z");
@@ -138,4 +138,37 @@ fn the_job_to_cancel_is_read_from_envelope_or_payload() {
         assert_eq!(request.job_id.as_deref(), Some("job_1"));
         assert_eq!(request.body, RequestBody::Cancel { reason: None });
     }
+}
+
+#[test]
+fn a_kind_that_was_not_negotiated_keeps_its_number_and_nothing_else() {
+    let mut record = BytesMut::new();
+    let body = EventBody::Progress {
+        current: 1.0,
+        total: None,
+        units: None,
+        message: Some("secret".into()),
+    };
+    let ts = Timestamp(5);
+    encode_event(Event { ts, body }, &mut record);
+    let record = payload(record);
+    assert_eq!(feature_of(&record), Some("progress"));
+    assert_eq!(feature_of(&log_record()), None);
+    let tail = json_tail(&withheld(&record, "progress"));
+    let frame: Value = serde_json::from_str(&tail.replacen(',', "{", 1)).unwrap();
+    assert_eq!(frame["payload"]["kind"], "x-vendor.arcpd.withheld");
+    assert!(!tail.contains("secret"));
+}
+
+#[test]
+fn the_python_sdk_reads_every_failed_end_as_error() {
+    let mut record = BytesMut::new();
+    let message = "stopped".to_owned();
+    encode_outcome(Outcome::Cancelled { message }, Timestamp(0), &mut record);
+    let tail = json_tail(&payload(record));
+    assert!(tail.contains(r#""final_status":"cancelled","code":"CANCELLED""#));
+    let python = python_tail(tail.as_bytes());
+    let python = std::str::from_utf8(&python).unwrap();
+    assert!(python.contains(r#""final_status":"error","code":"CANCELLED""#));
+    assert_eq!(&*python_tail(b"{}"), b"{}");
 }

@@ -230,6 +230,26 @@ impl Peer {
         }
     }
 
+    /// Says something and waits for its answer; events before it are kept.
+    pub async fn ping(&mut self) {
+        let nonce = format!("n{}", self.next_id);
+        let ping = proto::SessionPing {
+            nonce: nonce.clone(),
+            ..Default::default()
+        };
+        self.send("", Payload::SessionPing(ping)).await;
+        let mut before = VecDeque::new();
+        loop {
+            let envelope = self.next().await;
+            match &envelope.payload {
+                Some(Payload::SessionPong(pong)) if pong.ping_nonce == nonce => break,
+                _ => before.push_back(envelope),
+            }
+        }
+        before.append(&mut self.ready);
+        self.ready = before;
+    }
+
     /// The next session.error.
     pub async fn error(&mut self) -> proto::SessionError {
         match self.next().await.payload {

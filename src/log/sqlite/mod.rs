@@ -4,6 +4,8 @@
 mod checkpoint;
 mod reader;
 mod schema;
+mod seek;
+mod trim;
 mod writer;
 
 use std::fs::File;
@@ -15,6 +17,8 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Block, BlockSource, Command, Error, Outcome, Position};
+pub use seek::Reached;
+pub use trim::Trimmable;
 use writer::Queue;
 
 /// What survives what.

@@ -32,7 +32,7 @@ impl Pool {
 
 impl Log {
     /// Runs a read off the async threads, on a connection nobody else has.
-    async fn read<T: Send + 'static>(
+    pub(super) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
@@ -102,19 +102,15 @@ impl Log {
         .await
     }
 
-    /// The last record of a stream at or below a position; 0 when there is none.
-    pub async fn seq_at(&self, stream: StreamId, position: Position) -> Result<u64, Error> {
+    /// Where the newest block of a stream is.
+    pub async fn last_position(&self, stream: StreamId) -> Result<Option<Position>, Error> {
         self.read(move |connection| {
-            let last: Option<(i64, i64)> = connection
+            connection
                 .prepare_cached(
-                    "SELECT first_seq, count FROM block WHERE stream = ?1 AND position <= ?2
-                     ORDER BY first_seq DESC LIMIT 1",
+                    "SELECT position FROM block WHERE stream = ?1 ORDER BY first_seq DESC LIMIT 1",
                 )?
-                .query_row(params![stream, position], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })
-                .optional()?;
-            Ok(last.map_or(0, |(first, count)| (first + count - 1) as u64))
+                .query_row(params![stream], |row| row.get(0))
+                .optional()
         })
         .await
     }
@@ -145,7 +141,7 @@ impl Log {
         let id = id.to_owned();
         self.read(move |connection| {
             connection
-                .prepare_cached("SELECT * FROM job WHERE id = ?1")?
+                .prepare_cached("SELECT * FROM job WHERE id = ?1 AND trimmed = 0")?
                 .query_row(params![id], job_from_row)
                 .optional()
         })
@@ -162,10 +158,31 @@ impl Log {
         .await
     }
 
+    /// Whether the records of one of the streams have been removed.
+    pub async fn any_trimmed(&self, streams: Vec<StreamId>) -> Result<bool, Error> {
+        if streams.is_empty() {
+            return Ok(false);
+        }
+        self.read(move |connection| {
+            let mut statement =
+                connection.prepare_cached("SELECT trimmed FROM job WHERE stream = ?1")?;
+            for stream in streams {
+                let trimmed: Option<bool> = statement
+                    .query_row(params![stream], |row| row.get(0))
+                    .optional()?;
+                if trimmed == Some(true) {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+        .await
+    }
+
     pub async fn unfinished_jobs(&self) -> Result<Vec<JobRow>, Error> {
         self.read(|connection| {
             connection
-                .prepare("SELECT * FROM job WHERE end_position IS NULL ORDER BY stream")?
+                .prepare("SELECT * FROM job WHERE trimmed = 0 AND end_position IS NULL")?
                 .query_map([], job_from_row)?
                 .collect()
         })
@@ -177,7 +194,8 @@ impl Log {
         self.read(|connection| {
             connection.query_row(
                 "SELECT max(coalesce((SELECT max(stream) FROM job), 0),
-                            coalesce((SELECT max(stream) FROM session), 0))",
+                            coalesce((SELECT max(stream) FROM session), 0), stream)
+                 FROM high_water",
                 [],
                 |row| row.get(0),
             )
@@ -197,8 +215,11 @@ impl Log {
         self.read(move |connection| {
             let (after_ms, after_id) = after.unwrap_or((i64::MIN, String::new()));
             let mut statement = connection.prepare_cached(
-                "SELECT * FROM job WHERE principal = ?1 AND (created_at_ms, id) > (?2, ?3)
-                   AND created_at_ms > ?4 AND created_at_ms < ?5
+                "SELECT stream, id, session_id, principal, agent, '' AS input_json, trace_id,
+                   created_at_ms, status, ended_at_ms, last_seq, end_position, idempotency_key,
+                   fingerprint, idempotency_expires_at_ms
+                 FROM job WHERE principal = ?1 AND (created_at_ms, id) > (?2, ?3)
+                   AND created_at_ms > ?4 AND created_at_ms < ?5 AND trimmed = 0
                  ORDER BY created_at_ms, id",
             )?;
             let rows = statement.query_map(
@@ -283,9 +304,10 @@ fn session_from_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
         stream: row.get(1)?,
         principal: row.get(2)?,
         token_hash: row.get(3)?,
-        created_at_ms: row.get(4)?,
-        parked_at_ms: row.get(5)?,
-        features: row.get(6)?,
+        earlier_token_hash: row.get(4)?,
+        created_at_ms: row.get(5)?,
+        parked_at_ms: row.get(6)?,
+        features: row.get(7)?,
     })
 }
 

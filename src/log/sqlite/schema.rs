@@ -18,16 +18,20 @@ CREATE TABLE block (
   UNIQUE (stream, first_seq));
 CREATE TABLE session (
   id TEXT PRIMARY KEY, stream INTEGER NOT NULL, principal TEXT NOT NULL, token_hash BLOB NOT NULL,
-  created_at_ms INTEGER NOT NULL, parked_at_ms INTEGER, features TEXT NOT NULL) WITHOUT ROWID;
+  earlier_token_hash BLOB, created_at_ms INTEGER NOT NULL, parked_at_ms INTEGER,
+  features TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX session_parked ON session (parked_at_ms) WHERE parked_at_ms IS NOT NULL;
 CREATE TABLE job (
   stream INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, session_id TEXT NOT NULL,
   principal TEXT NOT NULL, agent TEXT NOT NULL, input_json TEXT NOT NULL, trace_id TEXT NOT NULL,
   created_at_ms INTEGER NOT NULL, status TEXT NOT NULL, ended_at_ms INTEGER,
   last_seq INTEGER NOT NULL, end_position INTEGER, idempotency_key TEXT, fingerprint BLOB NOT NULL,
-  idempotency_expires_at_ms INTEGER);
+  idempotency_expires_at_ms INTEGER, trimmed INTEGER NOT NULL DEFAULT 0);
 CREATE UNIQUE INDEX job_key ON job (principal, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX job_list ON job (principal, created_at_ms, id);
-CREATE INDEX job_unfinished ON job (stream) WHERE end_position IS NULL;
+CREATE INDEX job_end ON job (trimmed, end_position);
+CREATE TABLE high_water (position INTEGER NOT NULL, stream INTEGER NOT NULL);
+INSERT INTO high_water VALUES (0, 0);
 CREATE TABLE view_op (
   session_id TEXT NOT NULL, op_no INTEGER NOT NULL, at_position INTEGER NOT NULL,
   at_seq INTEGER NOT NULL, kind INTEGER NOT NULL, stream INTEGER NOT NULL,
@@ -68,9 +72,11 @@ pub(super) fn open_writer(
         });
     }
     let tail = connection
-        .query_row("SELECT coalesce(max(position), 0) FROM block", [], |row| {
-            row.get(0)
-        })
+        .query_row(
+            "SELECT max(coalesce((SELECT max(position) FROM block), 0), position) FROM high_water",
+            [],
+            |row| row.get(0),
+        )
         .map_err(|e| foreign(e.to_string()))?;
     Ok((connection, tail))
 }
@@ -89,7 +95,7 @@ fn prepare(connection: &Connection, durability: Durability) -> rusqlite::Result<
     Ok(())
 }
 
-fn create(connection: &Connection) -> rusqlite::Result<()> {
+pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
     let script = format!(
         "BEGIN; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT;"
     );

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{mpsc, oneshot};
 
 use super::reader::job_from_row;
-use super::{State, unavailable};
+use super::{State, trim, unavailable};
 use crate::log::{
     Block, BlockSource, Command, Error, JobRow, Outcome, PendingBlock, Position, ViewOpRow,
 };
@@ -122,9 +122,38 @@ impl Writer {
             for source in sources {
                 self.queue.push_source(source);
             }
+            for (command, _) in &waiting.commands {
+                self.take_own(command);
+            }
             if self.commit(waiting.commands) {
                 retry = RETRY_MIN;
             }
+        }
+    }
+
+    /// Numbers a record for a session's own stream and adds it to the group.
+    fn take_own(&mut self, command: &Command) {
+        let Command::AppendOwn { stream, record } = command else {
+            return;
+        };
+        let pending = self
+            .blocks
+            .iter()
+            .rev()
+            .find(|block| block.stream == *stream);
+        let last_seq = match pending {
+            Some(block) => Ok(block.first_seq + u64::from(block.count) - 1),
+            None => super::seek::seq_at(&self.connection, *stream, Position::MAX),
+        };
+        match last_seq {
+            Ok(last_seq) => self.blocks.push(PendingBlock {
+                stream: *stream,
+                first_seq: last_seq + 1,
+                count: 1,
+                data: record.clone(),
+                terminal: None,
+            }),
+            Err(error) => tracing::warn!(%error, "a session's own record was dropped"),
         }
     }
 
@@ -243,34 +272,55 @@ fn execute(connection: &Connection, command: &Command) -> rusqlite::Result<Outco
     match command {
         Command::CreateSession(row) => {
             connection
-                .prepare_cached("INSERT INTO session VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
+                .prepare_cached("INSERT INTO session VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
                 .execute(params![
                     row.id,
                     row.stream,
                     row.principal,
                     row.token_hash,
+                    row.earlier_token_hash,
                     row.created_at_ms,
                     row.parked_at_ms,
                     row.features,
                 ])?;
         }
-        Command::UpdateSession {
+        Command::ClaimSession {
             id,
+            presented_hash,
             token_hash,
-            parked_at_ms,
         } => {
-            connection
+            let claimed = connection
                 .prepare_cached(
-                    "UPDATE session SET token_hash = ?2, parked_at_ms = ?3 WHERE id = ?1",
+                    "UPDATE session SET token_hash = ?3, earlier_token_hash = ?2, parked_at_ms = NULL
+                     WHERE id = ?1 AND (token_hash = ?2 OR earlier_token_hash = ?2)",
                 )?
-                .execute(params![id, token_hash, parked_at_ms])?;
+                .execute(params![id, presented_hash, token_hash])?;
+            if claimed == 0 {
+                return Ok(Outcome::Stale);
+            }
+        }
+        Command::ConfirmToken { id } => {
+            connection
+                .prepare_cached("UPDATE session SET earlier_token_hash = NULL WHERE id = ?1")?
+                .execute(params![id])?;
+        }
+        Command::ParkAll { at_ms } => {
+            connection
+                .prepare_cached("UPDATE session SET parked_at_ms = ?1 WHERE parked_at_ms IS NULL")?
+                .execute(params![at_ms])?;
         }
         Command::ParkSession { id, at_ms } => {
             connection
                 .prepare_cached("UPDATE session SET parked_at_ms = ?2 WHERE id = ?1")?
                 .execute(params![id, at_ms])?;
         }
-        Command::AddViewOp(op) => insert_op(connection, op)?,
+        Command::AddViewOps(ops) => {
+            for op in ops {
+                insert_op(connection, op)?;
+            }
+        }
+        // Its record is among the blocks of the group.
+        Command::AppendOwn { .. } => {}
         Command::CreateJob { job, op } => {
             if let Some(earlier) = same_key(connection, job)? {
                 return Ok(Outcome::Duplicate(Box::new(earlier)));
@@ -278,6 +328,11 @@ fn execute(connection: &Connection, command: &Command) -> rusqlite::Result<Outco
             insert_job(connection, job)?;
             insert_op(connection, op)?;
         }
+        Command::TrimJobs { streams } => trim::jobs(connection, streams)?,
+        Command::Forget {
+            parked_before_ms,
+            ended_before_ms,
+        } => trim::forget(connection, *parked_before_ms, *ended_before_ms)?,
     }
     Ok(Outcome::Done)
 }
@@ -309,7 +364,7 @@ fn same_key(connection: &Connection, job: &JobRow) -> rusqlite::Result<Option<Jo
 fn insert_job(connection: &Connection, job: &JobRow) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "INSERT INTO job VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+            "INSERT INTO job VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, 0)",
         )?
         .execute(params![
             job.stream,

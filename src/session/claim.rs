@@ -1,0 +1,150 @@
+//! Who has a session now: one connection at a time, each waiting until the one
+//! it displaced has let go.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::Sessions;
+use crate::protocol::Failure;
+
+/// The connection a session has now.
+pub(super) struct Attached {
+    /// Tells two connections of one session apart.
+    generation: u64,
+    principal: Arc<str>,
+    displaced: CancellationToken,
+    /// True once the connection has let go of the session.
+    released: watch::Receiver<bool>,
+}
+
+/// Held by the connection that has the session; dropping it lets go.
+pub(super) struct Claim {
+    sessions: Arc<Sessions>,
+    session_id: String,
+    generation: u64,
+    /// Turns when another connection takes the session.
+    pub displaced: CancellationToken,
+    released: watch::Sender<bool>,
+}
+
+impl Sessions {
+    /// Takes the session from whoever has it and waits until they have let go.
+    pub(super) async fn claim(
+        self: &Arc<Self>,
+        session_id: &str,
+        principal: &str,
+    ) -> Result<Claim, Failure> {
+        let (claim, earlier) = self.enter(session_id, principal)?;
+        if let Some(mut earlier) = earlier {
+            // An error means that the other is gone, which is what is waited for.
+            let _ = earlier.wait_for(|released| *released).await;
+        }
+        Ok(claim)
+    }
+
+    fn enter(
+        self: &Arc<Self>,
+        session_id: &str,
+        principal: &str,
+    ) -> Result<(Claim, Option<watch::Receiver<bool>>), Failure> {
+        let (released_tx, released) = watch::channel(false);
+        let displaced = CancellationToken::new();
+        let generation = rand::random();
+        let mut attached = self.attached.lock();
+        let limit = self.limits.sessions_per_principal_max;
+        let count = attached.count(principal);
+        if count >= limit && !attached.sessions.contains_key(session_id) {
+            return Err(Failure::internal(format!(
+                "sessions: this principal has {limit} connected, which is the limit; close some"
+            )));
+        }
+        let entry = Attached {
+            generation,
+            principal: principal.into(),
+            displaced: displaced.clone(),
+            released,
+        };
+        let earlier = attached.insert(session_id, entry);
+        drop(attached);
+        let earlier = earlier.map(|earlier| {
+            earlier.displaced.cancel();
+            earlier.released
+        });
+        let claim = Claim {
+            sessions: self.clone(),
+            session_id: session_id.into(),
+            generation,
+            displaced,
+            released: released_tx,
+        };
+        Ok((claim, earlier))
+    }
+}
+
+impl Claim {
+    /// Whether another connection has taken the session.
+    pub fn is_displaced(&self) -> bool {
+        self.displaced.is_cancelled()
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.sessions
+            .attached
+            .lock()
+            .remove(&self.session_id, self.generation);
+        // The receiver may be gone; then nobody waits.
+        let _ = self.released.send(true);
+    }
+}
+
+/// All attached sessions, and how many each principal has.
+#[derive(Default)]
+pub(super) struct Registry {
+    sessions: std::collections::HashMap<String, Attached>,
+    by_principal: std::collections::HashMap<Arc<str>, usize>,
+}
+
+impl Registry {
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    fn count(&self, principal: &str) -> usize {
+        self.by_principal.get(principal).copied().unwrap_or(0)
+    }
+
+    fn insert(&mut self, session_id: &str, entry: Attached) -> Option<Attached> {
+        *self
+            .by_principal
+            .entry(entry.principal.clone())
+            .or_default() += 1;
+        let earlier = self.sessions.insert(session_id.into(), entry);
+        if let Some(earlier) = &earlier {
+            self.uncount(&earlier.principal.clone());
+        }
+        earlier
+    }
+
+    fn remove(&mut self, session_id: &str, generation: u64) {
+        let own = self
+            .sessions
+            .get(session_id)
+            .is_some_and(|entry| entry.generation == generation);
+        if own && let Some(entry) = self.sessions.remove(session_id) {
+            self.uncount(&entry.principal);
+        }
+    }
+
+    fn uncount(&mut self, principal: &str) {
+        if let Some(count) = self.by_principal.get_mut(principal) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_principal.remove(principal);
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Submitting, cancelling and listing jobs.
+
+use std::collections::HashMap;
+
+use super::actor::Actor;
+use super::attach::unavailable;
+use super::numbering;
+use super::view::{Change, Op};
+use crate::job::NewJob;
+use crate::log::{JobRow, ListFilter};
+use crate::protocol::message::{JobSummary, ListJobs, ReplyBody, Submit};
+use crate::protocol::{ErrorCode, Failure, Timestamp};
+
+const LIST_LIMIT_DEFAULT: u32 = 100;
+const LIST_LIMIT_MAX: u32 = 1_000;
+const STATUSES: [&str; 6] = [
+    "pending",
+    "running",
+    "success",
+    "error",
+    "cancelled",
+    "timed_out",
+];
+
+impl Actor {
+    /// Returns the job's id.
+    pub(super) async fn submit(
+        &mut self,
+        request_id: &str,
+        trace_id: Option<String>,
+        submit: Submit,
+    ) -> Result<String, Failure> {
+        let new = NewJob {
+            session_id: self.row.id.clone(),
+            principal: self.row.principal.clone(),
+            trace_id,
+            submit,
+        };
+        let (at, op_no, session_id) = (self.cursor(), self.op_count, self.row.id.clone());
+        let op = |stream| {
+            let after_seq = 0;
+            let change = Change::Watch { stream, after_seq };
+            Op { at, change }.to_row(&session_id, op_no)
+        };
+        let jobs = self.sessions.jobs.clone();
+        let accepted = jobs.submit(new, op).await?;
+        let row = accepted.row.clone();
+        self.accept(request_id, &row);
+        if accepted.duplicate {
+            // A retry from another session becomes an observer of the one job,
+            // its terminal included.
+            if row.session_id != self.row.id {
+                self.observe(&row, true, 0).await?;
+            }
+            return Ok(row.id);
+        }
+        self.op_count += 1;
+        let header = self.header.for_job(&row.id, &row.trace_id);
+        self.headers.insert(row.stream, header);
+        self.feed.watch(row.stream, 0, false);
+        jobs.start(accepted);
+        Ok(row.id)
+    }
+
+    fn accept(&mut self, request_id: &str, row: &JobRow) {
+        let body = ReplyBody::Accepted {
+            request_id: request_id.into(),
+            agent: row.agent.clone(),
+            accepted_at: row.created_at(),
+        };
+        self.reply_about(Some(row.id.clone()), Some(row.trace_id.clone()), body);
+    }
+
+    /// The answer to a submit that this connection sent before, id and all.
+    pub(super) async fn accept_again(&mut self, request_id: &str, job_id: &str) {
+        match self.visible(Some(job_id)).await {
+            Ok(row) => self.accept(request_id, &row),
+            Err(failure) => self.error(Some(request_id.into()), None, failure),
+        }
+    }
+
+    pub(super) async fn cancel(
+        &mut self,
+        job_id: Option<&str>,
+        reason: Option<String>,
+    ) -> Result<(), Failure> {
+        let job = self.visible(job_id).await?;
+        if job.session_id != self.row.id {
+            let text = "job.cancel: only the session that submitted the job may cancel it";
+            return Err(Failure::new(ErrorCode::PermissionDenied, text));
+        }
+        self.sessions.jobs.cancel(&job.id);
+        // Also when it is over: a cancel said twice is answered twice.
+        let body = ReplyBody::Cancelled { reason };
+        self.reply_about(Some(job.id), Some(job.trace_id), body);
+        Ok(())
+    }
+
+    pub(super) async fn list(&mut self, request_id: &str, list: ListJobs) -> Result<(), Failure> {
+        self.require("list_jobs")?;
+        let limit = match list.limit {
+            0 => LIST_LIMIT_DEFAULT,
+            limit => limit.min(LIST_LIMIT_MAX),
+        };
+        let after = list.cursor.as_deref().map(parse_cursor).transpose()?;
+        let filter = filter(list)?;
+        let log = &self.sessions.log;
+        let rows = log.list_jobs(&self.row.principal, filter, limit as usize + 1, after);
+        let mut rows = rows.await.map_err(unavailable)?;
+        let more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        let next_cursor = rows
+            .last()
+            .filter(|_| more)
+            .map(|row| format!("{}.{}", row.created_at_ms, row.id));
+        let jobs = self.summaries(rows).await.map_err(unavailable)?;
+        self.reply(ReplyBody::Jobs {
+            request_id: request_id.into(),
+            jobs,
+            next_cursor,
+        });
+        Ok(())
+    }
+
+    async fn summaries(&self, rows: Vec<JobRow>) -> Result<Vec<JobSummary>, crate::log::Error> {
+        let log = &self.sessions.log;
+        // Each submitting session's view is read once.
+        let mut views: HashMap<String, Vec<Op>> = HashMap::new();
+        let mut jobs = Vec::with_capacity(rows.len());
+        for row in rows {
+            if !views.contains_key(&row.session_id) {
+                let ops = log.view_ops(&row.session_id).await?;
+                let ops = ops.iter().filter_map(Op::from_row).collect();
+                views.insert(row.session_id.clone(), ops);
+            }
+            let position = match row.end_position {
+                Some(position) => Some(position),
+                None => log.last_position(row.stream).await?,
+            };
+            let last_event_seq = match (position, &views[&row.session_id][..]) {
+                // Nothing yet, or a session whose numbering is gone.
+                (None, _) | (_, []) => 0,
+                (Some(position), ops) => numbering::number_at(log, ops, position).await?,
+            };
+            jobs.push(JobSummary {
+                job_id: row.id,
+                agent: row.agent,
+                status: row.status,
+                created_at: Timestamp(row.created_at_ms),
+                last_event_seq,
+                trace_id: row.trace_id,
+            });
+        }
+        Ok(jobs)
+    }
+}
+
+fn filter(list: ListJobs) -> Result<ListFilter, Failure> {
+    if let Some(unknown) = list.statuses.iter().find(|s| !STATUSES.contains(&&***s)) {
+        return Err(Failure::invalid(format!(
+            "filter.status: {unknown:?} is none of {}",
+            STATUSES.join(", ")
+        )));
+    }
+    Ok(ListFilter {
+        statuses: list.statuses,
+        agent: list.agent,
+        created_after_ms: list.created_after.map(|at| at.0),
+        created_before_ms: list.created_before.map(|at| at.0),
+    })
+}
+
+/// Opaque to clients: the place after the last row of a page.
+fn parse_cursor(text: &str) -> Result<(i64, String), Failure> {
+    text.split_once('.')
+        .and_then(|(at, id)| Some((at.parse().ok()?, id.to_owned())))
+        .ok_or_else(|| Failure::invalid("cursor: is not one that session.jobs returned"))
+}
