@@ -4,6 +4,8 @@
 //! implements the seam that `job` offers.
 
 pub mod agent;
+pub mod cli;
+pub mod client;
 pub mod fanout;
 pub mod job;
 pub mod log;

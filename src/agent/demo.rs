@@ -39,8 +39,11 @@ async fn word_count(job: JobContext) -> Result<String, Failure> {
     #[derive(Deserialize)]
     struct Input {
         text: String,
+        /// Rest after each step, so that a person can watch.
+        #[serde(default)]
+        step_ms: u64,
     }
-    let Input { text } = input(&job)?;
+    let Input { text, step_ms } = input(&job)?;
     let lines: Vec<&str> = text.lines().collect();
     let mut counts: HashMap<String, u64> = HashMap::new();
     let mut words = 0u64;
@@ -56,6 +59,7 @@ async fn word_count(job: JobContext) -> Result<String, Failure> {
         if (index + 1) % step == 0 || index + 1 == lines.len() {
             job.progress((index + 1) as f64, Some(lines.len() as f64))
                 .await?;
+            rest(&job, step_ms).await?;
         }
     }
     let args_json = Some(json!({ "distinct": counts.len() }).to_string());

@@ -30,6 +30,10 @@ pub(super) struct Claim {
 }
 
 impl Sessions {
+    pub(super) fn is_attached(&self, session_id: &str) -> bool {
+        self.attached.lock().sessions.contains_key(session_id)
+    }
+
     /// Takes the session from whoever has it and waits until they have let go.
     pub(super) async fn claim(
         self: &Arc<Self>,

@@ -85,8 +85,13 @@ impl Actor {
         reason: Option<String>,
     ) -> Result<(), Failure> {
         let job = self.visible(job_id).await?;
-        if job.session_id != self.row.id {
-            let text = "job.cancel: only the session that submitted the job may cancel it";
+        // §7.4 reserves the cancel to the submitting session. While nobody has
+        // that session its principal may act for it, or nobody could ever stop
+        // a job whose client is gone.
+        let theirs = job.session_id != self.row.id;
+        if theirs && self.sessions.is_attached(&job.session_id) {
+            let text = "job.cancel: the session that submitted this job is connected, \
+                        and only it may cancel";
             return Err(Failure::new(ErrorCode::PermissionDenied, text));
         }
         self.sessions.jobs.cancel(&job.id);

@@ -24,14 +24,13 @@ pub struct Runtime {
 
 impl Runtime {
     pub fn start(data_dir: &Path) -> Self {
+        Self::start_at(data_dir, "127.0.0.1:0")
+    }
+
+    /// At a given address: where a killed one was.
+    pub fn start_at(data_dir: &Path, listen: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_arcpd"))
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--admin-listen",
-                "127.0.0.1:0",
-            ])
+            .args(["serve", "--listen", listen, "--admin-listen", "127.0.0.1:0"])
             .arg("--demo-agents")
             .arg("--data-dir")
             .arg(data_dir)

@@ -1,0 +1,95 @@
+//! The command line. `serve` and `demo` run a runtime; the rest are clients of one.
+//!
+//! Exit status: 0 success, 1 the job failed, 2 wrong usage, 3 cancelled,
+//! 4 timed out, 5 the runtime could not be reached or refused.
+
+mod agents;
+mod cancel;
+mod demo;
+mod follow;
+mod healthcheck;
+mod jobs;
+mod serve;
+mod stdio;
+mod submit;
+mod target;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the runtime: gRPC and WebSocket on one port, admin on another.
+    Serve(serve::Serve),
+    /// Show all of it in ten seconds: a runtime, a job, a cut connection, a resume.
+    Demo(demo::Demo),
+    /// Submit a job and follow it; the result alone goes to stdout.
+    Submit(submit::Submit),
+    /// Follow a job of this principal: what came before, then what comes.
+    Watch(watch::Watch),
+    /// List this principal's jobs.
+    Jobs(jobs::Jobs),
+    /// Ask a job to stop.
+    Cancel(cancel::Cancel),
+    /// List the agents the runtime offers.
+    Agents(agents::Agents),
+    /// Ask a runtime whether it serves; for probes. Needs no token.
+    Healthcheck(healthcheck::Healthcheck),
+    /// ARCP JSON, one message a line, between stdin, stdout and a runtime.
+    Stdio(stdio::Stdio),
+    /// Print a completion script for a shell.
+    Completions { shell: clap_complete::Shell },
+}
+
+/// How a command ended, as an exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Success = 0,
+    JobFailed = 1,
+    Cancelled = 3,
+    TimedOut = 4,
+    Unavailable = 5,
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> Self {
+        ExitCode::from(status as u8)
+    }
+}
+
+/// Runs the command the process was started with.
+pub async fn run() -> ExitCode {
+    let command = Cli::parse().command;
+    let ran = match command {
+        Command::Serve(serve) => serve.run().await.map(|()| Status::Success),
+        Command::Demo(demo) => demo.run().await,
+        Command::Submit(submit) => submit.run().await,
+        Command::Watch(watch) => watch.run().await,
+        Command::Jobs(jobs) => jobs.run().await,
+        Command::Cancel(cancel) => cancel.run().await,
+        Command::Agents(agents) => agents.run().await,
+        Command::Healthcheck(healthcheck) => healthcheck.run().await,
+        Command::Stdio(stdio) => stdio.run().await,
+        Command::Completions { shell } => {
+            let (mut command, mut out) = (Cli::command(), std::io::stdout());
+            clap_complete::generate(shell, &mut command, "arcpd", &mut out);
+            Ok(Status::Success)
+        }
+    };
+    ran.map(ExitCode::from).unwrap_or_else(|error| {
+        eprintln!("arcpd: {error:#}");
+        match error.downcast_ref::<crate::client::Error>() {
+            Some(_) => Status::Unavailable.into(),
+            None => Status::JobFailed.into(),
+        }
+    })
+}

@@ -1,0 +1,85 @@
+use std::io::Read;
+
+use anyhow::Context;
+
+use super::Status;
+use super::follow::{OnInterrupt, follow};
+use super::target::Target;
+use crate::client;
+
+#[derive(clap::Args)]
+pub(super) struct Submit {
+    /// `name` or `name@version`.
+    agent: String,
+    /// JSON; `@FILE` reads a file, `-` stdin. Without it: stdin when that is a
+    /// pipe, else null.
+    #[arg(long, short)]
+    input: Option<String>,
+    /// Print the job's id and leave it running.
+    #[arg(long)]
+    detach: bool,
+    /// The same key with the same parameters is the same job, for 24 hours.
+    #[arg(long, default_value = "")]
+    idempotency_key: String,
+    /// Seconds the job may run; 0 is no limit.
+    #[arg(long, default_value_t = 0)]
+    max_runtime_sec: u64,
+    /// 32 hex digits, to join a trace.
+    #[arg(long, default_value = "")]
+    trace_id: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+impl Submit {
+    pub async fn run(self) -> anyhow::Result<Status> {
+        let input_json = read_input(self.input.as_deref())?;
+        let mut client = self.target.connect().await?;
+        let submit = client::Submit {
+            agent: self.agent,
+            input_json,
+            idempotency_key: self.idempotency_key,
+            max_runtime_sec: self.max_runtime_sec,
+            trace_id: self.trace_id,
+        };
+        let accepted = client.submit(submit).await?;
+        if self.detach {
+            println!("{}", accepted.job_id);
+            client.close().await;
+            return Ok(Status::Success);
+        }
+        eprintln!(
+            "{} {} trace {}",
+            accepted.job_id, accepted.agent, accepted.trace_id
+        );
+        let status = follow(&mut client, &accepted.job_id, OnInterrupt::Cancel).await?;
+        client.close().await;
+        Ok(status)
+    }
+}
+
+fn read_input(input: Option<&str>) -> anyhow::Result<String> {
+    use std::io::IsTerminal;
+    let stdin = || -> anyhow::Result<String> {
+        let mut text = String::new();
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .context("stdin")?;
+        Ok(text)
+    };
+    let text = match input {
+        Some("-") => stdin()?,
+        Some(text) => match text.strip_prefix('@') {
+            Some(path) => {
+                std::fs::read_to_string(path).with_context(|| format!("--input @{path}"))?
+            }
+            None => text.to_owned(),
+        },
+        None if std::io::stdin().is_terminal() => String::new(),
+        None => stdin()?,
+    };
+    if !text.trim().is_empty() {
+        crate::wire::check_json("--input", &text)?;
+    }
+    Ok(text.trim().to_owned())
+}
