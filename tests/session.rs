@@ -32,7 +32,7 @@ async fn a_job_streams_its_events_and_result() {
     };
     assert_eq!((&*error.code, &*error.final_status), ("TIMEOUT", "error"));
     assert_eq!(seqs(&seen), [2]);
-    assert!(runtime.terminate().success());
+    assert!(runtime.terminate().await.success());
 }
 
 #[tokio::test]

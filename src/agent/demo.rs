@@ -11,8 +11,7 @@ use crate::job::{AgentDirectory, AgentResult, ChunkEncoding, JobContext};
 use crate::protocol::{ErrorCode, EventBody, Failure};
 
 /// All of them at 1.0.0, and a `report@2.0.0` that is the default.
-pub fn directory() -> Result<AgentDirectory, String> {
-    let mut agents = AgentDirectory::default();
+pub fn register(agents: &mut AgentDirectory) -> Result<(), String> {
     agents
         .register("echo", "1.0.0", echo)?
         .register("word-count", "1.0.0", word_count)?
@@ -23,7 +22,7 @@ pub fn directory() -> Result<AgentDirectory, String> {
         .register("stubborn", "1.0.0", stubborn)?
         .register("report", "1.0.0", |job| report(job, ChunkEncoding::Utf8))?
         .register("report", "2.0.0", |job| report(job, ChunkEncoding::Base64))?;
-    Ok(agents)
+    Ok(())
 }
 
 fn input<T: DeserializeOwned>(job: &JobContext) -> Result<T, Failure> {

@@ -1,3 +1,4 @@
-//! Agents that come with the runtime.
+//! Agents that run inside the runtime's reach: programs, and demonstrations.
 
+pub mod command;
 pub mod demo;

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Status;
 use crate::client::{Client, Options, Submit};
-use crate::log::Durability;
+use crate::job::AgentDirectory;
 use crate::server::{Config, Server, Tokens};
 use crate::wire::proto::Envelope;
 use crate::wire::proto::envelope::Payload;
@@ -51,17 +51,12 @@ impl Demo {
 }
 
 fn config(data_dir: PathBuf, token: &str) -> anyhow::Result<Config> {
-    let loopback = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let tokens = Tokens::parse(&format!("demo={token}")).map_err(anyhow::Error::msg)?;
+    let mut agents = AgentDirectory::default();
+    crate::agent::demo::register(&mut agents).map_err(anyhow::Error::msg)?;
     Ok(Config {
-        listen: loopback,
-        admin_listen: loopback,
-        data_dir,
-        durability: Durability::Process,
-        tokens: Tokens::parse(&format!("demo={token}")).map_err(anyhow::Error::msg)?,
-        agents: crate::agent::demo::directory().map_err(anyhow::Error::msg)?,
-        job_limits: Default::default(),
-        session_limits: Default::default(),
         drain_deadline: Duration::from_secs(5),
+        ..Config::new(data_dir, tokens, agents)
     })
 }
 

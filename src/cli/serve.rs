@@ -3,76 +3,137 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::bail;
+use serde::Serialize;
 
-use crate::job::AgentDirectory;
 use crate::log::Durability;
-use crate::server::{Config, Server, Tokens};
+use crate::server::config::Settings;
+use crate::server::{Config, ListenerLimits, Server, TlsFiles, Tokens};
 
-#[derive(clap::Args)]
+/// Every one may also be in the file and, as ARCPD_<NAME>, in the environment.
+#[derive(clap::Args, Serialize)]
 pub(super) struct Serve {
-    #[arg(long, env = "ARCPD_LISTEN", default_value = "127.0.0.1:7777")]
-    listen: SocketAddr,
-    #[arg(long, env = "ARCPD_ADMIN_LISTEN", default_value = "127.0.0.1:7778")]
-    admin_listen: SocketAddr,
-    /// Where the store is; created if absent.
-    #[arg(long, env = "ARCPD_DATA_DIR", default_value = "arcpd-data")]
-    data_dir: PathBuf,
-    #[arg(long, env = "ARCPD_DURABILITY", value_enum, default_value = "process")]
-    durability: Durability,
-    /// principal=token pairs separated by commas; environment only, since
-    /// arguments can be read by other users.
-    #[arg(skip = std::env::var("ARCPD_TOKENS").ok())]
-    tokens: Option<String>,
+    /// TOML file with these and more; see docs/configuration.md.
+    #[arg(long, env = "ARCPD_CONFIG")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+    /// gRPC and WebSocket [default: 127.0.0.1:7777]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<SocketAddr>,
+    /// Liveness, readiness and metrics [default: 127.0.0.1:7778]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    admin_listen: Option<SocketAddr>,
+    /// Where the store is; created if absent [default: arcpd-data]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_dir: Option<PathBuf>,
+    /// What a visible event survives [default: process]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    durability: Option<Durability>,
+    /// Lines of `principal = token`, or `principal = sha256:HEX`.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tokens_file: Option<PathBuf>,
+    /// PEM certificate chain; with --tls-key the port speaks TLS.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_cert: Option<PathBuf>,
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_key: Option<PathBuf>,
+    /// PEM; clients must show a certificate of it.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_client_ca: Option<PathBuf>,
     /// Offer the demonstration agents.
-    #[arg(long, env = "ARCPD_DEMO_AGENTS")]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     demo_agents: bool,
     /// Development: anybody may connect, loopback addresses only.
     #[arg(long)]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     dev: bool,
-    /// Seconds from SIGTERM to exit.
-    #[arg(long, env = "ARCPD_DRAIN_DEADLINE_SEC", default_value_t = 20)]
-    drain_deadline_sec: u64,
+    /// Seconds from SIGTERM to exit [default: 20]
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drain_deadline_sec: Option<u64>,
 }
 
 impl Serve {
     pub async fn run(self) -> anyhow::Result<()> {
-        let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-        tracing_subscriber::fmt()
-            .json()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .init();
-
-        let tokens = match (&self.tokens, self.dev) {
-            (Some(text), false) => Tokens::parse(text).map_err(anyhow::Error::msg)?,
-            (None, true) if self.listen.ip().is_loopback() => Tokens::anonymous(),
-            (None, true) => bail!("--dev serves loopback addresses only; set ARCPD_TOKENS instead"),
-            (Some(_), true) => bail!("--dev and ARCPD_TOKENS exclude each other"),
-            (None, false) => {
-                bail!("set ARCPD_TOKENS=principal=token,… (or --dev on a loopback address)")
-            }
-        };
-        let agents = if self.demo_agents {
-            crate::agent::demo::directory().map_err(anyhow::Error::msg)?
-        } else {
-            AgentDirectory::default()
-        };
-        let server = Server::bind(Config {
-            listen: self.listen,
-            admin_listen: self.admin_listen,
-            data_dir: self.data_dir,
-            durability: self.durability,
-            tokens,
-            agents,
-            job_limits: Default::default(),
-            session_limits: Default::default(),
-            drain_deadline: Duration::from_secs(self.drain_deadline_sec),
-        })
-        .await?;
+        let file = self.config.clone();
+        let settings = Settings::load(&self, file.as_deref())?;
+        log_to_stderr();
+        tracing::info!(configuration = settings.masked(), "starting");
+        if !settings.listen.ip().is_loopback() && settings.tls_cert.is_none() {
+            tracing::warn!(
+                "tokens travel unencrypted to this address; set tls_cert and tls_key, or end TLS in front"
+            );
+        }
+        let server = Server::bind(config(settings)?).await?;
         let (listen, admin_listen) = (server.address()?, server.admin_address()?);
         tracing::info!(%listen, %admin_listen, "ready");
         server.run(stop_signal()?).await
+    }
+}
+
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .json()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+fn config(settings: Settings) -> anyhow::Result<Config> {
+    let limits = &settings.limits;
+    let age = Duration::from_secs(limits.connection_age_max_sec);
+    let listener_limits = ListenerLimits {
+        connections_max: limits.connections_max as usize,
+        streams_per_connection_max: limits.streams_per_connection_max as u32,
+        connection_age_max: (!age.is_zero()).then_some(age),
+    };
+    let tls = match (&settings.tls_cert, &settings.tls_key) {
+        (Some(cert), Some(key)) => Some(TlsFiles {
+            cert: cert.clone(),
+            key: key.clone(),
+            client_ca: settings.tls_client_ca.clone(),
+        }),
+        _ => None,
+    };
+    Ok(Config {
+        listen: settings.listen,
+        admin_listen: settings.admin_listen,
+        data_dir: settings.data_dir.clone(),
+        durability: settings.durability,
+        tokens: tokens(&settings)?,
+        tls,
+        agents: settings.agents()?,
+        job_limits: limits.job(),
+        session_limits: limits.session(),
+        listener_limits,
+        retention: settings.retention.clone(),
+        drain_deadline: settings.drain_deadline(),
+    })
+}
+
+/// From the environment or a file, never from an argument: other users can
+/// read those.
+fn tokens(settings: &Settings) -> anyhow::Result<Tokens> {
+    let env = std::env::var("ARCPD_TOKENS").ok();
+    match (env, &settings.tokens_file, settings.dev) {
+        (None, None, true) => Ok(Tokens::anonymous()),
+        (Some(text), None, false) => Tokens::parse(&text).map_err(anyhow::Error::msg),
+        (None, Some(path), false) => Tokens::open(path.clone()),
+        (None, None, false) => bail!(
+            "nobody could connect: give --tokens-file, or ARCPD_TOKENS=principal=token,… \
+             (or --dev on a loopback address)"
+        ),
+        _ => bail!("ARCPD_TOKENS, tokens_file and dev exclude each other; give one"),
     }
 }
 

@@ -52,6 +52,14 @@ impl Hub {
         }
     }
 
+    /// Whether a connected session has still to see the end of a stream.
+    pub fn is_followed(&self, stream: StreamId) -> bool {
+        let channels = self.channels.lock();
+        channels
+            .get(&stream)
+            .is_some_and(|sender| sender.receiver_count() > 0)
+    }
+
     /// Every block up to here has been sent.
     pub fn published(&self) -> Position {
         self.published.load(Ordering::Acquire)
@@ -61,11 +69,13 @@ impl Hub {
         let (position, stream, terminal) = (block.position, block.stream, block.terminal);
         let sender = {
             let mut channels = self.channels.lock();
-            // Nothing follows a terminal, so its channel closes with it.
-            if terminal {
-                channels.remove(&stream)
-            } else {
-                channels.get(&stream).cloned()
+            // Nothing follows a terminal; the channel goes with its last receiver.
+            match channels.get(&stream) {
+                Some(sender) if terminal && sender.receiver_count() == 0 => {
+                    channels.remove(&stream);
+                    None
+                }
+                sender => sender.cloned(),
             }
         };
         if let Some(sender) = sender {

@@ -12,7 +12,7 @@ mod result;
 mod runner;
 
 pub use context::JobContext;
-pub use directory::{Agent, AgentDirectory};
+pub use directory::{Agent, AgentDirectory, AgentRun};
 pub use registry::{Accepted, Jobs, NewJob};
 pub use result::{AgentResult, ChunkEncoding, ResultWriter};
 

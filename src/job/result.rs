@@ -90,10 +90,12 @@ impl ResultWriter {
                 self.result_bytes_max
             )));
         }
-        self.pending.extend_from_slice(bytes);
-        // One byte stays behind, so that the last chunk is known as such.
-        while self.pending.len() > self.chunk_bytes {
-            self.send_chunk(true).await?;
+        for piece in bytes.chunks(self.chunk_bytes) {
+            self.pending.extend_from_slice(piece);
+            // One byte stays behind, so that the last chunk is known as such.
+            while self.pending.len() > self.chunk_bytes {
+                self.send_chunk(true).await?;
+            }
         }
         Ok(())
     }

@@ -15,22 +15,51 @@ use futures_util::StreamExt;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Request, Response, Status, Streaming};
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::HealthService;
 
 use super::{MESSAGE_BYTES_MAX, OUTBOUND_CHUNKS_MAX};
 use crate::session::{Connection, Encoding, Sessions, attach};
 use crate::wire::{DESCRIPTOR_SET, Invalid, proto, request_from_proto};
 
+const SERVICE: &str = "arcp.v1.RuntimeService";
 const SESSION_PATH: &str = "/arcp.v1.RuntimeService/Session";
 
-pub fn router(sessions: Arc<Sessions>) -> Result<Router, tonic_reflection::server::Error> {
+pub type Health = HealthServer<HealthService>;
+
+/// The whole and each service by name serve until the drain begins.
+pub fn health(draining: CancellationToken) -> Health {
+    let reporter = tonic_health::server::HealthReporter::new();
+    let health = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
+    tokio::spawn(async move {
+        for service in ["", SERVICE] {
+            reporter
+                .set_service_status(service, ServingStatus::Serving)
+                .await;
+        }
+        draining.cancelled().await;
+        for service in ["", SERVICE] {
+            reporter
+                .set_service_status(service, ServingStatus::NotServing)
+                .await;
+        }
+    });
+    health
+}
+
+pub fn router(
+    sessions: Arc<Sessions>,
+    health: Health,
+) -> Result<Router, tonic_reflection::server::Error> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let (_, health) = tonic_health::server::health_reporter();
     let routes = tonic::service::Routes::new(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);

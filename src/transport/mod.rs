@@ -19,6 +19,9 @@ pub const MESSAGE_BYTES_MAX: usize = 1_000_000;
 const OUTBOUND_CHUNKS_MAX: usize = 2;
 
 /// Everything clients reach on the one port.
-pub fn router(sessions: Arc<Sessions>) -> Result<Router, tonic_reflection::server::Error> {
-    Ok(grpc::router(sessions.clone())?.merge(websocket::router(sessions)))
+pub fn router(
+    sessions: Arc<Sessions>,
+    health: grpc::Health,
+) -> Result<Router, tonic_reflection::server::Error> {
+    Ok(grpc::router(sessions.clone(), health)?.merge(websocket::router(sessions)))
 }

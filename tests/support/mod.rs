@@ -2,9 +2,10 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use arcpd::wire::proto::envelope::Payload;
 use arcpd::wire::proto::runtime_service_client::RuntimeServiceClient;
@@ -20,48 +21,101 @@ pub struct Runtime {
     child: Child,
     pub address: String,
     pub admin: String,
+    /// What it has logged so far.
+    logged: Arc<Mutex<Vec<String>>>,
+}
+
+/// A command that serves alice and bob with the demonstration agents on free ports.
+pub fn serve(data_dir: &Path) -> Command {
+    serve_at(data_dir, "127.0.0.1:0")
+}
+
+pub fn serve_at(data_dir: &Path, listen: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_arcpd"));
+    command
+        .args(["serve", "--demo-agents", "--listen", listen])
+        .args(["--admin-listen", "127.0.0.1:0", "--data-dir"])
+        .arg(data_dir)
+        .env("ARCPD_TOKENS", format!("alice={ALICE},bob={BOB}"));
+    command
 }
 
 impl Runtime {
     pub fn start(data_dir: &Path) -> Self {
-        Self::start_at(data_dir, "127.0.0.1:0")
+        Self::spawn(&mut serve(data_dir))
     }
 
     /// At a given address: where a killed one was.
     pub fn start_at(data_dir: &Path, listen: &str) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_arcpd"))
-            .args(["serve", "--listen", listen, "--admin-listen", "127.0.0.1:0"])
-            .arg("--demo-agents")
-            .arg("--data-dir")
-            .arg(data_dir)
-            .env("ARCPD_TOKENS", format!("alice={ALICE},bob={BOB}"))
+        Self::spawn(&mut serve_at(data_dir, listen))
+    }
+
+    pub fn start_with(data_dir: &Path, toml: &str) -> Self {
+        let path = data_dir.join("arcpd.toml");
+        std::fs::write(&path, toml).expect("a file in the test's folder");
+        Self::spawn(serve(data_dir).arg("--config").arg(path))
+    }
+
+    /// Starts a command and waits until it is ready.
+    pub fn spawn(command: &mut Command) -> Self {
+        let mut child = command
             .stderr(Stdio::piped())
             .spawn()
             .expect("arcpd starts");
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let logged = Arc::new(Mutex::new(Vec::new()));
         let ready = loop {
-            let line = lines
-                .next()
-                .expect("a ready line before the end")
-                .expect("text");
+            let line = lines.next();
+            let line = line.expect("a ready line before the end").expect("text");
+            logged.lock().unwrap().push(line.clone());
             let line: serde_json::Value = serde_json::from_str(&line).expect("JSON log lines");
             if line["fields"]["message"] == "ready" {
                 break line;
             }
         };
+        let more = logged.clone();
         // Keep reading, or the runtime would block on a full pipe.
-        std::thread::spawn(move || lines.for_each(drop));
+        std::thread::spawn(move || {
+            lines
+                .map_while(Result::ok)
+                .for_each(|line| more.lock().unwrap().push(line));
+        });
         let field = |name: &str| {
-            ready["fields"][name]
-                .as_str()
-                .expect("an address")
-                .to_owned()
+            let address = ready["fields"][name].as_str();
+            address.expect("an address").to_owned()
         };
         Self {
             child,
             address: field("listen"),
             admin: field("admin_listen"),
+            logged,
         }
+    }
+
+    pub fn log(&self) -> String {
+        self.logged.lock().unwrap().join("\n")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The status and body of a plain request to the admin port.
+    pub fn admin_get(&self, path: &str) -> (u16, String) {
+        let mut socket = std::net::TcpStream::connect(&self.admin).expect("the admin port");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).expect("an answer");
+        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        (status.expect("a status"), body.to_owned())
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([name, &pid]).status().unwrap();
+        assert!(sent.success());
     }
 
     pub fn kill(mut self) {
@@ -70,16 +124,20 @@ impl Runtime {
     }
 
     /// SIGTERM, then the exit status.
-    pub fn terminate(mut self) -> std::process::ExitStatus {
-        let pid = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-TERM", &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+    pub async fn terminate(self) -> std::process::ExitStatus {
+        self.signal("-TERM");
+        self.exited().await
+    }
+
+    /// Waits for the exit on this thread.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
         self.child.wait().expect("an exit")
+    }
+
+    /// Waits for the exit beside the clients, which take part in it.
+    pub async fn exited(mut self) -> std::process::ExitStatus {
+        let waited = tokio::task::spawn_blocking(move || self.child.wait());
+        waited.await.expect("no panic").expect("an exit")
     }
 }
 

@@ -22,7 +22,18 @@ pub use trim::Trimmable;
 use writer::Queue;
 
 /// What survives what.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum Durability {
     /// Everything visible survives a killed process.
     #[default]

@@ -1,0 +1,184 @@
+//! Accepts connections of clients and serves HTTP/1.1 (for WebSocket upgrades)
+//! and HTTP/2 (for gRPC) on each, with or without TLS.
+//!
+//! Every connection is a task with a bound on its handshake, its idleness and,
+//! when asked for, its age. Clients' own keepalive pings are answered however
+//! often they come: none is sent away for `too_many_pings`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use rand::Rng;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::tls::Tls;
+
+/// Half of them halve the rate of a single stream; twice as much brings nothing.
+const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 5 * 1024 * 1024;
+const FRAME_BYTES_MAX: u32 = 128 * 1024;
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Streams a client may open and reset faster than they are looked at.
+const PENDING_RESETS_MAX: usize = 20;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that is gone without a word is found out by these.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// When the process has no descriptors left, accepting again at once would spin.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Debug)]
+pub struct ListenerLimits {
+    pub connections_max: usize,
+    pub streams_per_connection_max: u32,
+    /// After it, give or take a tenth, a connection is asked to go.
+    pub connection_age_max: Option<Duration>,
+}
+
+impl Default for ListenerLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: 20_000,
+            streams_per_connection_max: 1_000,
+            connection_age_max: None,
+        }
+    }
+}
+
+pub(super) struct Listener {
+    pub tcp: TcpListener,
+    pub tls: Option<Arc<Tls>>,
+    pub limits: ListenerLimits,
+    /// Connections that are open now.
+    pub open: Arc<AtomicUsize>,
+}
+
+impl Listener {
+    /// Serves until `drain`, then until every connection is done.
+    pub async fn serve(self, app: Router, drain: CancellationToken) {
+        let connections = TaskTracker::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.tcp.accept() => accepted,
+                () = drain.cancelled() => break,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                    continue;
+                }
+            };
+            if self.open.load(Ordering::Relaxed) >= self.limits.connections_max {
+                // Closed at once: a peer that waits would hold what is scarce.
+                tracing::warn!(limit = self.limits.connections_max, "refused a connection");
+                continue;
+            }
+            let connection = Connection {
+                app: app.clone(),
+                limits: self.limits.clone(),
+                drain: drain.clone(),
+                _open: Open::new(self.open.clone()),
+            };
+            let tls = self.tls.as_ref().map(|tls| tls.acceptor());
+            connections.spawn(connection.run(stream, tls));
+        }
+        drop(self.tcp);
+        connections.close();
+        connections.wait().await;
+    }
+}
+
+/// Counts a connection while it is there.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn new(open: Arc<AtomicUsize>) -> Self {
+        open.fetch_add(1, Ordering::Relaxed);
+        Self(open)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+struct Connection {
+    app: Router,
+    limits: ListenerLimits,
+    drain: CancellationToken,
+    _open: Open,
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream, tls: Option<tokio_rustls::TlsAcceptor>) {
+        // Only costs latency when it fails.
+        let _ = stream.set_nodelay(true);
+        let Some(tls) = tls else {
+            return self.http(stream).await;
+        };
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+            Ok(Ok(stream)) => self.http(stream).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!("a TLS handshake took too long"),
+        }
+    }
+
+    async fn http(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HANDSHAKE_TIMEOUT);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES_MAX)
+            .max_header_list_size(HEADER_BYTES_MAX)
+            .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+            .max_concurrent_streams(self.limits.streams_per_connection_max);
+        let service = TowerToHyperService::new(self.app);
+        let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        tokio::pin!(served);
+        let ended = tokio::select! {
+            ended = served.as_mut() => ended,
+            () = asked_to_go(&self.drain, self.limits.connection_age_max) => {
+                // No new requests; what runs is told by its session and ends.
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection broke");
+        }
+    }
+}
+
+/// Resolves when the connection has reached its age, or everything is to stop.
+async fn asked_to_go(drain: &CancellationToken, age_max: Option<Duration>) {
+    match age_max {
+        Some(age) => {
+            let jittered = age.mul_f64(rand::rng().random_range(0.9..=1.1));
+            tokio::select! {
+                () = tokio::time::sleep(jittered) => {}
+                () = drain.cancelled() => {}
+            }
+        }
+        None => drain.cancelled().await,
+    }
+}
