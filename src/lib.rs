@@ -4,6 +4,7 @@
 //! implements the seam that `job` offers.
 
 pub mod agent;
+pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod fanout;

@@ -46,6 +46,10 @@ enum Command {
     Healthcheck(healthcheck::Healthcheck),
     /// ARCP JSON, one message a line, between stdin, stdout and a runtime.
     Stdio(stdio::Stdio),
+    /// Measure the runtime beside the raw libraries doing the same work.
+    Bench(crate::bench::Bench),
+    #[command(hide = true)]
+    BenchFloor(crate::bench::Floor),
     /// Print a completion script for a shell.
     Completions { shell: clap_complete::Shell },
 }
@@ -79,6 +83,8 @@ pub async fn run() -> ExitCode {
         Command::Agents(agents) => agents.run().await,
         Command::Healthcheck(healthcheck) => healthcheck.run().await,
         Command::Stdio(stdio) => stdio.run().await,
+        Command::Bench(bench) => bench.run().await.map(|()| Status::Success),
+        Command::BenchFloor(floor) => floor.run().await.map(|()| Status::Success),
         Command::Completions { shell } => {
             let (mut command, mut out) = (Cli::command(), std::io::stdout());
             clap_complete::generate(shell, &mut command, "arcpd", &mut out);

@@ -150,6 +150,25 @@ impl Server {
     }
 }
 
+/// The same listener for something else: the floor of a benchmark.
+pub(crate) async fn serve_plain(
+    tcp: TcpListener,
+    app: axum::Router,
+    drain: tokio_util::sync::CancellationToken,
+) {
+    let listener = Listener {
+        tcp,
+        tls: None,
+        limits: ListenerLimits {
+            connections_max: usize::MAX,
+            streams_per_connection_max: 100_000,
+            ..ListenerLimits::default()
+        },
+        open: Arc::default(),
+    };
+    listener.serve(app, drain).await;
+}
+
 /// Opens the store and ends what a crash left running.
 async fn open(
     dir: PathBuf,

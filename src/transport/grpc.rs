@@ -82,7 +82,7 @@ async fn session(
 
 struct SessionMethod(Arc<Sessions>);
 
-type Frame = Result<proto::SessionRequest, prost::DecodeError>;
+pub(crate) type Frame = Result<proto::SessionRequest, prost::DecodeError>;
 
 impl tonic::server::StreamingService<Frame> for SessionMethod {
     type Response = Bytes;
@@ -120,8 +120,9 @@ fn checked(frame: Frame) -> Result<crate::protocol::Request, Invalid> {
     request_from_proto(envelope)
 }
 
+/// Messages out as they are, messages in decoded, failures included.
 #[derive(Clone, Copy, Default)]
-struct SessionCodec;
+pub(crate) struct SessionCodec;
 
 impl Codec for SessionCodec {
     type Encode = Bytes;

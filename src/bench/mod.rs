@@ -1,0 +1,134 @@
+//! `arcpd bench`: what the runtime does, beside what the raw library does.
+//!
+//! A runtime and a floor each run in a process of their own; this one is the
+//! client of both. The floor is bare tonic, or a bare WebSocket, moving messages
+//! of the same size in the same pattern. Rounds of the two are interleaved and
+//! the ratio of their medians is what counts: the machine is the same for both.
+//! Every stream is checked while it is measured; a wrong one fails the run.
+
+mod fanout;
+mod floor;
+mod idle;
+mod jobs;
+mod peer;
+mod process;
+mod replay;
+mod report;
+mod setup;
+mod stream;
+mod ws;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+pub use floor::Floor;
+use process::Process;
+use report::Report;
+
+#[derive(clap::Args)]
+pub struct Bench {
+    /// Measure these only: stream, fanout, stopped, latency, setup, replay, idle, stored.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Interleaved rounds of each measure; the median counts.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Small amounts and one round: shows that it works, not how fast.
+    #[arg(long)]
+    quick: bool,
+    /// With 100,000 stored jobs and 10,000 sessions where fewer are the default.
+    #[arg(long)]
+    long: bool,
+    /// Write the results to a file as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+/// What every measure is given.
+struct Ground {
+    runtime: Process,
+    floor: Process,
+    rounds: usize,
+    quick: bool,
+    long: bool,
+}
+
+impl Ground {
+    /// A smaller amount for a quick run.
+    fn amount(&self, full: u64) -> u64 {
+        if self.quick {
+            (full / 50).max(20)
+        } else {
+            full
+        }
+    }
+}
+
+impl Bench {
+    /// True when every stream was right. Missed targets are shown, not failed:
+    /// they depend on what else the machine does.
+    pub async fn run(self) -> anyhow::Result<()> {
+        process::raise_open_files();
+        let dir = tempfile::tempdir()?;
+        let context = Ground {
+            runtime: Process::runtime(dir.path()).context("the runtime")?,
+            floor: Process::floor().context("the floor")?,
+            rounds: if self.quick { 1 } else { self.rounds.max(1) },
+            quick: self.quick,
+            long: self.long,
+        };
+        let mut report = Report::default();
+        let wanted = |name: &str| self.only.is_empty() || self.only.iter().any(|o| o == name);
+        if wanted("stream") {
+            stream::run(&context, &mut report).await.context("stream")?;
+        }
+        if wanted("fanout") {
+            fanout::run(&context, &mut report).await.context("fanout")?;
+        }
+        if wanted("stopped") {
+            fanout::stopped(&context, &mut report)
+                .await
+                .context("stopped")?;
+        }
+        if wanted("latency") {
+            jobs::run(&context, &mut report).await.context("latency")?;
+        }
+        if wanted("setup") {
+            setup::run(&context, &mut report).await.context("setup")?;
+        }
+        if wanted("replay") {
+            replay::run(&context, &mut report).await.context("replay")?;
+        }
+        if wanted("stored") {
+            jobs::stored(&context, &mut report)
+                .await
+                .context("stored")?;
+        }
+        if wanted("idle") {
+            idle::run(&context, &mut report).await.context("idle")?;
+        }
+        report.print();
+        if let Some(path) = &self.json {
+            let text = serde_json::to_string_pretty(&report)?;
+            std::fs::write(path, text).with_context(|| path.display().to_string())?;
+        }
+        Ok(())
+    }
+}
+
+/// The middle of some values.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The value that a share of the values is at or below.
+fn percentile(values: &mut [f64], share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let index = (values.len() as f64 * share).ceil() as usize;
+    values
+        .get(index.saturating_sub(1))
+        .copied()
+        .unwrap_or(f64::NAN)
+}

@@ -1,0 +1,90 @@
+//! The processes that are measured, and what the system says of them.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::Context;
+
+/// Killed when dropped.
+pub struct Process {
+    child: Child,
+    pub address: String,
+}
+
+impl Process {
+    pub fn runtime(data_dir: &Path) -> anyhow::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args(["serve", "--dev", "--demo-agents", "--listen", "127.0.0.1:0"])
+            .args(["--admin-listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data_dir)
+            // A measured connection is not to be pinged in between.
+            .env("ARCPD_LIMITS__HEARTBEAT_INTERVAL_SEC", "60")
+            .env("ARCPD_LIMITS__RUNNING_JOBS_PER_PRINCIPAL_MAX", "100000");
+        Self::start(&mut command)
+    }
+
+    pub fn floor() -> anyhow::Result<Self> {
+        Self::start(Command::new(std::env::current_exe()?).arg("bench-floor"))
+    }
+
+    fn start(command: &mut Command) -> anyhow::Result<Self> {
+        let mut child = command.stderr(Stdio::piped()).spawn()?;
+        let stderr = child.stderr.take().context("no stderr")?;
+        let mut lines = BufReader::new(stderr).lines();
+        let address = loop {
+            let line = lines.next().context("it ended before it was ready")??;
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+            if let Some(address) = line["fields"]["listen"].as_str() {
+                break address.to_owned();
+            }
+        };
+        // Keep reading, or the process would block on a full pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Ok(Self { child, address })
+    }
+
+    /// Seconds of processor time so far.
+    pub fn cpu(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = stat.unwrap_or_default();
+        // The name before may hold spaces; the fields after it do not.
+        let after = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let ticks = |index: usize| -> f64 {
+            let field = after.split_whitespace().nth(index);
+            field.and_then(|text| text.parse().ok()).unwrap_or(0.0)
+        };
+        (ticks(11) + ticks(12)) / rustix::param::clock_ticks_per_second() as f64
+    }
+
+    /// Resident memory in bytes.
+    pub fn memory(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+        kib.unwrap_or(0.0) * 1024.0
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Ten thousand connections need more descriptors than a shell gives.
+pub fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        eprintln!("the limit of open files stays as it is: {error}");
+    }
+}
