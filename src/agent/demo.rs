@@ -1,6 +1,7 @@
 //! Agents that make the protocol visible, behind `--demo-agents`.
 
 use std::collections::HashMap;
+use std::fmt::Write;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -109,8 +110,12 @@ async fn firehose(job: JobContext) -> Result<String, Failure> {
     }
     let input: Input = input(&job)?;
     rest(&job, input.delay_ms).await?;
+    let dots = ".".repeat(input.bytes);
     for index in 0..input.events {
-        let message = format!("{:.<width$}", format!("{index:08}"), width = input.bytes);
+        let mut message = String::with_capacity(input.bytes.max(8));
+        // Writing to a string cannot fail.
+        let _ = write!(message, "{index:08}");
+        message.push_str(dots.get(message.len()..).unwrap_or(""));
         job.log("info", message).await?;
         if input.pause_every > 0 && (index + 1) % input.pause_every == 0 {
             rest(&job, input.pause_ms).await?;

@@ -10,7 +10,8 @@ use tonic::transport::Channel;
 use super::peer::{Peer, channel};
 use super::report::{Report, Target};
 use super::{Ground, median};
-use crate::wire::proto::{SessionRequest, SessionResponse};
+use crate::wire::proto::envelope::Payload;
+use crate::wire::proto::{self, SessionRequest, SessionResponse};
 
 /// Sessions share connections, as those of one client process do.
 const SESSIONS_PER_CONNECTION: usize = 100;
@@ -129,6 +130,10 @@ async fn watched(
     let input = json!({ "events": events, "bytes": 128, "delay_ms": delay_ms }).to_string();
     submitter.submit("firehose", &input).await?;
     let job = submitter.accepted().await?;
+    // Only those that are counted are served.
+    submitter
+        .send(&job, Payload::JobUnsubscribe(Default::default()))
+        .await?;
     let mut still = Vec::new();
     for _ in 0..stopped {
         let mut peer = Peer::session(channel(address).await?).await?;
@@ -154,7 +159,6 @@ async fn watched(
             anyhow::Ok((started, Instant::now()))
         });
     }
-    // The submitter has it too, and is read by nobody.
     let round = rate(&mut tasks, observers * events, || {
         ground.runtime.cpu() - cpu
     })
@@ -191,7 +195,7 @@ async fn floor(ground: &Ground, observers: u64, events: u64) -> anyhow::Result<R
     for index in 0..observers as usize {
         peers.push(Fan::open(channels[index % channels.len()].clone()).await?);
     }
-    let starter = Fan::open(channel(&ground.floor.address).await?).await?;
+    let starter = peers[0].requests.clone();
     let cpu = ground.floor.cpu();
     let mut tasks = JoinSet::new();
     for mut peer in peers {
@@ -217,7 +221,7 @@ async fn floor(ground: &Ground, observers: u64, events: u64) -> anyhow::Result<R
             Ok((started, Instant::now()))
         });
     }
-    starter.start(events).await?;
+    starter.send(start(events)).await?;
     rate(&mut tasks, observers * events, || ground.floor.cpu() - cpu).await
 }
 
@@ -250,17 +254,19 @@ impl Fan {
         let next = self.responses.message().await?;
         next.ok_or_else(|| anyhow::anyhow!("the floor hung up"))
     }
+}
 
-    async fn start(&self, events: u64) -> anyhow::Result<()> {
-        let hello = crate::wire::proto::SessionHello {
-            client_name: format!("start:{events}"),
-            ..Default::default()
-        };
-        let envelope = crate::wire::proto::Envelope {
-            payload: Some(crate::wire::proto::envelope::Payload::SessionHello(hello)),
-            ..Default::default()
-        };
-        let envelope = Some(envelope);
-        Ok(self.requests.send(SessionRequest { envelope }).await?)
+/// Tells the floor to feed its streams.
+fn start(events: u64) -> SessionRequest {
+    let hello = proto::SessionHello {
+        client_name: format!("start:{events}"),
+        ..Default::default()
+    };
+    let envelope = proto::Envelope {
+        payload: Some(Payload::SessionHello(hello)),
+        ..Default::default()
+    };
+    SessionRequest {
+        envelope: Some(envelope),
     }
 }

@@ -13,6 +13,8 @@ use crate::log::{BlockSource, JobEnd, PendingBlock, StreamId};
 /// A block is taken whole, so this is also the size of a block.
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
 const BUFFER_RECORDS_MAX: u32 = 1024;
+/// Blocks from this size on are followed by a buffer of their size.
+const KEPT_BYTES_MIN: usize = 4 * 1024;
 
 pub(super) struct Buffer {
     stream: StreamId,
@@ -99,11 +101,16 @@ impl BlockSource for Buffer {
         if state.count == 0 {
             return None;
         }
+        // As much again is likely; a job that trickles keeps nothing.
+        let next = match state.data.len() {
+            0..KEPT_BYTES_MIN => BytesMut::new(),
+            len => BytesMut::with_capacity(len),
+        };
         let block = PendingBlock {
             stream: self.stream,
             first_seq: state.next_seq,
             count: state.count,
-            data: state.data.split().freeze(),
+            data: std::mem::replace(&mut state.data, next).freeze(),
             terminal: state.end.take(),
         };
         state.next_seq += u64::from(state.count);

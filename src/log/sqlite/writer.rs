@@ -18,6 +18,9 @@ type Answer = oneshot::Sender<Result<Outcome, Error>>;
 
 /// Blocks in one group; a group is one transaction.
 const GROUP_BLOCKS_MAX: usize = 4096;
+/// A group of this many records is followed by a pause of `GATHER`.
+const BUSY_RECORDS: u32 = 128;
+const GATHER: Duration = Duration::from_micros(150);
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
@@ -52,9 +55,17 @@ impl Queue {
         self.more.notify_one();
     }
 
-    /// Everything that waits; blocks while there is nothing, unless woken.
-    fn take(&self) -> Waiting {
+    /// Everything that waits; blocks while there is nothing, unless woken. When
+    /// busy, records are given a moment to become larger blocks; a command is not
+    /// made to wait.
+    fn take(&self, busy: bool) -> Waiting {
         let mut waiting = self.waiting.lock();
+        if busy && !waiting.woken {
+            let until = std::time::Instant::now() + GATHER;
+            while waiting.commands.is_empty()
+                && !self.more.wait_until(&mut waiting, until).timed_out()
+            {}
+        }
         while waiting.sources.is_empty() && waiting.commands.is_empty() && !waiting.woken {
             self.more.wait(&mut waiting);
         }
@@ -95,10 +106,10 @@ pub(super) fn spawn(
 
 impl Writer {
     fn run(&mut self) {
-        let mut retry = RETRY_MIN;
+        let (mut retry, mut busy) = (RETRY_MIN, false);
         loop {
             let waiting = if self.blocks.is_empty() {
-                self.queue.take()
+                self.queue.take(busy)
             } else {
                 // A failed group is tried again whether or not there is more.
                 std::thread::sleep(retry);
@@ -125,6 +136,8 @@ impl Writer {
             for (command, _) in &waiting.commands {
                 self.take_own(command);
             }
+            let records: u32 = self.blocks.iter().map(|block| block.count).sum();
+            busy = records >= BUSY_RECORDS;
             if self.commit(waiting.commands) {
                 retry = RETRY_MIN;
             }
