@@ -56,8 +56,18 @@ echo "{\"result\":{\"extra\":\"$EXTRA\",\"trace\":\"$ARCP_TRACE_ID\",\"tokens\":
         "{said:?}"
     );
     assert!(said.contains(&"warn:oops".to_owned()), "{said:?}");
-    let vendor = format!("{seen:?}");
-    assert!(vendor.contains("x-vendor.acme.note") && vendor.contains("9007199254740993"));
+    let vendor = |envelope: &Envelope| match &envelope.payload {
+        Some(Payload::JobEvent(proto::JobEvent {
+            body: Some(Body::Other(other)),
+            ..
+        })) => Some((other.kind.clone(), other.body_json.clone())),
+        _ => None,
+    };
+    let note = (
+        "x-vendor.acme.note".into(),
+        r#"{"n":9007199254740993}"#.into(),
+    );
+    assert_eq!(seen.iter().find_map(vendor), Some(note));
     let Some(Payload::JobResult(result)) = &seen.last().unwrap().payload else {
         panic!("{seen:?}")
     };
@@ -85,7 +95,7 @@ echo after
     let said = logs(&seen);
     for part in [
         "current",
-        "neither an event",
+        "not used",
         "more than 1000000 bytes",
         "cannot be read",
         "info:after",

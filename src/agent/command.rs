@@ -194,14 +194,15 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     }
 }
 
-/// What a line of stdout may be, but for plain text.
+/// What a line of stdout may be, but for plain text: the member says which.
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum Line {
-    Event { kind: String, body: Box<RawValue> },
-    Chunk { result_chunk: String },
-    Error { error: ErrorLine },
-    Result { result: serde_json::Value },
+struct Line {
+    kind: Option<String>,
+    body: Option<Box<RawValue>>,
+    result_chunk: Option<String>,
+    error: Option<ErrorLine>,
+    #[serde(default, deserialize_with = "wire::present")]
+    result: Option<Box<RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -263,29 +264,9 @@ impl Report {
     }
 
     async fn message(&mut self, text: &str) -> Result<(), Failure> {
-        let refused = match serde_json::from_str(text) {
-            Ok(Line::Event { kind, body }) => match wire::event_from_json(&kind, body.get()) {
-                Ok(event) => self
-                    .job
-                    .emit(event)
-                    .await
-                    .err()
-                    .map(|failure| failure.message),
-                Err(invalid) => Some(invalid.message),
-            },
-            Ok(Line::Chunk { result_chunk }) => return self.chunk(&result_chunk).await,
-            Ok(Line::Error { error }) => {
-                let code = error.code.unwrap_or(ErrorCode::InternalError);
-                let mut failure = Failure::new(code, error.message);
-                failure.retryable = error.retryable.unwrap_or(failure.retryable);
-                self.error = Some(failure);
-                None
-            }
-            Ok(Line::Result { result }) => {
-                self.result = Some(result.to_string());
-                None
-            }
-            Err(_) => Some("it is neither an event, a result nor an error".into()),
+        let refused = match serde_json::from_str::<Line>(text) {
+            Ok(line) => self.take(line).await?,
+            Err(error) => Some(error.to_string()),
         };
         match refused {
             None => Ok(()),
@@ -294,6 +275,34 @@ impl Report {
                 self.say("warn", text).await
             }
         }
+    }
+
+    /// Why the line cannot be used, if so.
+    async fn take(&mut self, line: Line) -> Result<Option<String>, Failure> {
+        if let (Some(kind), Some(body)) = (line.kind, line.body) {
+            return Ok(match wire::event_from_json(&kind, body.get()) {
+                Ok(event) => self
+                    .job
+                    .emit(event)
+                    .await
+                    .err()
+                    .map(|failure| failure.message),
+                Err(invalid) => Some(invalid.message),
+            });
+        }
+        if let Some(text) = line.result_chunk {
+            self.chunk(&text).await?;
+        } else if let Some(error) = line.error {
+            let code = error.code.unwrap_or(ErrorCode::InternalError);
+            let mut failure = Failure::new(code, error.message);
+            failure.retryable = error.retryable.unwrap_or(failure.retryable);
+            self.error = Some(failure);
+        } else if let Some(result) = line.result {
+            self.result = Some(result.get().to_owned());
+        } else {
+            return Ok(Some("it is neither an event, a result nor an error".into()));
+        }
+        Ok(None)
     }
 
     async fn chunk(&mut self, text: &str) -> Result<(), Failure> {

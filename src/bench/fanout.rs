@@ -126,7 +126,7 @@ async fn watched(
     let channels = channels(address, observers).await?;
     let mut submitter = Peer::session(channel(address).await?).await?;
     // Everybody is there before the first event.
-    let delay_ms = 300 + observers;
+    let delay_ms = 1_000 + 3 * observers;
     let input = json!({ "events": events, "bytes": 128, "delay_ms": delay_ms }).to_string();
     submitter.submit("firehose", &input).await?;
     let job = submitter.accepted().await?;

@@ -55,6 +55,14 @@ async fn fit(job: &JobContext, result: AgentResult) -> Result<AgentResult, Failu
     writer.finish(None).await
 }
 
+/// One SDK drops an error frame without a message.
+fn said(mut failure: Failure) -> Failure {
+    if failure.message.is_empty() {
+        failure.message = "the agent gave no reason".into();
+    }
+    failure
+}
+
 fn own_end(
     job: &JobContext,
     ended: Result<Result<AgentResult, Failure>, tokio::task::JoinError>,
@@ -73,7 +81,7 @@ fn own_end(
             result_size,
             summary,
         },
-        Ok(Err(failure)) => Outcome::Failed(failure),
+        Ok(Err(failure)) => Outcome::Failed(said(failure)),
         Err(_) => Outcome::Failed(Failure::internal(
             "the agent panicked; see the runtime's log",
         )),

@@ -71,6 +71,17 @@ pub enum Profile {
     Python,
 }
 
+impl Hello {
+    /// `session.resume` may name its session in the envelope.
+    pub fn named_by_envelope(&mut self, session_id: Option<&str>) {
+        if let (Some(resume), Some(id)) = (&mut self.resume, session_id)
+            && resume.session_id.is_empty()
+        {
+            resume.session_id = id.into();
+        }
+    }
+}
+
 impl std::fmt::Debug for Hello {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The token is a secret.
@@ -82,6 +93,7 @@ impl std::fmt::Debug for Hello {
 
 #[derive(Clone, PartialEq)]
 pub struct Resume {
+    /// Empty in the draft's `session.resume`: then the token names the session.
     pub session_id: String,
     pub resume_token: String,
     pub last_event_seq: u64,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
+use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -39,7 +40,11 @@ pub async fn attach(sessions: Arc<Sessions>, mut connection: Connection) {
             return refuse(connection, would_be, request_id, failure).await;
         }
     };
-    let (request_id, hello) = hello;
+    let (request_id, mut hello) = hello;
+    if let (true, Some(bearer)) = (hello.auth_token.is_empty(), &connection.bearer) {
+        hello.auth_scheme = "bearer".into();
+        hello.auth_token = bearer.expose_secret().into();
+    }
     // A peer reads the session's id even off a refusal.
     let named = hello
         .resume
@@ -169,10 +174,13 @@ async fn open_resumed(
     resume: &Resume,
     hello: &Hello,
 ) -> Result<Opened, Failure> {
-    let session = sessions.log.session(&resume.session_id);
-    let row = session.await.map_err(unavailable)?;
-    let mut row = row.ok_or_else(expired)?;
     let presented = hash(&resume.resume_token);
+    let log = &sessions.log;
+    let row = match &*resume.session_id {
+        "" => log.session_by_token(presented.clone()).await,
+        id => log.session(id).await,
+    };
+    let mut row = row.map_err(unavailable)?.ok_or_else(expired)?;
     if !may_resume(sessions, &row, &principal, &presented) {
         return Err(expired());
     }

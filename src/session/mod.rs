@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use parking_lot::Mutex;
+use secrecy::SecretString;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -91,6 +92,8 @@ pub struct Connection {
     pub inbound: Pin<Box<dyn Stream<Item = Result<Request, Invalid>> + Send>>,
     pub outbound: mpsc::Sender<Chunk>,
     pub encoding: Encoding,
+    /// From `authorization: Bearer …` of the connection, for a hello without a token.
+    pub bearer: Option<SecretString>,
 }
 
 impl Sessions {

@@ -91,6 +91,7 @@ impl tonic::server::StreamingService<Frame> for SessionMethod {
 
     fn call(&mut self, request: Request<Streaming<Frame>>) -> Self::Future {
         let (outbound, chunks) = mpsc::channel(OUTBOUND_CHUNKS_MAX);
+        let bearer = super::bearer(request.metadata().as_ref());
         let inbound = request
             .into_inner()
             // A broken stream is a client that has gone.
@@ -102,6 +103,7 @@ impl tonic::server::StreamingService<Frame> for SessionMethod {
             inbound,
             outbound,
             encoding: Encoding::Protobuf,
+            bearer,
         };
         tokio::spawn(attach(self.0.clone(), connection));
         let responses = ReceiverStream::new(chunks)

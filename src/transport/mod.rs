@@ -25,3 +25,12 @@ pub fn router(
 ) -> Result<Router, tonic_reflection::server::Error> {
     Ok(grpc::router(sessions.clone(), health)?.merge(websocket::router(sessions)))
 }
+
+/// The token of an `authorization: Bearer …` header.
+fn bearer(headers: &http::HeaderMap) -> Option<secrecy::SecretString> {
+    let value = headers.get(http::header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim().to_owned().into())
+}

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use futures_util::stream::SplitSink;
 use futures_util::{SinkExt, StreamExt};
+use secrecy::SecretString;
 use tokio::sync::mpsc;
 
 use super::{MESSAGE_BYTES_MAX, OUTBOUND_CHUNKS_MAX};
@@ -25,15 +26,42 @@ pub fn router(sessions: Arc<Sessions>) -> Router {
         .with_state(sessions)
 }
 
-async fn upgrade(State(sessions): State<Arc<Sessions>>, upgrade: WebSocketUpgrade) -> Response {
+async fn upgrade(
+    State(sessions): State<Arc<Sessions>>,
+    headers: http::HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    if let Err(refused) = same_origin(&headers) {
+        return refused;
+    }
+    let bearer = super::bearer(&headers);
     upgrade
         .read_buffer_size(READ_BUFFER_BYTES)
         .max_message_size(MESSAGE_BYTES_MAX)
         .max_frame_size(MESSAGE_BYTES_MAX)
-        .on_upgrade(move |socket| serve(sessions, socket))
+        .on_upgrade(move |socket| serve(sessions, socket, bearer))
 }
 
-async fn serve(sessions: Arc<Sessions>, socket: WebSocket) {
+/// A browser says where a page comes from; one from elsewhere may not use the
+/// sockets of whoever looks at it. Other clients send no Origin.
+fn same_origin(headers: &http::HeaderMap) -> Result<(), Response> {
+    let Some(origin) = headers.get(http::header::ORIGIN) else {
+        return Ok(());
+    };
+    let text = |value: &http::HeaderValue| value.to_str().ok().map(str::to_owned);
+    let origin_host = text(origin).and_then(|o| Some(o.split_once("://")?.1.to_owned()));
+    let host = headers.get(http::header::HOST).and_then(text);
+    if origin_host.is_some() && origin_host == host {
+        return Ok(());
+    }
+    let refused = (
+        http::StatusCode::FORBIDDEN,
+        "Origin: must be the host of this runtime\n",
+    );
+    Err(refused.into_response())
+}
+
+async fn serve(sessions: Arc<Sessions>, socket: WebSocket, bearer: Option<SecretString>) {
     let (sink, stream) = socket.split();
     let (outbound, chunks) = mpsc::channel(OUTBOUND_CHUNKS_MAX);
     let writer = tokio::spawn(write(sink, chunks));
@@ -45,6 +73,7 @@ async fn serve(sessions: Arc<Sessions>, socket: WebSocket) {
         inbound,
         outbound,
         encoding: Encoding::Json,
+        bearer,
     };
     attach(sessions, connection).await;
     // The writer ends with the channel; a panic in it is of no use to the peer.

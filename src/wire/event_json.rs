@@ -135,8 +135,10 @@ struct ToolResult {
     error: Option<Box<RawValue>>,
 }
 
-/// A null that is there is a result.
-fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Box<RawValue>>, D::Error> {
+/// For a member whose null counts as being there.
+pub fn present<'de, D: serde::Deserializer<'de>>(
+    from: D,
+) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(from).map(Some)
 }
 

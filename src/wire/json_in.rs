@@ -72,6 +72,7 @@ pub fn parse_json(text: &str) -> Result<Request, Invalid> {
         body(type_name, payload).map_err(|invalid| named(invalid.message))?;
     if let RequestBody::Hello(hello) = &mut body {
         hello.profile = profile(&id, hello.profile);
+        hello.named_by_envelope(raw.session_id.as_deref());
     }
     // All SDKs name a job to cancel in the envelope, one to subscribe in the payload.
     let job_id = raw

@@ -188,12 +188,24 @@ fn body(body: proto::job_event::Body) -> (Cow<'static, str>, String) {
                 phase: String,
                 #[serde(skip_serializing_if = "Option::is_none")]
                 message: Option<String>,
+                /// One SDK reads a rotated credential here, one in `details`.
+                #[serde(flatten)]
+                rotated: Option<Rotated>,
                 #[serde(skip_serializing_if = "Option::is_none")]
                 details: Option<Box<RawValue>>,
             }
+            #[derive(Serialize, serde::Deserialize)]
+            struct Rotated {
+                id: String,
+                value: String,
+            }
+            let rotated = (b.phase == "credential_rotated")
+                .then(|| serde_json::from_str(&b.details_json).ok())
+                .flatten();
             typed(
                 "status",
                 Status {
+                    rotated,
                     phase: b.phase,
                     message: some(b.message),
                     details: raw(b.details_json),

@@ -25,7 +25,7 @@ pub mod proto {
 /// The schema, for reflection.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/arcp_descriptor.bin"));
 
-pub use event_json::{check_event_json, event_from_json};
+pub use event_json::{check_event_json, event_from_json, present};
 pub use json_in::parse_json;
 pub use json_record::{JsonTails, json_len, json_tail, python_tail};
 pub use proto_in::request_from_proto;

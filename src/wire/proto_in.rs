@@ -37,7 +37,10 @@ pub fn request_from_proto(envelope: proto::Envelope) -> Result<Request, Invalid>
             "payload: missing, or of a type this runtime does not know".into(),
         ));
     };
-    let body = body(payload).map_err(|invalid| named(invalid.message))?;
+    let mut body = body(payload).map_err(|invalid| named(invalid.message))?;
+    if let RequestBody::Hello(hello) = &mut body {
+        hello.named_by_envelope(Some(&envelope.session_id));
+    }
     Ok(Request {
         session_id: filled(envelope.session_id),
         job_id: filled(envelope.job_id),

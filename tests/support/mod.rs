@@ -1,6 +1,8 @@
 //! A real runtime on port 0 and a scripted gRPC client.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod ws;
+
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;

@@ -1,4 +1,8 @@
 //! Moves the write-ahead log into the file, apart from the writer.
+//!
+//! A passive pass holds nobody up, but beside a busy writer it never reaches the
+//! end, and the log grows. So a long log gets two passive passes, which leave
+//! little, and then a restart, for whose short rest the writer does wait.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,10 +15,10 @@ use super::{State, unavailable};
 use crate::log::Error;
 
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// Above this a passive checkpoint runs beside the writer.
+/// Above this a pass is worth its fsync.
 const PASSIVE_BYTES: u64 = 16 * 1024 * 1024;
-/// Above this the writer is held until the log starts over, so it stays bounded.
-const RESTART_BYTES: u64 = 256 * 1024 * 1024;
+/// Above this the log starts over.
+const RESTART_BYTES: u64 = 128 * 1024 * 1024;
 
 pub(super) fn spawn(
     path: PathBuf,
@@ -26,15 +30,21 @@ pub(super) fn spawn(
         .map_err(unavailable)?;
     let wal = path.with_file_name("arcpd.db-wal");
     let run = move || {
+        let mut moved_at = 0;
         while !state.closing.load(Ordering::Acquire) {
             std::thread::park_timeout(CHECK_INTERVAL);
             let bytes = std::fs::metadata(&wal).map_or(0, |file| file.len());
-            let mode = match bytes {
-                _ if bytes > RESTART_BYTES => "TRUNCATE",
-                _ if bytes > PASSIVE_BYTES => "PASSIVE",
-                _ => continue,
-            };
-            checkpoint(&connection, mode);
+            let committed = state.committed.load(Ordering::Acquire);
+            // The file keeps its length when it starts over: only news count.
+            if bytes < PASSIVE_BYTES || committed == moved_at {
+                continue;
+            }
+            moved_at = committed;
+            checkpoint(&connection, "PASSIVE");
+            if bytes > RESTART_BYTES {
+                checkpoint(&connection, "PASSIVE");
+                checkpoint(&connection, "TRUNCATE");
+            }
         }
     };
     std::thread::Builder::new()

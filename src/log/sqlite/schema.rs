@@ -20,6 +20,8 @@ CREATE TABLE session (
   id TEXT PRIMARY KEY, stream INTEGER NOT NULL, principal TEXT NOT NULL, token_hash BLOB NOT NULL,
   earlier_token_hash BLOB, created_at_ms INTEGER NOT NULL, parked_at_ms INTEGER,
   features TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX session_token ON session (token_hash);
+CREATE INDEX session_earlier_token ON session (earlier_token_hash) WHERE earlier_token_hash IS NOT NULL;
 CREATE INDEX session_parked ON session (parked_at_ms) WHERE parked_at_ms IS NOT NULL;
 CREATE TABLE job (
   stream INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, session_id TEXT NOT NULL,
