@@ -113,48 +113,6 @@ async fn an_observer_sees_history_then_live_once() {
 }
 
 #[tokio::test]
-async fn killed_in_mid_job_everything_seen_is_still_there() {
-    let dir = tempfile::tempdir().unwrap();
-    for round in 1..=5 {
-        let runtime = Runtime::start(dir.path());
-        let mut alice = Peer::connect(&runtime.address, ALICE).await;
-        let key = format!("key-{round}");
-        let job = alice.submit_keyed("firehose", firehose(50_000), &key).await;
-        let mut seen = Vec::new();
-        while seen.len() < 900 * round {
-            seen.push(alice.next().await);
-        }
-        runtime.kill();
-        while let Some(envelope) = alice.try_next().await {
-            seen.push(envelope);
-        }
-        let last = seen.last().unwrap().event_seq;
-        let runtime = Runtime::start(dir.path());
-        let resumed = Peer::resume(
-            &runtime.address,
-            ALICE,
-            &alice.session_id,
-            &alice.resume_token,
-            last,
-        );
-        let mut resumed = resumed.await.welcomed().await;
-        seen.extend(resumed.until_terminal().await);
-        let n = seen.len() as u64;
-        assert_eq!(seqs(&seen), (1..=n).collect::<Vec<_>>());
-        let Some(Payload::JobError(error)) = &seen.last().unwrap().payload else {
-            panic!()
-        };
-        assert!(error.code == "INTERNAL_ERROR" && error.retryable);
-        assert_eq!(
-            resumed
-                .submit_keyed("firehose", firehose(50_000), &key)
-                .await,
-            job
-        );
-    }
-}
-
-#[tokio::test]
 async fn a_cancel_is_answered_and_ends_the_job() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = Runtime::start(dir.path());

@@ -1,0 +1,219 @@
+//! What is promised of a killed process and of a cut power, shown by doing it.
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use arcpd::wire::proto::{self, Envelope, envelope::Payload};
+use rand::{Rng, SeedableRng};
+use serde_json::json;
+use support::*;
+
+fn firehose(events: u64) -> serde_json::Value {
+    json!({ "events": events, "bytes": 128, "pause_every": 500, "pause_ms": 5 })
+}
+
+/// A client that keeps all it has seen.
+struct Client {
+    peer: Peer,
+    seen: Vec<Envelope>,
+}
+
+impl Client {
+    async fn connect(runtime: &Runtime) -> Self {
+        let peer = Peer::connect(&runtime.address, ALICE).await;
+        let seen = Vec::new();
+        Self { peer, seen }
+    }
+
+    async fn watch(&mut self, job: &str) {
+        let subscribe = proto::JobSubscribe {
+            history: true,
+            ..Default::default()
+        };
+        self.peer.send(job, Payload::JobSubscribe(subscribe)).await;
+        self.peer.next().await;
+    }
+
+    async fn until(&mut self, count: usize) {
+        while self.seen.len() < count {
+            let envelope = self.peer.next().await;
+            if envelope.event_seq > 0 {
+                self.seen.push(envelope);
+            }
+        }
+    }
+
+    /// What had already arrived when the runtime went.
+    async fn drain(&mut self) {
+        while let Some(envelope) = self.peer.try_next().await {
+            if envelope.event_seq > 0 {
+                self.seen.push(envelope);
+            }
+        }
+    }
+
+    async fn resume(mut self, runtime: &Runtime) -> Vec<Envelope> {
+        let last = self.seen.last().map_or(0, |envelope| envelope.event_seq);
+        let (id, token) = (&self.peer.session_id, &self.peer.resume_token);
+        let resumed = Peer::resume(&runtime.address, ALICE, id, token, last).await;
+        let mut resumed = resumed.welcomed().await;
+        self.seen.extend(resumed.until_terminal().await);
+        self.seen
+    }
+}
+
+/// The bodies, without what differs between sessions.
+fn bodies(seen: &[Envelope]) -> Vec<&Option<Payload>> {
+    seen.iter().map(|envelope| &envelope.payload).collect()
+}
+
+#[tokio::test]
+async fn killed_at_any_moment_nobody_loses_or_doubles_what_they_saw() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..12 {
+        let runtime = Runtime::start(dir.path());
+        let mut submitter = Client::connect(&runtime).await;
+        let key = format!("key-{round}");
+        let job = submitter
+            .peer
+            .submit_keyed("firehose", firehose(100_000), &key)
+            .await;
+        let mut observer = Client::connect(&runtime).await;
+        observer.watch(&job).await;
+        submitter.until(random.random_range(1..6_000)).await;
+        runtime.kill();
+        submitter.drain().await;
+        observer.drain().await;
+        let runtime = Runtime::start(dir.path());
+        let submitted = submitter.resume(&runtime).await;
+        let observed = observer.resume(&runtime).await;
+        let n = submitted.len() as u64;
+        assert_eq!(seqs(&submitted), (1..=n).collect::<Vec<_>>());
+        assert_eq!(seqs(&observed), (1..=n).collect::<Vec<_>>());
+        assert_eq!(bodies(&submitted), bodies(&observed));
+        let Some(Payload::JobError(error)) = &submitted.last().unwrap().payload else {
+            panic!("no job stays running: {:?}", submitted.last());
+        };
+        assert!(error.code == "INTERNAL_ERROR" && error.retryable);
+        let mut again = Client::connect(&runtime).await;
+        let same = again
+            .peer
+            .submit_keyed("firehose", firehose(100_000), &key)
+            .await;
+        assert_eq!(same, job, "the key holds");
+    }
+}
+
+/// A runtime whose files have copies as a power cut would leave them.
+fn with_power_cut(data: &Path, copies: &Path, durability: &str) -> Runtime {
+    let layer = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("durable-{durability}.so"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power/durable.c");
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-w", "-o"])
+        .arg(&layer)
+        .arg(source)
+        .arg("-ldl")
+        .status()
+        .expect("a C compiler, which building SQLite needs too");
+    assert!(built.success());
+    let mut command = serve(data);
+    command
+        .args(["--durability", durability])
+        .env("LD_PRELOAD", &layer)
+        .env("DURABLE_FROM", data)
+        .env("DURABLE_TO", copies);
+    Runtime::spawn(&mut command)
+}
+
+#[tokio::test]
+async fn with_power_durability_a_power_cut_takes_nothing_that_was_seen() {
+    for round in 1..=4 {
+        let (data, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let runtime = with_power_cut(data.path(), copies.path(), "power");
+        let mut client = Client::connect(&runtime).await;
+        let job = client
+            .peer
+            .submit_keyed("firehose", firehose(100_000), "k")
+            .await;
+        client.until(700 * round).await;
+        runtime.kill();
+        client.drain().await;
+        let runtime = Runtime::start(copies.path());
+        let seen = client.resume(&runtime).await;
+        assert_eq!(seqs(&seen), (1..=seen.len() as u64).collect::<Vec<_>>());
+        let mut again = Client::connect(&runtime).await;
+        assert_eq!(
+            again
+                .peer
+                .submit_keyed("firehose", firehose(100_000), "k")
+                .await,
+            job
+        );
+    }
+}
+
+/// The control: without it the same cut does take something, so the test above
+/// tests something.
+#[tokio::test]
+async fn with_process_durability_the_same_power_cut_is_felt() {
+    let (data, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let runtime = with_power_cut(data.path(), copies.path(), "process");
+    let mut client = Client::connect(&runtime).await;
+    client.peer.submit("firehose", firehose(100_000)).await;
+    client.until(2_000).await;
+    runtime.kill();
+    let runtime = Runtime::start(copies.path());
+    let (id, token) = (&client.peer.session_id, &client.peer.resume_token);
+    let mut resumed = Peer::resume(&runtime.address, ALICE, id, token, 2_000).await;
+    assert_eq!(resumed.error().await.code, "RESUME_WINDOW_EXPIRED");
+}
+
+#[tokio::test]
+async fn a_store_of_a_million_records_opens_at_once_after_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let mut peer = Peer::connect(&runtime.address, ALICE).await;
+        tasks.spawn(async move {
+            peer.submit("firehose", json!({ "events": 250_000, "bytes": 64 }))
+                .await;
+            peer.until_terminal().await.len()
+        });
+    }
+    assert_eq!(tasks.join_all().await, [250_001; 4]);
+    runtime.kill();
+    let started = Instant::now();
+    let _runtime = Runtime::start(dir.path());
+    let took = started.elapsed();
+    println!("1,000,004 records opened in {took:?}");
+    assert!(took < Duration::from_millis(900), "{took:?}");
+}
+
+#[test]
+fn a_torn_or_foreign_store_is_refused_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    Runtime::start(dir.path()).kill();
+    let store = dir.path().join("arcpd.db");
+    let refused = |what: &str| {
+        let output = serve(dir.path()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && said.contains("restore a backup"),
+            "{what}: {said}"
+        );
+    };
+    for name in ["arcpd.db-wal", "arcpd.db-shm"] {
+        let _ = std::fs::remove_file(dir.path().join(name));
+    }
+    std::fs::write(&store, b"text of some other program ".repeat(400)).unwrap();
+    refused("foreign");
+    std::fs::write(&store, b"SQLite format 3\0torn").unwrap();
+    refused("torn");
+}
