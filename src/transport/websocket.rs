@@ -31,8 +31,9 @@ async fn upgrade(
     headers: http::HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
-    if let Err(refused) = same_origin(&headers) {
-        return refused;
+    if !same_origin(&headers) {
+        let text = "Origin: must be the host of this runtime\n";
+        return (http::StatusCode::FORBIDDEN, text).into_response();
     }
     let bearer = super::bearer(&headers);
     upgrade
@@ -44,21 +45,15 @@ async fn upgrade(
 
 /// A browser says where a page comes from; one from elsewhere may not use the
 /// sockets of whoever looks at it. Other clients send no Origin.
-fn same_origin(headers: &http::HeaderMap) -> Result<(), Response> {
+fn same_origin(headers: &http::HeaderMap) -> bool {
     let Some(origin) = headers.get(http::header::ORIGIN) else {
-        return Ok(());
+        return true;
     };
-    let text = |value: &http::HeaderValue| value.to_str().ok().map(str::to_owned);
-    let origin_host = text(origin).and_then(|o| Some(o.split_once("://")?.1.to_owned()));
-    let host = headers.get(http::header::HOST).and_then(text);
-    if origin_host.is_some() && origin_host == host {
-        return Ok(());
-    }
-    let refused = (
-        http::StatusCode::FORBIDDEN,
-        "Origin: must be the host of this runtime\n",
-    );
-    Err(refused.into_response())
+    let origin = origin.to_str().ok().and_then(|o| o.split_once("://"));
+    let host = headers
+        .get(http::header::HOST)
+        .and_then(|host| host.to_str().ok());
+    origin.is_some_and(|(_, origin)| Some(origin) == host)
 }
 
 async fn serve(sessions: Arc<Sessions>, socket: WebSocket, bearer: Option<SecretString>) {

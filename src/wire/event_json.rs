@@ -178,16 +178,18 @@ struct Metric {
     name: String,
     value: f64,
     unit: Option<String>,
-    #[serde(alias = "dims")]
+    /// The SDKs have two names for it; a frame for all of them has both.
+    dims: Option<std::collections::BTreeMap<String, String>>,
     dimensions: Option<std::collections::BTreeMap<String, String>>,
 }
 
 fn metric(body: Metric) -> EventBody {
+    let dimensions = body.dimensions.or(body.dims).unwrap_or_default();
     EventBody::Metric {
         name: body.name,
         value: body.value,
         unit: body.unit,
-        dimensions: body.dimensions.unwrap_or_default().into_iter().collect(),
+        dimensions: dimensions.into_iter().collect(),
     }
 }
 

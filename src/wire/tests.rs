@@ -172,3 +172,163 @@ fn the_python_sdk_reads_every_failed_end_as_error() {
     assert!(python.contains(r#""final_status":"error","code":"CANCELLED""#));
     assert_eq!(&*python_tail(b"{}"), b"{}");
 }
+
+mod lossless {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn json_text() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<bool>().prop_map(Value::from),
+            ".*".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map("[a-z\"\\\\]{0,4}", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+        .prop_map(|value| value.to_string())
+    }
+
+    fn object() -> impl Strategy<Value = String> {
+        json_text().prop_map(|text| format!(r#"{{"o":{text}}}"#))
+    }
+
+    /// Numbers that JSON carries without rounding.
+    fn number() -> impl Strategy<Value = f64> {
+        prop_oneof![(0u32..1 << 30).prop_map(f64::from), 0.0..1e6f64]
+    }
+
+    fn body() -> impl Strategy<Value = EventBody> {
+        let optional = || prop::option::of("[^\0]{1,20}");
+        prop_oneof![
+            (".{1,40}", prop::option::of(object())).prop_map(|(message, attributes_json)| {
+                EventBody::Log {
+                    level: "warn".into(),
+                    message,
+                    attributes_json,
+                }
+            }),
+            ".{1,40}".prop_map(|text| EventBody::Thought { text }),
+            (".{1,9}", ".{1,9}", prop::option::of(object())).prop_map(
+                |(tool, call_id, args_json)| {
+                    EventBody::ToolCall {
+                        tool,
+                        call_id,
+                        args_json,
+                    }
+                }
+            ),
+            (".{1,9}", json_text(), any::<bool>()).prop_map(|(call_id, json, good)| {
+                EventBody::ToolResult {
+                    call_id,
+                    result: if good { Ok(json) } else { Err(json) },
+                }
+            }),
+            (".{1,9}", optional(), prop::option::of(object())).prop_map(
+                |(phase, message, details_json)| EventBody::Status {
+                    phase,
+                    message,
+                    details_json
+                }
+            ),
+            (".{1,9}", number(), optional(), prop::option::of(".{1,5}")).prop_map(
+                |(name, value, unit, dimension)| EventBody::Metric {
+                    name,
+                    value,
+                    unit,
+                    dimensions: dimension
+                        .map(|value| ("k".into(), value))
+                        .into_iter()
+                        .collect(),
+                }
+            ),
+            (
+                ".{1,9}",
+                ".{1,9}",
+                prop::option::of(1u64..1 << 53),
+                optional()
+            )
+                .prop_map(|(uri, content_type, byte_size, sha256)| {
+                    EventBody::ArtifactRef {
+                        uri,
+                        content_type,
+                        byte_size,
+                        sha256,
+                    }
+                }),
+            (number(), optional()).prop_map(|(current, message)| EventBody::Progress {
+                current,
+                total: Some(current + 1.0),
+                units: None,
+                message,
+            }),
+            ("x-vendor\\.[a-z]{1,5}\\.[a-z]{1,5}", object())
+                .prop_map(|(kind, body_json)| EventBody::Other { kind, body_json }),
+        ]
+    }
+
+    proptest! {
+        /// To protobuf, to the log's bytes, to JSON, and back.
+        #[test]
+        fn an_event_survives_both_encodings(body in body(), ms in 0i64..4_000_000_000_000) {
+            let mut record = BytesMut::new();
+            let event = Event { ts: Timestamp(ms), body: body.clone() };
+            encode_event(event, &mut record);
+            let tail = json_tail(&payload(record));
+            let frame: Value = serde_json::from_str(&tail.replacen(',', "{", 1)).unwrap();
+            let kind = frame["payload"]["kind"].as_str().unwrap();
+            let read = event_from_json(kind, &frame["payload"]["body"].to_string()).unwrap();
+            // The text of free JSON may be spaced otherwise; what it says may not.
+            prop_assert_eq!(canonical(read), canonical(body));
+            let ts: jiff::Timestamp = frame["payload"]["ts"].as_str().unwrap().parse().unwrap();
+            prop_assert_eq!(ts.as_millisecond(), ms);
+        }
+    }
+
+    fn canonical(body: EventBody) -> EventBody {
+        let json = |text: String| serde_json::from_str::<Value>(&text).unwrap().to_string();
+        match body {
+            EventBody::Log {
+                level,
+                message,
+                attributes_json,
+            } => EventBody::Log {
+                level,
+                message,
+                attributes_json: attributes_json.map(json),
+            },
+            EventBody::ToolCall {
+                tool,
+                call_id,
+                args_json,
+            } => EventBody::ToolCall {
+                tool,
+                call_id,
+                args_json: args_json.map(json),
+            },
+            EventBody::ToolResult { call_id, result } => EventBody::ToolResult {
+                call_id,
+                result: result.map(json).map_err(json),
+            },
+            EventBody::Status {
+                phase,
+                message,
+                details_json,
+            } => EventBody::Status {
+                phase,
+                message,
+                details_json: details_json.map(json),
+            },
+            EventBody::Other { kind, body_json } => EventBody::Other {
+                kind,
+                body_json: json(body_json),
+            },
+            other => other,
+        }
+    }
+}

@@ -175,9 +175,14 @@ pub fn hello(token: &str) -> proto::SessionHello {
 
 impl Peer {
     pub async fn open(address: &str, hello: proto::SessionHello) -> Self {
-        let mut client = RuntimeServiceClient::connect(format!("http://{address}"))
-            .await
-            .expect("connects");
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"));
+        let channel = endpoint.expect("an address").connect().await;
+        Self::on(channel.expect("connects"), hello).await
+    }
+
+    /// On a connection that others share.
+    pub async fn on(channel: tonic::transport::Channel, hello: proto::SessionHello) -> Self {
+        let mut client = RuntimeServiceClient::new(channel);
         let (requests, rx) = mpsc::channel(64);
         let stream = tokio_stream::wrappers::ReceiverStream::new(rx);
         let mut peer_requests = Self::request(1, "", "", Payload::SessionHello(hello));
