@@ -1,7 +1,40 @@
-//! The ARCP v1.1 runtime as a library and a network service.
+//! The ARCP v1.1 runtime (Agent Runtime Control Protocol) as a network service,
+//! and as a library for programs that want it inside.
 //!
-//! A module may use those below it in this list, never one above; `agent`
-//! implements the seam that `job` offers.
+//! A job's records are committed to one ordered log before anyone sees them, and
+//! everything a client sees is a view of that log: see [`session`].
+//!
+//! ```text
+//!  client ⇄ transport ──▶ session ──▶ job ──▶ log ──▶ fanout ──▶ session ──▶ transport ⇄ client
+//!                                       ▲ agent
+//! ```
+//!
+//! To embed a runtime, register agents in a [`job::AgentDirectory`] and hand them
+//! to [`server::Server`]:
+//!
+//! ```no_run
+//! use arcpd::job::{AgentDirectory, JobContext};
+//! use arcpd::protocol::Failure;
+//! use arcpd::server::{Config, Server, Tokens};
+//!
+//! async fn echo(job: JobContext) -> Result<String, Failure> {
+//!     job.log("info", "working").await?;
+//!     Ok(job.input_json().to_owned())
+//! }
+//!
+//! # async fn run() -> anyhow::Result<()> {
+//! let mut agents = AgentDirectory::default();
+//! agents.register("echo", "1.0.0", echo).map_err(anyhow::Error::msg)?;
+//! let tokens = Tokens::parse("me=a-token-of-16-bytes").map_err(anyhow::Error::msg)?;
+//! let server = Server::bind(Config::new("data", tokens, agents)).await?;
+//! println!("{}", server.address()?);
+//! server.run(std::future::pending()).await
+//! # }
+//! ```
+//!
+//! A module may use those to its right, never one to its left:
+//! `cli, bench → server → transport → session → job, fanout → log → wire → protocol`;
+//! `agent` implements the seam that `job` offers, `client` stands on `wire` alone.
 
 pub mod agent;
 pub mod bench;

@@ -153,6 +153,8 @@ async fn watched(
             let first = peer.recv().await?;
             let started = Instant::now();
             ensure!(first.event_seq == 1, "it began with {}", first.event_seq);
+            let text = format!("{:?}", first.payload);
+            ensure!(text.contains("\"00000000."), "subscribed too late: {text}");
             peer.last_seq = 1;
             let received = 1 + peer.until_terminal().await?;
             ensure!(received == events + 1, "{received} of {events}");

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures_util::Stream;
+use futures_util::{FutureExt, Stream};
 use tokio_stream::StreamMap;
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
@@ -103,10 +103,7 @@ impl Feed {
         }
         let newer = self.held.split_off(&(published + 1));
         let ready = std::mem::replace(&mut self.held, newer);
-        let next = ready
-            .into_values()
-            .filter_map(|block| self.take(block))
-            .collect();
+        let next = self.take_all(ready.into_values())?;
         self.cursor.position = self.cursor.position.max(published);
         Ok(next)
     }
@@ -142,10 +139,18 @@ impl Feed {
             self.level(limit);
             return Ok(Vec::new());
         }
-        Ok(blocks
-            .into_iter()
-            .filter_map(|block| self.take(block))
-            .collect())
+        self.take_all(blocks)
+    }
+
+    fn take_all(
+        &mut self,
+        blocks: impl IntoIterator<Item = Arc<Block>>,
+    ) -> Result<Vec<Next>, crate::log::Error> {
+        let mut all = Vec::new();
+        for block in blocks {
+            all.extend(self.take(block)?);
+        }
+        Ok(all)
     }
 
     fn level(&mut self, limit: Option<Position>) {
@@ -156,14 +161,19 @@ impl Feed {
         }
     }
 
-    /// Moves what the channels have into `held`; true when one lagged.
+    /// Moves what the channels have into `held`; true when one lagged. Without
+    /// a budget: a receiver that says "later" while it has a block would make
+    /// `published` a lie.
     fn drain(&mut self) -> bool {
         let mut lagged = false;
-        let waker = futures_util::task::noop_waker();
-        let mut context = Context::from_waker(&waker);
-        while let Poll::Ready(more) = self.poll_receive(&mut context) {
-            lagged |= more;
-        }
+        let all = std::future::poll_fn(|cx| {
+            while let Poll::Ready(more) = self.poll_receive(cx) {
+                lagged |= more;
+            }
+            Poll::Ready(())
+        });
+        // Always ready at once.
+        let _ = tokio::task::unconstrained(all).now_or_never();
         lagged
     }
 
@@ -187,21 +197,32 @@ impl Feed {
         }
     }
 
-    fn take(&mut self, block: Arc<Block>) -> Option<Next> {
-        if block.position <= self.cursor.position {
-            return None;
+    /// The part of a block that is new to the session, if it is the next part.
+    /// A hole would be a loss that the numbers do not show, so it is an error.
+    fn take(&mut self, block: Arc<Block>) -> Result<Option<Next>, crate::log::Error> {
+        let Some(after_seq) = self.watched.get(&block.stream).copied() else {
+            self.cursor.position = self.cursor.position.max(block.position);
+            return Ok(None);
+        };
+        if block.last_seq() <= after_seq {
+            self.cursor.position = self.cursor.position.max(block.position);
+            return Ok(None);
+        }
+        if block.first_seq > after_seq + 1 || block.position <= self.cursor.position {
+            return Err(crate::log::Error::Unavailable(format!(
+                "records {} to {} of stream {} came out of order",
+                after_seq + 1,
+                block.last_seq(),
+                block.stream
+            )));
         }
         self.cursor.position = block.position;
-        let after_seq = *self.watched.get(&block.stream)?;
-        if block.last_seq() <= after_seq {
-            return None;
-        }
         if block.terminal {
             self.unwatch(block.stream);
         } else {
             self.watched.insert(block.stream, block.last_seq());
         }
-        Some(Next { block, after_seq })
+        Ok(Some(Next { block, after_seq }))
     }
 }
 
@@ -212,5 +233,69 @@ impl Drop for Feed {
         for stream in streams {
             self.hub.release(stream);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::{BlockSource, Durability, OpenOptions, PendingBlock};
+    use parking_lot::Mutex;
+
+    struct Once(Mutex<Option<PendingBlock>>);
+
+    impl BlockSource for Once {
+        fn take(&self) -> Option<PendingBlock> {
+            self.0.lock().take()
+        }
+    }
+
+    fn append(log: &Log, stream: StreamId, first_seq: u64) {
+        let block = PendingBlock {
+            stream,
+            first_seq,
+            count: 1,
+            data: bytes::Bytes::from_static(&[1, 7]),
+            terminal: None,
+        };
+        log.ready(Arc::new(Once(Mutex::new(Some(block)))));
+    }
+
+    /// Tokio makes a receiver wait when its task has done much; the blocks it
+    /// held back were skipped, and the numbers went on without them.
+    #[tokio::test]
+    async fn a_task_without_budget_left_still_receives_every_block() {
+        let dir = tempfile::tempdir().unwrap();
+        let (committed_tx, committed) = tokio::sync::mpsc::channel(64);
+        let options = OpenOptions {
+            dir: dir.path().into(),
+            durability: Durability::Process,
+        };
+        let log = Log::open(options, committed_tx).unwrap();
+        let hub = Hub::new(log.committed());
+        tokio::spawn(crate::fanout::dispatch(hub.clone(), committed));
+        let mut feed = Feed::new(log.clone(), hub.clone(), Cursor::START);
+        feed.watch(1, 0, false);
+        // Level, so that the channels serve.
+        while feed.mode != Mode::Live {
+            feed.next(None).await.unwrap();
+        }
+        for seq in 1..=5 {
+            append(&log, 1, seq);
+            while hub.published() < seq as Position {
+                tokio::task::yield_now().await;
+            }
+        }
+        let (tx, mut rx) = tokio::sync::mpsc::unbounded_channel();
+        while tokio::task::coop::has_budget_remaining() {
+            tx.send(()).unwrap();
+            rx.recv().await;
+        }
+        let seen = feed.next(None).await.unwrap();
+        let seqs: Vec<_> = seen.iter().map(|next| next.block.first_seq).collect();
+        assert_eq!(seqs, [1, 2, 3, 4, 5]);
+        tokio::task::spawn_blocking(move || log.close())
+            .await
+            .unwrap();
     }
 }
