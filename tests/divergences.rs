@@ -134,10 +134,7 @@ async fn row_05_both_carriers_of_a_resume_are_taken() {
     let bearer = format!("Bearer {ALICE}").parse().unwrap();
     request.headers_mut().insert("authorization", bearer);
     let (socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
-    let mut ws = Ws {
-        socket,
-        ..Ws::dial(&runtime).await
-    };
+    let mut ws = Ws::on(socket);
     let message = json!({ "arcp": "1.1", "id": "r", "type": "session.resume",
         "payload": { "resume_token": token, "last_event_seq": 3 } });
     ws.send(&message.to_string()).await;

@@ -294,6 +294,52 @@ impl Peer {
         }
     }
 
+    /// Says something and waits for its answer; returns what came before it.
+    pub async fn ping_collect(&mut self) -> Vec<Envelope> {
+        self.ping().await;
+        // What was kept came before the pong, but for the rest of its message.
+        self.ready.drain(..).collect()
+    }
+
+    /// What came before the acceptance, and the job.
+    pub async fn submit_collect(
+        &mut self,
+        agent: &str,
+        input: serde_json::Value,
+    ) -> (Vec<Envelope>, String) {
+        let submit = proto::JobSubmit {
+            agent: agent.into(),
+            input_json: input.to_string(),
+            ..Default::default()
+        };
+        let id = self.send("", Payload::JobSubmit(submit)).await;
+        let mut before = Vec::new();
+        loop {
+            let envelope = self.next().await;
+            match &envelope.payload {
+                Some(Payload::JobAccepted(accepted)) if accepted.request_id == id => {
+                    return (before, envelope.job_id);
+                }
+                Some(Payload::SessionError(error)) => panic!("refused: {error:?}"),
+                _ => before.push(envelope),
+            }
+        }
+    }
+
+    /// Jobs of this principal that run now.
+    pub async fn running(&mut self) -> usize {
+        let list = proto::SessionListJobs {
+            statuses: vec!["running".into()],
+            ..Default::default()
+        };
+        self.send("", Payload::SessionListJobs(list)).await;
+        loop {
+            if let Some(Payload::SessionJobs(jobs)) = self.next().await.payload {
+                return jobs.jobs.len();
+            }
+        }
+    }
+
     /// Says something and waits for its answer; events before it are kept.
     pub async fn ping(&mut self) {
         let nonce = format!("n{}", self.next_id);

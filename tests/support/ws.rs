@@ -52,6 +52,10 @@ impl Ws {
     pub async fn dial(runtime: &Runtime) -> Self {
         let url = format!("ws://{}/arcp", runtime.address);
         let (socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+        Self::on(socket)
+    }
+
+    pub fn on(socket: Socket) -> Self {
         Self {
             socket,
             session_id: String::new(),
