@@ -120,7 +120,7 @@ async fn what_was_committed_is_read_again_after_a_reopen() {
     let read = log.read_stream(7, 1, 3, 1 << 20).await.unwrap();
     assert_eq!(bytes(&read)[1], (7, 2, Bytes::from_static(b"b")));
     let merged = log
-        .read_merged(&[(7, 0), (8, 0)], 0, 3, 1 << 20)
+        .read_merged(&[(7, 0), (8, 0)].into(), 0, 3, 1 << 20)
         .await
         .unwrap();
     assert_eq!(
@@ -153,7 +153,7 @@ async fn a_small_read_is_never_out_of_order() {
     let (mut after, mut seen) = (0, Vec::new());
     loop {
         let blocks = log
-            .read_merged(&[(1, 0), (2, 0)], after, 6, 1)
+            .read_merged(&[(1, 0), (2, 0)].into(), after, 6, 1)
             .await
             .unwrap();
         let Some(last) = blocks.last() else { break };

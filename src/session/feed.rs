@@ -124,15 +124,10 @@ impl Feed {
             self.level(limit);
             return Ok(Vec::new());
         }
-        let streams: Vec<_> = self
-            .watched
-            .iter()
-            .map(|(stream, seq)| (*stream, *seq))
-            .collect();
         let after = self.cursor.position;
         let blocks = self
             .log
-            .read_merged(&streams, after, bound, READ_BYTES_MAX)
+            .read_merged(&self.watched, after, bound, READ_BYTES_MAX)
             .await?;
         if blocks.is_empty() {
             self.cursor.position = bound;

@@ -31,8 +31,9 @@ pub(super) async fn resume(
     let missing = wanted - reached.records;
     if missing > 0 && plan.ahead.is_empty() {
         // The client's number is in the middle of the next block, or made up.
+        let streams = reached.streams.iter().copied().collect();
         let next = log
-            .read_merged(&reached.streams, reached.position, up_to, ONE_BLOCK)
+            .read_merged(&streams, reached.position, up_to, ONE_BLOCK)
             .await?;
         let inside = next.first().is_some_and(|block| {
             let after_seq = reached.streams.iter().find(|(s, _)| *s == block.stream);
@@ -79,8 +80,9 @@ pub(super) async fn job_seq_at(
         .skip(streams, plan.cursor.position, wanted, up_to)
         .await?;
     let seq = log.seq_at(stream, reached.position).await?.max(*after_seq);
+    let streams = reached.streams.iter().copied().collect();
     let next = log
-        .read_merged(&reached.streams, reached.position, up_to, ONE_BLOCK)
+        .read_merged(&streams, reached.position, up_to, ONE_BLOCK)
         .await?;
     let inside = match next.first() {
         Some(block) if block.stream == stream => {

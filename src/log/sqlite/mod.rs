@@ -3,6 +3,7 @@
 
 mod checkpoint;
 mod reader;
+mod recent;
 mod schema;
 mod seek;
 mod trim;
@@ -67,6 +68,7 @@ struct State {
     committed: AtomicI64,
     healthy: AtomicBool,
     closing: AtomicBool,
+    recent: recent::Recent,
 }
 
 impl Log {
@@ -85,6 +87,7 @@ impl Log {
             committed: AtomicI64::new(tail),
             healthy: AtomicBool::new(true),
             closing: AtomicBool::new(false),
+            recent: recent::Recent::default(),
         });
         let queue = Arc::new(Queue::default());
         let readers = reader::Pool::open(&path)?;

@@ -1,5 +1,6 @@
 //! Reads, on connections of their own; an append never waits for them.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -76,12 +77,16 @@ impl Log {
     /// means that there are none up to `up_to`.
     pub async fn read_merged(
         &self,
-        streams: &[(StreamId, u64)],
+        streams: &HashMap<StreamId, u64>,
         after: Position,
         up_to: Position,
         bytes_max: usize,
     ) -> Result<Vec<Arc<Block>>, Error> {
-        let streams = streams.to_vec();
+        let recent = &self.shared.state.recent;
+        if let Some(blocks) = recent.read(streams, after, up_to, bytes_max) {
+            return Ok(blocks);
+        }
+        let streams: Vec<_> = streams.iter().map(|(s, seq)| (*s, *seq)).collect();
         self.read(move |connection| {
             let mut merged = Vec::new();
             // Past where one stream's read was cut the order of all is not known.

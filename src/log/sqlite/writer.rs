@@ -212,6 +212,7 @@ impl Writer {
             .collect();
         self.tail = position;
         self.state.healthy.store(true, Ordering::Relaxed);
+        self.state.recent.extend(&blocks);
         // The order is the contract: committed, then answers, then fan-out.
         self.state.committed.store(position, Ordering::Release);
         for (outcome, answer) in outcomes.into_iter().zip(answers) {
