@@ -239,6 +239,12 @@ async fn a_frame_of_two_million_bytes_costs_its_sender_the_connection_only() {
         ..Default::default()
     };
     peer.send("", Payload::JobSubmit(submit)).await;
+    assert!(
+        peer.error()
+            .await
+            .message
+            .contains("larger than 1000000 bytes")
+    );
     assert!(peer.try_next().await.is_none());
     beside.undisturbed().await;
 }

@@ -8,7 +8,7 @@ use crate::protocol::Reply;
 use crate::protocol::message::Profile;
 use crate::wire::{self, JobHeader};
 
-/// Above this a chunk's memory is asked for at once.
+/// A block above this has its memory asked for at once.
 const BUSY_BYTES: usize = 16 * 1024;
 
 /// Envelopes in one write: the fields of a `SessionResponse`, or JSON texts.
@@ -46,8 +46,6 @@ pub(super) struct Outbox {
     rendering: Rendering,
     bytes: BytesMut,
     ends: Vec<usize>,
-    /// Size of the chunk before, a guess at the next.
-    last_len: usize,
 }
 
 impl Outbox {
@@ -56,7 +54,6 @@ impl Outbox {
             rendering,
             bytes: BytesMut::new(),
             ends: Vec::new(),
-            last_len: 0,
         }
     }
 
@@ -90,8 +87,10 @@ impl Outbox {
         block: &Block,
         records: impl Iterator<Item = (u64, usize)>,
     ) {
-        if self.bytes.capacity() == 0 && self.last_len > BUSY_BYTES {
-            self.bytes.reserve(self.last_len + self.last_len / 4);
+        if block.data.len() > BUSY_BYTES {
+            // Once for all of them: growing by steps copies what is there each time.
+            let headers = block.count as usize * header.len_max();
+            self.bytes.reserve(block.data.len() + headers);
         }
         for (event_seq, index) in records {
             if let Some(feature) = self.gate(block.record(index)) {
@@ -142,7 +141,6 @@ impl Outbox {
     }
 
     pub fn take(&mut self, last: bool) -> Chunk {
-        self.last_len = self.bytes.len();
         Chunk {
             // Nothing is kept behind: an idle session has no buffer.
             bytes: std::mem::take(&mut self.bytes).freeze(),

@@ -10,14 +10,15 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::routing::post;
-use bytes::{Buf, BufMut, Bytes};
-use futures_util::StreamExt;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures_util::{StreamExt, stream};
+use http_body_util::StreamBody;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Status, Streaming};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
@@ -26,6 +27,7 @@ use super::{MESSAGE_BYTES_MAX, OUTBOUND_CHUNKS_MAX};
 use crate::session::{Connection, Encoding, Sessions, attach};
 use crate::wire::{DESCRIPTOR_SET, Invalid, proto, request_from_proto};
 
+const GRPC: &str = "application/grpc";
 const SERVICE: &str = "arcp.v1.RuntimeService";
 const SESSION_PATH: &str = "/arcp.v1.RuntimeService/Session";
 
@@ -69,47 +71,81 @@ pub fn router(
     Ok(session.merge(routes.prepare().into_axum_router().reset_fallback()))
 }
 
+/// What `tonic::server::Grpc` does for a stream, but for one thing: the chunks of
+/// a session go to HTTP/2 as they are, without a copy into a buffer of messages.
 async fn session(
     State(sessions): State<Arc<Sessions>>,
     request: axum::extract::Request,
-) -> http::Response<tonic::body::Body> {
-    let mut grpc = tonic::server::Grpc::new(SessionCodec)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(usize::MAX);
-    grpc.streaming(SessionMethod(sessions), request.map(Body::new))
-        .await
+) -> http::Response<Body> {
+    let (parts, body) = request.into_parts();
+    let content_type = parts.headers.get(http::header::CONTENT_TYPE);
+    if !content_type.is_some_and(|kind| kind.as_bytes().starts_with(GRPC.as_bytes())) {
+        return refused(http::StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
+    if parts.headers.contains_key("grpc-encoding") && parts.headers["grpc-encoding"] != "identity" {
+        return Status::unimplemented("grpc-encoding: only identity is supported").into_http();
+    }
+    let requests = Streaming::new_request(SessionCodec, body, None, Some(MESSAGE_BYTES_MAX));
+    let (outbound, chunks) = mpsc::channel(OUTBOUND_CHUNKS_MAX);
+    let connection = Connection {
+        inbound: requests
+            .map(received)
+            // A broken stream is a client that has gone.
+            .take_while(|request| std::future::ready(request.is_some()))
+            .filter_map(std::future::ready)
+            .boxed(),
+        outbound,
+        encoding: Encoding::Protobuf,
+        bearer: super::bearer(&parts.headers),
+    };
+    tokio::spawn(attach(sessions, connection));
+    let frames = ReceiverStream::new(chunks)
+        .flat_map(|chunk| stream::iter([frame_header(&chunk.bytes), chunk.bytes]))
+        .map(|bytes| Ok::<_, std::convert::Infallible>(http_body::Frame::data(bytes)))
+        .chain(stream::once(std::future::ready(Ok(
+            http_body::Frame::trailers(trailers()),
+        ))));
+    let mut response = http::Response::new(Body::new(StreamBody::new(frames)));
+    let headers = response.headers_mut();
+    headers.insert(
+        http::header::CONTENT_TYPE,
+        http::HeaderValue::from_static(GRPC),
+    );
+    response
 }
 
-struct SessionMethod(Arc<Sessions>);
+fn refused(status: http::StatusCode) -> http::Response<Body> {
+    let mut response = http::Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// Not compressed, and the length.
+fn frame_header(message: &Bytes) -> Bytes {
+    let mut header = BytesMut::with_capacity(5);
+    header.put_u8(0);
+    header.put_u32(message.len() as u32);
+    header.freeze()
+}
+
+/// Errors of a session are messages in it; its stream always ends well.
+fn trailers() -> http::HeaderMap {
+    let status = http::HeaderName::from_static("grpc-status");
+    http::HeaderMap::from_iter([(status, http::HeaderValue::from_static("0"))])
+}
 
 pub(crate) type Frame = Result<proto::SessionRequest, prost::DecodeError>;
 
-impl tonic::server::StreamingService<Frame> for SessionMethod {
-    type Response = Bytes;
-    type ResponseStream = futures_util::stream::BoxStream<'static, Result<Bytes, Status>>;
-    type Future = std::future::Ready<Result<Response<Self::ResponseStream>, Status>>;
-
-    fn call(&mut self, request: Request<Streaming<Frame>>) -> Self::Future {
-        let (outbound, chunks) = mpsc::channel(OUTBOUND_CHUNKS_MAX);
-        let bearer = super::bearer(request.metadata().as_ref());
-        let inbound = request
-            .into_inner()
-            // A broken stream is a client that has gone.
-            .take_while(|frame| std::future::ready(frame.is_ok()))
-            .filter_map(|frame| std::future::ready(frame.ok()))
-            .map(checked)
-            .boxed();
-        let connection = Connection {
-            inbound,
-            outbound,
-            encoding: Encoding::Protobuf,
-            bearer,
-        };
-        tokio::spawn(attach(self.0.clone(), connection));
-        let responses = ReceiverStream::new(chunks)
-            .map(|chunk| Ok(chunk.bytes))
-            .boxed();
-        std::future::ready(Ok(Response::new(responses)))
+/// `None` when the stream is broken.
+fn received(frame: Result<Frame, Status>) -> Option<Result<crate::protocol::Request, Invalid>> {
+    match frame {
+        Ok(frame) => Some(checked(frame)),
+        Err(status) if status.code() == tonic::Code::OutOfRange => {
+            Some(Err(Invalid::new(format!(
+                "frame: larger than {MESSAGE_BYTES_MAX} bytes; the stream ends here, resume the session"
+            ))))
+        }
+        Err(_) => None,
     }
 }
 

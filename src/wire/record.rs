@@ -117,7 +117,6 @@ pub struct JobHeader {
 pub fn frame_record(header: &JobHeader, event_seq: u64, payload: &[u8], out: &mut BytesMut) {
     let len =
         header.proto.len() + (1 + 1 + ID_LEN) + (1 + encoded_len_varint(event_seq)) + payload.len();
-    out.reserve(len + 8);
     encode_key(ENVELOPES_TAG, WireType::LengthDelimited, out);
     encode_varint(len as u64, out);
     out.put_slice(&header.proto);
@@ -130,9 +129,14 @@ pub fn frame_record(header: &JobHeader, event_seq: u64, payload: &[u8], out: &mu
 }
 
 impl JobHeader {
+    /// Bytes before a payload, at most, in either encoding.
+    pub fn len_max(&self) -> usize {
+        const REST: usize = 80;
+        self.proto.len().max(self.json.len()) + REST
+    }
+
     /// Appends one JSON envelope; `tail` is what [`super::json_tail`] made of the record.
     pub fn frame_json(&self, event_seq: u64, tail: &[u8], out: &mut BytesMut) {
-        out.reserve(self.json.len() + tail.len() + 80);
         out.put_slice(br#"{"arcp":"1.1","id":""#);
         out.put_slice(&self.ids.at(event_seq));
         out.put_slice(br#"","#);
