@@ -2,8 +2,9 @@
 
 mod support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use arcpd::wire::proto::{self, Envelope, envelope::Payload};
@@ -110,24 +111,33 @@ async fn killed_at_any_moment_nobody_loses_or_doubles_what_they_saw() {
     }
 }
 
+/// The layer that is put under a runtime's files; built once.
+fn layer() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let layer = Path::new(env!("CARGO_TARGET_TMPDIR")).join("durable.so");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power/durable.c");
+        let built = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-w", "-o"])
+            .arg(&layer)
+            .arg(source)
+            .arg("-ldl")
+            .status()
+            .expect("a C compiler, which building SQLite needs too");
+        assert!(built.success());
+        layer
+    })
+}
+
 /// A runtime whose files have copies as a power cut would leave them.
 fn with_power_cut(data: &Path, copies: &Path, durability: &str) -> Runtime {
-    let layer = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("durable-{durability}.so"));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power/durable.c");
-    let built = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-w", "-o"])
-        .arg(&layer)
-        .arg(source)
-        .arg("-ldl")
-        .status()
-        .expect("a C compiler, which building SQLite needs too");
-    assert!(built.success());
     let mut command = serve(data);
     command
         .args(["--durability", durability])
-        .env("LD_PRELOAD", &layer)
+        .env("LD_PRELOAD", layer())
         .env("DURABLE_FROM", data)
-        .env("DURABLE_TO", copies);
+        .env("DURABLE_TO", copies)
+        .env("DURABLE_FULL", copies.join("full"));
     Runtime::spawn(&mut command)
 }
 
@@ -216,4 +226,37 @@ fn a_torn_or_foreign_store_is_refused_with_what_to_do() {
     refused("foreign");
     std::fs::write(&store, b"SQLite format 3\0torn").unwrap();
     refused("torn");
+}
+
+#[tokio::test]
+async fn on_a_full_disk_nothing_is_lost_and_the_rest_waits() {
+    let (data, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let runtime = with_power_cut(data.path(), copies.path(), "process");
+    let mut client = Client::connect(&runtime).await;
+    let input = json!({ "count": 400, "interval_ms": 2 });
+    client.peer.submit("ticker", input).await;
+    let mut other = Client::connect(&runtime).await;
+    client.until(20).await;
+    let full = copies.path().join("full");
+    std::fs::write(&full, "").unwrap();
+    while runtime.admin_get("/readyz").0 == 200 {
+        tokio::task::yield_now().await;
+    }
+    let submit = proto::JobSubmit {
+        agent: "echo".into(),
+        ..Default::default()
+    };
+    other.peer.send("", Payload::JobSubmit(submit)).await;
+    let refused = other.peer.error().await;
+    assert!(
+        refused.code == "INTERNAL_ERROR" && refused.retryable,
+        "{refused:?}"
+    );
+    std::fs::remove_file(&full).unwrap();
+    while runtime.admin_get("/readyz").0 != 200 {
+        tokio::task::yield_now().await;
+    }
+    other.peer.submit("echo", json!(1)).await;
+    client.seen.extend(client.peer.until_terminal().await);
+    assert_eq!(seqs(&client.seen), (1..=401).collect::<Vec<_>>());
 }

@@ -28,7 +28,7 @@ use report::Report;
 
 #[derive(clap::Args)]
 pub struct Bench {
-    /// Measure these only: stream, fanout, stopped, latency, setup, replay, idle, stored.
+    /// Measure these only: latency, setup, stream, replay, fanout, stopped, stored, idle.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Interleaved rounds of each measure; the median counts.
@@ -52,6 +52,8 @@ struct Ground {
     rounds: usize,
     quick: bool,
     long: bool,
+    /// Removed after the processes are gone.
+    _dir: tempfile::TempDir,
 }
 
 impl Ground {
@@ -66,47 +68,43 @@ impl Ground {
 }
 
 impl Bench {
-    /// True when every stream was right. Missed targets are shown, not failed:
-    /// they depend on what else the machine does.
+    /// Fails when a stream was wrong. Missed targets are shown, not failed: they
+    /// depend on what else the machine does.
     pub async fn run(self) -> anyhow::Result<()> {
         process::raise_open_files();
-        let dir = tempfile::tempdir()?;
-        let context = Ground {
-            runtime: Process::runtime(dir.path()).context("the runtime")?,
-            floor: Process::floor().context("the floor")?,
-            rounds: if self.quick { 1 } else { self.rounds.max(1) },
-            quick: self.quick,
-            long: self.long,
-        };
         let mut report = Report::default();
         let wanted = |name: &str| self.only.is_empty() || self.only.iter().any(|o| o == name);
-        if wanted("stream") {
-            stream::run(&context, &mut report).await.context("stream")?;
-        }
-        if wanted("fanout") {
-            fanout::run(&context, &mut report).await.context("fanout")?;
-        }
-        if wanted("stopped") {
-            fanout::stopped(&context, &mut report)
-                .await
-                .context("stopped")?;
-        }
         if wanted("latency") {
-            jobs::run(&context, &mut report).await.context("latency")?;
+            let run = jobs::run(&self.ground()?, &mut report).await;
+            run.context("latency")?;
         }
         if wanted("setup") {
-            setup::run(&context, &mut report).await.context("setup")?;
+            let run = setup::run(&self.ground()?, &mut report).await;
+            run.context("setup")?;
+        }
+        if wanted("stream") {
+            let run = stream::run(&self.ground()?, &mut report).await;
+            run.context("stream")?;
         }
         if wanted("replay") {
-            replay::run(&context, &mut report).await.context("replay")?;
+            let run = replay::run(&self.ground()?, &mut report).await;
+            run.context("replay")?;
+        }
+        if wanted("fanout") {
+            let run = fanout::run(&self.ground()?, &mut report).await;
+            run.context("fanout")?;
+        }
+        if wanted("stopped") {
+            let run = fanout::stopped(&self.ground()?, &mut report).await;
+            run.context("stopped")?;
         }
         if wanted("stored") {
-            jobs::stored(&context, &mut report)
-                .await
-                .context("stored")?;
+            let run = jobs::stored(&self.ground()?, &mut report).await;
+            run.context("stored")?;
         }
         if wanted("idle") {
-            idle::run(&context, &mut report).await.context("idle")?;
+            let run = idle::run(&self.ground()?, &mut report).await;
+            run.context("idle")?;
         }
         report.print();
         if let Some(path) = &self.json {
@@ -114,6 +112,19 @@ impl Bench {
             std::fs::write(path, text).with_context(|| path.display().to_string())?;
         }
         Ok(())
+    }
+
+    /// New processes and a new store: one measure leaves the next nothing to clear up.
+    fn ground(&self) -> anyhow::Result<Ground> {
+        let dir = tempfile::tempdir()?;
+        Ok(Ground {
+            runtime: Process::runtime(dir.path()).context("the runtime")?,
+            floor: Process::floor().context("the floor")?,
+            rounds: if self.quick { 1 } else { self.rounds.max(1) },
+            quick: self.quick,
+            long: self.long,
+            _dir: dir,
+        })
     }
 }
 

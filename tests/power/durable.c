@@ -1,9 +1,10 @@
 /* Keeps a copy of a program's files as a power cut would leave them: what a file
  * was told to write reaches its copy when fsync or fdatasync returns, and not
- * before. Loaded with LD_PRELOAD; DURABLE_FROM is the folder that is watched,
- * DURABLE_TO the one with the copies. */
+ * before. It can also fill the disk. Loaded with LD_PRELOAD; DURABLE_FROM is the
+ * folder that is watched, DURABLE_TO the one with the copies. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
@@ -69,7 +70,17 @@ static void synced(int fd) {
     pthread_mutex_unlock(&lock);
 }
 
+/* The disk is full while the file that DURABLE_FULL names is there. */
+static int full(int fd) {
+    char path[PATH_MAX];
+    const char *flag = getenv("DURABLE_FULL");
+    if (!flag || access(flag, F_OK) || !copy_of(fd, path)) return 0;
+    errno = ENOSPC;
+    return 1;
+}
+
 ssize_t pwrite64(int fd, const void *data, size_t len, off64_t at) {
+    if (full(fd)) return -1;
     REAL(pwrite64);
     ssize_t done = real(fd, data, len, at);
     wrote(fd, at, done);
@@ -77,6 +88,7 @@ ssize_t pwrite64(int fd, const void *data, size_t len, off64_t at) {
 }
 
 ssize_t write(int fd, const void *data, size_t len) {
+    if (full(fd)) return -1;
     REAL(write);
     off_t at = lseek(fd, 0, SEEK_CUR);
     ssize_t done = real(fd, data, len);

@@ -1,0 +1,33 @@
+//! The benchmark runs, checks its streams and writes its results.
+
+use std::process::Command;
+
+#[test]
+fn a_quick_run_has_its_rows_beside_their_floor() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("results.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_arcpd"))
+        .args([
+            "bench",
+            "--quick",
+            "--only",
+            "latency,stream,fanout",
+            "--json",
+        ])
+        .arg(&json)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let results: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+    let rows = results["rows"].as_array().unwrap();
+    for measure in ["one job, gRPC", "one job, WebSocket", "100 observers, gRPC"] {
+        let row = rows.iter().find(|row| row["measure"] == measure).unwrap();
+        assert!(row["arcpd"].as_f64().unwrap() > 0.0, "{row}");
+        assert!(row["ratio"].as_f64().unwrap() > 0.0, "{row}");
+    }
+}
