@@ -353,7 +353,7 @@ impl Actor {
     }
 
     fn store_failed(&mut self, error: crate::log::Error) -> End {
-        let failure = super::attach::unavailable(error);
+        let failure = super::unavailable(error);
         self.fail(failure)
     }
 

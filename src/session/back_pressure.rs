@@ -6,7 +6,7 @@
 use bytes::BytesMut;
 
 use super::actor::{Actor, End};
-use super::attach::unavailable;
+use super::unavailable;
 use super::view::{Change, Op};
 use crate::job::now;
 use crate::log::{Command, Position};

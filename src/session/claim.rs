@@ -7,6 +7,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Sessions;
+use crate::job::now;
+use crate::log::Command;
 use crate::protocol::Failure;
 
 /// The connection a session has now.
@@ -88,9 +90,20 @@ impl Sessions {
 }
 
 impl Claim {
-    /// Whether another connection has taken the session.
-    pub fn is_displaced(&self) -> bool {
-        self.displaced.is_cancelled()
+    /// The resume window starts when the connection is gone (§6.3), unless another
+    /// has the session by now. Durable before the claim is let go.
+    pub async fn park(&self) {
+        if self.displaced.is_cancelled() {
+            return;
+        }
+        let (id, at_ms) = (self.session_id.clone(), now().0);
+        let parked = self
+            .sessions
+            .log
+            .execute(Command::ParkSession { id, at_ms });
+        if let Err(error) = parked.await {
+            tracing::warn!(%error, "parking a session was not recorded");
+        }
     }
 }
 

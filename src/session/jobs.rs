@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::actor::Actor;
-use super::attach::unavailable;
 use super::numbering;
+use super::unavailable;
 use super::view::{Change, Op};
 use crate::job::NewJob;
 use crate::log::{JobRow, ListFilter};

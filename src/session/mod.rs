@@ -12,6 +12,7 @@ mod claim;
 mod feed;
 mod jobs;
 mod numbering;
+mod open;
 mod outbox;
 mod recent;
 mod requests;
@@ -34,7 +35,7 @@ pub use outbox::Chunk;
 use crate::fanout::Hub;
 use crate::job::Jobs;
 use crate::log::Log;
-use crate::protocol::Request;
+use crate::protocol::{Failure, Request};
 use crate::wire::Invalid;
 
 /// Bounds of a session; every one is announced or documented.
@@ -119,4 +120,9 @@ impl Sessions {
     pub fn attached(&self) -> usize {
         self.attached.lock().len()
     }
+}
+
+fn unavailable(error: crate::log::Error) -> Failure {
+    tracing::error!(%error, "the store is not available");
+    Failure::internal("the store is not available; try again")
 }

@@ -2,8 +2,8 @@
 //! leaves the session and every other job alone.
 
 use super::actor::{Actor, End};
-use super::attach::unavailable;
 use super::recent::Answer;
+use super::unavailable;
 use super::view::Op;
 use crate::job::now;
 use crate::log::{Command, JobRow};

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::actor::{Actor, End, Replay};
-use super::attach::unavailable;
 use super::numbering;
+use super::unavailable;
 use super::view::{Change, Op};
 use crate::job::now;
 use crate::log::JobRow;

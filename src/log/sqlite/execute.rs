@@ -1,0 +1,177 @@
+//! What each command and each block writes, inside the writer's transaction.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::reader::job_from_row;
+use super::trim;
+use crate::log::{Command, JobRow, Outcome, PendingBlock, Position, ViewOpRow};
+
+pub(super) fn insert_block(
+    connection: &Connection,
+    position: Position,
+    block: &PendingBlock,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO block (position, stream, first_seq, count, terminal, data)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![
+            position,
+            block.stream,
+            block.first_seq as i64,
+            block.count,
+            block.terminal.is_some(),
+            &block.data[..],
+        ])?;
+    if let Some(end) = &block.terminal {
+        let last_seq = block.first_seq + u64::from(block.count) - 1;
+        connection
+            .prepare_cached(
+                "UPDATE job SET status = ?2, ended_at_ms = ?3, last_seq = ?4, end_position = ?5
+                 WHERE stream = ?1",
+            )?
+            .execute(params![
+                block.stream,
+                end.status,
+                end.ended_at_ms,
+                last_seq as i64,
+                position
+            ])?;
+    }
+    Ok(())
+}
+
+pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::Result<Outcome> {
+    match command {
+        Command::CreateSession(row) => {
+            connection
+                .prepare_cached("INSERT INTO session VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
+                .execute(params![
+                    row.id,
+                    row.stream,
+                    row.principal,
+                    row.token_hash,
+                    row.earlier_token_hash,
+                    row.created_at_ms,
+                    row.parked_at_ms,
+                    row.features,
+                ])?;
+        }
+        Command::ClaimSession {
+            id,
+            presented_hash,
+            token_hash,
+        } => {
+            let claimed = connection
+                .prepare_cached(
+                    "UPDATE session SET token_hash = ?3, earlier_token_hash = ?2, parked_at_ms = NULL
+                     WHERE id = ?1 AND (token_hash = ?2 OR earlier_token_hash = ?2)",
+                )?
+                .execute(params![id, presented_hash, token_hash])?;
+            if claimed == 0 {
+                return Ok(Outcome::Stale);
+            }
+        }
+        Command::ConfirmToken { id } => {
+            connection
+                .prepare_cached("UPDATE session SET earlier_token_hash = NULL WHERE id = ?1")?
+                .execute(params![id])?;
+        }
+        Command::ParkAll { at_ms } => {
+            connection
+                .prepare_cached("UPDATE session SET parked_at_ms = ?1 WHERE parked_at_ms IS NULL")?
+                .execute(params![at_ms])?;
+        }
+        Command::ParkSession { id, at_ms } => {
+            connection
+                .prepare_cached("UPDATE session SET parked_at_ms = ?2 WHERE id = ?1")?
+                .execute(params![id, at_ms])?;
+        }
+        Command::AddViewOps(ops) => {
+            for op in ops {
+                insert_op(connection, op)?;
+            }
+        }
+        // Its record is among the blocks of the group.
+        Command::AppendOwn { .. } => {}
+        Command::CreateJob { job, op } => {
+            if let Some(earlier) = same_key(connection, job)? {
+                return Ok(Outcome::Duplicate(Box::new(earlier)));
+            }
+            insert_job(connection, job)?;
+            insert_op(connection, op)?;
+        }
+        Command::TrimJobs { streams } => trim::jobs(connection, streams)?,
+        Command::Forget {
+            parked_before_ms,
+            ended_before_ms,
+        } => trim::forget(connection, *parked_before_ms, *ended_before_ms)?,
+    }
+    Ok(Outcome::Done)
+}
+
+/// The principal's job with this key, unless the key has expired.
+fn same_key(connection: &Connection, job: &JobRow) -> rusqlite::Result<Option<JobRow>> {
+    let Some(key) = &job.idempotency_key else {
+        return Ok(None);
+    };
+    let earlier = connection
+        .prepare_cached("SELECT * FROM job WHERE principal = ?1 AND idempotency_key = ?2")?
+        .query_row(params![job.principal, key], job_from_row)
+        .optional()?;
+    let Some(earlier) = earlier else {
+        return Ok(None);
+    };
+    if earlier
+        .idempotency_expires_at_ms
+        .is_some_and(|at| at > job.created_at_ms)
+    {
+        return Ok(Some(earlier));
+    }
+    connection
+        .prepare_cached("UPDATE job SET idempotency_key = NULL WHERE stream = ?1")?
+        .execute(params![earlier.stream])?;
+    Ok(None)
+}
+
+fn insert_job(connection: &Connection, job: &JobRow) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO job VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, 0)",
+        )?
+        .execute(params![
+            job.stream,
+            job.id,
+            job.session_id,
+            job.principal,
+            job.agent,
+            job.input_json,
+            job.trace_id,
+            job.created_at_ms,
+            job.status,
+            job.ended_at_ms,
+            job.last_seq as i64,
+            job.end_position,
+            job.idempotency_key,
+            job.fingerprint,
+            job.idempotency_expires_at_ms,
+        ])?;
+    Ok(())
+}
+
+fn insert_op(connection: &Connection, op: &ViewOpRow) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT INTO view_op VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
+        .execute(params![
+            op.session_id,
+            op.op_no,
+            op.at_position,
+            op.at_seq as i64,
+            op.kind,
+            op.stream,
+            op.from_seq as i64,
+            op.to_seq as i64,
+        ])?;
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! Who the peer is, and which session it gets: a new one, or the one it names.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::claim::Claim;
+use super::view::{self, Cursor, Op};
+use super::{Sessions, numbering, unavailable};
+use crate::job::now;
+use crate::log::{Command, Outcome, SessionRow};
+use crate::protocol::message::{Hello, Profile, Resume};
+use crate::protocol::{ErrorCode, Failure, feature};
+
+/// What the actor starts from.
+pub(super) struct Opened {
+    pub row: SessionRow,
+    pub features: Vec<String>,
+    pub plan: view::Plan,
+    pub op_count: u32,
+    pub deliver_from: u64,
+    pub token: String,
+    pub profile: Profile,
+    pub claim: Claim,
+}
+
+pub(super) async fn open(
+    sessions: &Arc<Sessions>,
+    new_id: &str,
+    hello: Hello,
+) -> Result<Opened, Failure> {
+    let unauthenticated =
+        || Failure::new(ErrorCode::Unauthenticated, "auth: the token is not valid");
+    if hello.auth_scheme != "bearer"
+        && !(hello.auth_scheme.is_empty() && hello.auth_token.is_empty())
+    {
+        return Err(Failure::new(
+            ErrorCode::Unauthenticated,
+            "auth.scheme: must be \"bearer\"",
+        ));
+    }
+    let principal = sessions
+        .authenticator
+        .principal(&hello.auth_token)
+        .ok_or_else(unauthenticated)?;
+    match &hello.resume {
+        None => open_new(sessions, new_id, principal, &hello).await,
+        Some(resume) => open_resumed(sessions, principal, resume, &hello).await,
+    }
+}
+
+async fn open_new(
+    sessions: &Arc<Sessions>,
+    session_id: &str,
+    principal: String,
+    hello: &Hello,
+) -> Result<Opened, Failure> {
+    let claim = sessions.claim(session_id, &principal).await?;
+    let token = new_token();
+    let features = feature::intersect(&hello.features);
+    let row = SessionRow {
+        id: session_id.into(),
+        stream: sessions.jobs.next_stream(),
+        principal,
+        token_hash: hash(&token),
+        earlier_token_hash: None,
+        created_at_ms: now().0,
+        parked_at_ms: None,
+        features: serde_json::json!(features).to_string(),
+    };
+    execute(sessions, Command::CreateSession(row.clone())).await?;
+    // Nothing before this session's first job can be in its view.
+    let cursor = Cursor {
+        position: sessions.log.committed(),
+        ..Cursor::START
+    };
+    let plan = view::Plan {
+        cursor,
+        ..view::after(&[])
+    };
+    Ok(Opened {
+        row,
+        features,
+        plan,
+        op_count: 0,
+        deliver_from: 1,
+        token,
+        profile: hello.profile,
+        claim,
+    })
+}
+
+async fn open_resumed(
+    sessions: &Arc<Sessions>,
+    principal: String,
+    resume: &Resume,
+    hello: &Hello,
+) -> Result<Opened, Failure> {
+    let presented = hash(&resume.resume_token);
+    let log = &sessions.log;
+    let row = match &*resume.session_id {
+        "" => log.session_by_token(presented.clone()).await,
+        id => log.session(id).await,
+    };
+    let mut row = row.map_err(unavailable)?.ok_or_else(expired)?;
+    if !may_resume(sessions, &row, &principal, &presented) {
+        return Err(expired());
+    }
+    let claim = sessions.claim(&row.id, &row.principal).await?;
+    let token = new_token();
+    let resumed = take_up(sessions, &row.id, resume, &presented, &token).await;
+    let (plan, op_count) = match resumed {
+        Ok(resumed) => resumed,
+        Err(failure) => {
+            // Whoever had the session has let go of it for this.
+            claim.park().await;
+            return Err(failure);
+        }
+    };
+    row.token_hash = hash(&token);
+    row.earlier_token_hash = Some(presented);
+    let features = if hello.features.is_empty() {
+        serde_json::from_str(&row.features).unwrap_or_default()
+    } else {
+        feature::intersect(&hello.features)
+    };
+    Ok(Opened {
+        row,
+        features,
+        plan,
+        op_count,
+        deliver_from: resume.last_event_seq.saturating_add(1),
+        token,
+        profile: hello.profile,
+        claim,
+    })
+}
+
+/// One answer for every reason, so that it tells a stranger nothing (§6.3).
+fn expired() -> Failure {
+    Failure::new(
+        ErrorCode::ResumeWindowExpired,
+        "resume: this session cannot be resumed; open a new one and subscribe to its jobs",
+    )
+}
+
+/// Where the stream goes on, with the token changed for a new one.
+async fn take_up(
+    sessions: &Sessions,
+    id: &str,
+    resume: &Resume,
+    presented: &[u8],
+    token: &str,
+) -> Result<(view::Plan, u32), Failure> {
+    let rows = sessions.log.view_ops(id).await.map_err(unavailable)?;
+    let ops: Vec<_> = rows.iter().filter_map(Op::from_row).collect();
+    let plan = numbering::resume(&sessions.log, &ops, resume.last_event_seq)
+        .await
+        .map_err(unavailable)?
+        .ok_or_else(expired)?;
+    let command = Command::ClaimSession {
+        id: id.into(),
+        presented_hash: presented.into(),
+        token_hash: hash(token),
+    };
+    match sessions.log.execute(command).await.map_err(unavailable)? {
+        Outcome::Stale => Err(expired()),
+        _ => Ok((plan, rows.len() as u32)),
+    }
+}
+
+fn may_resume(sessions: &Sessions, row: &SessionRow, principal: &str, presented: &[u8]) -> bool {
+    let present = bool::from(row.token_hash.ct_eq(presented));
+    // The welcome with the present token may have been lost on its way.
+    let earlier = row
+        .earlier_token_hash
+        .as_ref()
+        .is_some_and(|earlier| earlier.ct_eq(presented).into());
+    let window_ms = sessions.limits.resume_window.as_millis() as i64;
+    let in_window = row
+        .parked_at_ms
+        .is_none_or(|parked| now().0 - parked <= window_ms);
+    row.principal == principal && (present || earlier) && in_window
+}
+
+async fn execute(sessions: &Sessions, command: Command) -> Result<(), Failure> {
+    sessions
+        .log
+        .execute(command)
+        .await
+        .map(drop)
+        .map_err(unavailable)
+}
+
+/// 256 random bits; only the hash is stored.
+fn new_token() -> String {
+    format!(
+        "rt_{:032x}{:032x}",
+        rand::random::<u128>(),
+        rand::random::<u128>()
+    )
+}
+
+fn hash(token: &str) -> Vec<u8> {
+    Sha256::digest(token).to_vec()
+}
