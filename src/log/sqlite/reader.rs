@@ -15,7 +15,7 @@ const READERS: usize = 4;
 
 pub(super) struct Pool {
     idle: Arc<Mutex<Vec<Connection>>>,
-    permits: tokio::sync::Semaphore,
+    permits: Arc<tokio::sync::Semaphore>,
 }
 
 impl Pool {
@@ -26,7 +26,7 @@ impl Pool {
             .map_err(unavailable)?;
         Ok(Self {
             idle: Arc::new(Mutex::new(idle)),
-            permits: tokio::sync::Semaphore::new(READERS),
+            permits: Arc::new(tokio::sync::Semaphore::new(READERS)),
         })
     }
 }
@@ -38,14 +38,15 @@ impl Log {
         read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
         let pool = &self.shared.readers;
-        let _permit = pool
-            .permits
-            .acquire()
+        let permit = pool.permits.clone().acquire_owned();
+        let permit = permit
             .await
             .map_err(|_| Error::Unavailable("the log is closed".into()))?;
         let idle = pool.idle.clone();
         let task = tokio::task::spawn_blocking(move || {
-            // There are as many permits as connections.
+            // Held to the end of the read, also when nobody waits for it any more:
+            // there are as many permits as connections.
+            let _permit = permit;
             let connection = idle.lock().pop().expect("a permit stands for a connection");
             let result = read(&connection);
             idle.lock().push(connection);
@@ -360,4 +361,57 @@ fn op_from_row(row: &Row<'_>) -> rusqlite::Result<ViewOpRow> {
         from_seq: row.get::<_, i64>(6)? as u64,
         to_seq: row.get::<_, i64>(7)? as u64,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::log::{Durability, OpenOptions};
+
+    /// A reader that was dropped in mid-read gave its place back before its
+    /// connection, and the next reader found none.
+    #[tokio::test]
+    async fn a_read_nobody_waits_for_keeps_its_place_until_it_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = OpenOptions {
+            dir: dir.path().into(),
+            durability: Durability::Process,
+        };
+        let log = Log::open(options, tokio::sync::mpsc::channel(1).0).unwrap();
+        let (open_gate, gate) = std::sync::mpsc::channel::<()>();
+        let gate = Arc::new(Mutex::new(gate));
+        let started = Arc::new(tokio::sync::Semaphore::new(0));
+        let mut reads = Vec::new();
+        for _ in 0..READERS {
+            let (log, gate, started) = (log.clone(), gate.clone(), started.clone());
+            reads.push(tokio::spawn(async move {
+                log.read(move |_| {
+                    started.add_permits(1);
+                    // Until the gate is dropped.
+                    let _ = gate.lock().recv();
+                    Ok(())
+                })
+                .await
+            }));
+        }
+        let all = started.acquire_many(READERS as u32).await.unwrap();
+        for read in reads {
+            read.abort();
+            assert!(read.await.unwrap_err().is_cancelled());
+        }
+        let mut next = tokio::spawn({
+            let log = log.clone();
+            async move { log.last_stream().await }
+        });
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut next).await;
+        assert!(early.is_err(), "no connection is free, yet: {early:?}");
+        drop(open_gate);
+        assert_eq!(next.await.unwrap().unwrap(), 0);
+        drop(all);
+        tokio::task::spawn_blocking(move || log.close())
+            .await
+            .unwrap();
+    }
 }
