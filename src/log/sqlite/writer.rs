@@ -37,6 +37,16 @@ struct Waiting {
     woken: bool,
 }
 
+impl Waiting {
+    /// A wake is the close, and stays: what was taken with it comes first.
+    fn drain(&mut self) -> Self {
+        let woken = self.woken;
+        let taken = std::mem::take(self);
+        self.woken = woken;
+        taken
+    }
+}
+
 impl Queue {
     pub fn push_source(&self, source: Arc<dyn BlockSource>) {
         self.waiting.lock().sources.push(source);
@@ -67,7 +77,12 @@ impl Queue {
         while waiting.sources.is_empty() && waiting.commands.is_empty() && !waiting.woken {
             self.more.wait(&mut waiting);
         }
-        std::mem::take(&mut *waiting)
+        waiting.drain()
+    }
+
+    /// Everything that waits now.
+    fn take_now(&self) -> Waiting {
+        self.waiting.lock().drain()
     }
 }
 
@@ -112,7 +127,7 @@ impl Writer {
                 // A failed group is tried again whether or not there is more.
                 std::thread::sleep(retry);
                 retry = (retry * 2).min(RETRY_MAX);
-                std::mem::take(&mut *self.queue.waiting.lock())
+                self.queue.take_now()
             };
             // Read after the wait, which the close ends.
             let closing = self.state.closing.load(Ordering::Acquire);
@@ -242,4 +257,23 @@ fn write_group(
     }
     transaction.commit().map_err(unavailable)?;
     Ok(outcomes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A close that came together with a last command was forgotten with it: the
+    /// writer waited for ever, and the process with it.
+    #[test]
+    fn a_close_beside_a_command_is_not_forgotten() {
+        let queue = Arc::new(Queue::default());
+        let (answer, _answered) = oneshot::channel();
+        queue.push_command(Command::ParkAll { at_ms: 0 }, answer);
+        queue.wake();
+        assert_eq!(queue.take(false).commands.len(), 1);
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(queue.take(false).commands.len()));
+        assert_eq!(ended.recv_timeout(Duration::from_secs(5)), Ok(0));
+    }
 }
