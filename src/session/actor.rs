@@ -92,6 +92,7 @@ impl Actor {
                 connection.outbound.send(last),
             )
             .await;
+            connection.linger();
         }
     }
 

@@ -88,6 +88,7 @@ async fn refuse(
     });
     // An error here means that the peer has gone already.
     let _ = connection.outbound.send(outbox.take(true)).await;
+    connection.linger();
 }
 
 async fn serve(sessions: Arc<Sessions>, connection: Connection, opened: Opened) {

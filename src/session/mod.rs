@@ -23,7 +23,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
@@ -95,6 +95,22 @@ pub struct Connection {
     pub encoding: Encoding,
     /// From `authorization: Bearer …` of the connection, for a hello without a token.
     pub bearer: Option<SecretString>,
+}
+
+/// How long a peer that was told goodbye may take to hang up.
+const LINGER: Duration = Duration::from_secs(2);
+
+impl Connection {
+    /// Ends the outbound side and reads on for a while: HTTP/2 resets a stream
+    /// whose request is dropped early, and the reset may overtake the last message.
+    fn linger(self) {
+        let Self {
+            inbound, outbound, ..
+        } = self;
+        drop(outbound);
+        let rest = inbound.for_each(|_| std::future::ready(()));
+        tokio::spawn(tokio::time::timeout(LINGER, rest));
+    }
 }
 
 impl Sessions {
