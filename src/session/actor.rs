@@ -86,12 +86,14 @@ impl Actor {
         let end = self.serve(&mut connection, claim).await;
         if end == End::Close && !self.outbox.is_empty() {
             let last = self.outbox.take(true);
-            // A peer that does not read its last message is not waited for.
-            let _ = tokio::time::timeout(
-                self.sessions.limits.hello_timeout,
-                connection.outbound.send(last),
-            )
-            .await;
+            // A peer that does not read its last message is not waited for, nor one
+            // that is back on another connection.
+            let limit = self.sessions.limits.hello_timeout;
+            let sent = tokio::time::timeout(limit, connection.outbound.send(last));
+            tokio::select! {
+                _ = sent => {}
+                () = claim.displaced.cancelled(), if !claim.displaced.is_cancelled() => {}
+            }
             connection.linger();
         }
     }
@@ -105,8 +107,9 @@ impl Actor {
             let room =
                 self.outbox.len() < OUTBOX_BYTES_HARD_MAX && self.deferred.len() < DEFERRED_MAX;
             let deadline = self.next_deadline();
+            // Not biased: a client that reads fast and one that asks without end
+            // would each keep the other side waiting.
             tokio::select! {
-                biased;
                 () = claim.displaced.cancelled() => {
                     self.reply(ReplyBody::Bye { reason: "resumed by another connection".into() });
                     return End::Close;
@@ -124,7 +127,8 @@ impl Actor {
                 },
                 request = connection.inbound.next(), if room => {
                     self.last_inbound = Instant::now();
-                    let Some(request) = request else { return End::Gone };
+                    // What was answered last may still be read.
+                    let Some(request) = request else { return End::Close };
                     if let Err(end) = self.receive(request).await {
                         return end;
                     }
