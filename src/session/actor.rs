@@ -15,10 +15,9 @@ use super::recent::Recent;
 use super::subscribe::Barrier;
 use super::view::{Change, Cursor, Op};
 use super::{Connection, Sessions};
-use crate::job::now;
 use crate::log::{Block, Command, SessionRow, StreamId};
 use crate::protocol::message::{Reply, ReplyBody};
-use crate::protocol::{ErrorCode, Failure, Request, RequestBody, id};
+use crate::protocol::{ErrorCode, Failure, Request, RequestBody};
 use crate::wire::{JobHeader, SessionHeader};
 
 /// Encoded bytes that may wait for the transport before the log is left alone.
@@ -360,42 +359,5 @@ impl Actor {
     fn store_failed(&mut self, error: crate::log::Error) -> End {
         let failure = super::unavailable(error);
         self.fail(failure)
-    }
-
-    /// The earlier of: say something after an interval of silence, and give the
-    /// peer up after two without hearing of it; both only when negotiated (§6.4).
-    fn next_deadline(&self) -> Instant {
-        let interval = self.sessions.limits.heartbeat_interval;
-        let barrier = self.barrier.as_ref().map(|barrier| barrier.until);
-        let heartbeat = (self.last_outbound + interval).min(self.last_inbound + 2 * interval);
-        barrier.map_or(heartbeat, |until| until.min(heartbeat))
-    }
-
-    async fn on_deadline(&mut self) -> Result<(), End> {
-        if self
-            .barrier
-            .as_ref()
-            .is_some_and(|b| b.until <= Instant::now())
-        {
-            self.lower_barrier().await?;
-        }
-        let interval = self.sessions.limits.heartbeat_interval;
-        if !self.has("heartbeat") {
-            // A peer that did not negotiate it need not answer; TCP and HTTP/2
-            // find out that it is gone.
-            (self.last_inbound, self.last_outbound) = (Instant::now(), Instant::now());
-            return Ok(());
-        }
-        if self.last_inbound.elapsed() >= 2 * interval {
-            let text = "nothing was heard for two heartbeat intervals; resume the session";
-            return Err(self.fail(Failure::new(ErrorCode::HeartbeatLost, text)));
-        }
-        if self.last_outbound.elapsed() >= interval {
-            self.last_outbound = Instant::now();
-            let nonce = format!("p_{}", id::message_id());
-            let sent_at = now();
-            self.reply(ReplyBody::Ping { nonce, sent_at });
-        }
-        Ok(())
     }
 }

@@ -10,6 +10,7 @@ mod attach;
 mod back_pressure;
 mod claim;
 mod feed;
+mod heartbeat;
 mod jobs;
 mod numbering;
 mod open;

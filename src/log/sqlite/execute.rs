@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::reader::job_from_row;
+use super::decode::job_from_row;
 use super::trim;
 use crate::log::{Command, JobRow, Outcome, PendingBlock, Position, ViewOpRow};
 

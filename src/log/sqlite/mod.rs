@@ -2,6 +2,7 @@
 //! thread, and read-only connections beside them.
 
 mod checkpoint;
+mod decode;
 mod execute;
 mod reader;
 mod recent;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
+use super::decode::{job_from_row, op_from_row, session_from_row};
 use super::{Log, schema, unavailable};
 use crate::log::{Block, Error, JobRow, ListFilter, Position, SessionRow, StreamId, ViewOpRow};
 
@@ -315,52 +316,6 @@ fn blocks_from(
         blocks.push(Arc::new(block));
     }
     Ok(blocks)
-}
-
-fn session_from_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
-    Ok(SessionRow {
-        id: row.get(0)?,
-        stream: row.get(1)?,
-        principal: row.get(2)?,
-        token_hash: row.get(3)?,
-        earlier_token_hash: row.get(4)?,
-        created_at_ms: row.get(5)?,
-        parked_at_ms: row.get(6)?,
-        features: row.get(7)?,
-    })
-}
-
-pub(super) fn job_from_row(row: &Row<'_>) -> rusqlite::Result<JobRow> {
-    Ok(JobRow {
-        stream: row.get(0)?,
-        id: row.get(1)?,
-        session_id: row.get(2)?,
-        principal: row.get(3)?,
-        agent: row.get(4)?,
-        input_json: row.get(5)?,
-        trace_id: row.get(6)?,
-        created_at_ms: row.get(7)?,
-        status: row.get(8)?,
-        ended_at_ms: row.get(9)?,
-        last_seq: row.get::<_, i64>(10)? as u64,
-        end_position: row.get(11)?,
-        idempotency_key: row.get(12)?,
-        fingerprint: row.get(13)?,
-        idempotency_expires_at_ms: row.get(14)?,
-    })
-}
-
-fn op_from_row(row: &Row<'_>) -> rusqlite::Result<ViewOpRow> {
-    Ok(ViewOpRow {
-        session_id: row.get(0)?,
-        op_no: row.get(1)?,
-        at_position: row.get(2)?,
-        at_seq: row.get::<_, i64>(3)? as u64,
-        kind: row.get(4)?,
-        stream: row.get(5)?,
-        from_seq: row.get::<_, i64>(6)? as u64,
-        to_seq: row.get::<_, i64>(7)? as u64,
-    })
 }
 
 #[cfg(test)]

@@ -29,8 +29,7 @@ impl Log {
             .await
     }
 
-    /// Records of `streams`, each after its number, in `after < position <= at`
-    /// for each of `ats`.
+    /// Records of `streams`, each after its number, in `after < position <= at`.
     pub async fn count_to(
         &self,
         streams: Vec<(StreamId, u64)>,
