@@ -7,6 +7,7 @@
 mod buffer;
 mod context;
 mod directory;
+mod live;
 mod registry;
 mod result;
 mod runner;

@@ -1,16 +1,15 @@
-//! The live jobs, and the way in: submit, cancel, recover.
+//! The way in to jobs: submit, start, cancel, recover.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use super::buffer::Buffer;
 use super::directory::{Agent, AgentDirectory};
-use super::{JobContext, Limits, now, runner};
+use super::live::LiveJobs;
+use super::{JobContext, Limits, now};
 use crate::log::{Command, JobRow, Log, Outcome as LogOutcome, StreamId, ViewOpRow};
 use crate::protocol::message::Submit;
 use crate::protocol::{Failure, Outcome, Timestamp, id};
@@ -21,30 +20,7 @@ pub struct Jobs {
     agents: AgentDirectory,
     limits: Limits,
     next_stream: AtomicI64,
-    live: Mutex<Live>,
-}
-
-#[derive(Default)]
-struct Live {
-    jobs: HashMap<String, JobContext>,
-    by_principal: HashMap<String, usize>,
-}
-
-impl Live {
-    fn insert(&mut self, id: String, principal: String, context: JobContext) {
-        *self.by_principal.entry(principal).or_default() += 1;
-        self.jobs.insert(id, context);
-    }
-
-    fn remove(&mut self, id: &str, principal: &str) {
-        self.jobs.remove(id);
-        if let Some(count) = self.by_principal.get_mut(principal) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_principal.remove(principal);
-            }
-        }
-    }
+    live: Arc<LiveJobs>,
 }
 
 /// A submit whose sender is known.
@@ -79,9 +55,9 @@ impl Jobs {
         Arc::new(Self {
             log,
             agents,
-            limits,
             next_stream: AtomicI64::new(last_stream + 1),
-            live: Mutex::default(),
+            live: LiveJobs::new(limits.cancel_grace),
+            limits,
         })
     }
 
@@ -106,7 +82,11 @@ impl Jobs {
         self.check_running(&new.principal)?;
         let at = now();
         let stream = self.next_stream();
-        let fingerprint = fingerprint(&agent, &new.submit);
+        let fingerprint = match &new.submit.idempotency_key {
+            Some(_) => fingerprint(&agent, &new.submit),
+            // Compared only with a key's other submits.
+            None => Vec::new(),
+        };
         let expires_at_ms = at.0 + self.limits.idempotency_ttl.as_millis() as i64;
         let job = JobRow {
             id: id::job_id(),
@@ -161,7 +141,7 @@ impl Jobs {
     }
 
     /// Starts the agent of a job that was just accepted; nothing for a duplicate.
-    pub fn start(self: &Arc<Self>, accepted: Accepted) {
+    pub fn start(&self, accepted: Accepted) {
         let Some(Start { agent, max_runtime }) = accepted.start else {
             return;
         };
@@ -174,26 +154,13 @@ impl Jobs {
             Arc::new(Buffer::new(row.stream, 1)),
             self.log.clone(),
         );
-        let (id, principal) = (row.id, row.principal);
-        let live = context.clone();
-        self.live.lock().insert(id.clone(), principal.clone(), live);
-        let jobs = self.clone();
-        tokio::spawn(async move {
-            runner::run(&*agent, context, max_runtime, jobs.limits.cancel_grace).await;
-            jobs.live.lock().remove(&id, &principal);
-        });
+        self.live.start(row.principal, context, agent, max_runtime);
     }
 
     /// Asks a live job to stop. True when it was live; authority is the caller's to check
     /// against the job's row.
     pub fn cancel(&self, job_id: &str) -> bool {
-        match self.live.lock().jobs.get(job_id) {
-            Some(context) => {
-                context.cancel();
-                true
-            }
-            None => false,
-        }
+        self.live.cancel(job_id)
     }
 
     /// Ends what a crash left running: no job stays `running` for ever.
@@ -219,8 +186,7 @@ impl Jobs {
 
     fn check_running(&self, principal: &str) -> Result<(), Failure> {
         let limit = self.limits.running_per_principal_max;
-        let running = self.live.lock().by_principal.get(principal).copied();
-        if running.unwrap_or(0) < limit {
+        if self.live.count_of(principal) < limit {
             return Ok(());
         }
         Err(Failure::internal(format!(
@@ -230,7 +196,7 @@ impl Jobs {
 
     /// Jobs that run now.
     pub fn running(&self) -> usize {
-        self.live.lock().jobs.len()
+        self.live.count()
     }
 }
 
@@ -250,7 +216,7 @@ fn refuse_unbuilt(submit: &Submit) -> Result<(), Failure> {
     }
 }
 
-/// Equal for equal parameters, however the JSON was written.
+/// Of a submit with a key. Equal for equal parameters, however the JSON was written.
 fn fingerprint(agent: &str, submit: &Submit) -> Vec<u8> {
     // serde_json's map is ordered by key, so this is the canonical form.
     let input: serde_json::Value = serde_json::from_str(&submit.input_json).unwrap_or_default();

@@ -1,44 +1,28 @@
-//! One running job: the agent's future beside its cancel and its deadline.
+//! One agent's run, from its call to the terminal of its job.
 
-use std::time::Duration;
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt;
 
 use super::result::{CHUNK_BYTES_MAX, Form, INLINE_BYTES_MAX};
 use super::{Agent, AgentResult, ChunkEncoding, JobContext};
 use crate::protocol::{Failure, Outcome};
 use crate::wire;
 
-/// Runs the agent to a terminal, whichever comes first: its own end, a cancel
-/// and the grace after it, or `max_runtime`.
-pub(super) async fn run(
-    agent: &dyn Agent,
-    job: JobContext,
-    max_runtime: Option<Duration>,
-    cancel_grace: Duration,
-) {
-    // A panic of an agent ends its job, not the runtime.
-    let (run, own) = (agent.run(job.clone()), job.clone());
-    let mut agent = tokio::spawn(async move { fit(&own, run.await?).await });
-    let deadline = async {
-        match max_runtime {
-            Some(limit) => tokio::time::sleep(limit).await,
-            None => std::future::pending().await,
-        }
-    };
-    let outcome = tokio::select! {
-        ended = &mut agent => own_end(&job, ended),
-        () = deadline => {
-            job.cancel();
-            agent.abort();
-            Outcome::TimedOut { message: "max_runtime_sec is over".into() }
-        }
-        () = job.cancelled() => {
-            if tokio::time::timeout(cancel_grace, &mut agent).await.is_err() {
-                agent.abort();
-            }
-            Outcome::Cancelled { message: "cancelled by the client".into() }
-        }
-    };
-    job.end(outcome);
+/// Runs the agent to its own end and writes the terminal.
+pub(super) async fn run(agent: &dyn Agent, job: &JobContext) {
+    let run = async { fit(job, agent.run(job.clone()).await?).await };
+    // A panic of an agent ends its job, not the runtime. What it may have left
+    // half done is its own: the job's parts are changed in single steps.
+    let ended = AssertUnwindSafe(run).catch_unwind().await;
+    job.end(own_end(job, ended));
+}
+
+pub(super) fn cancelled() -> Outcome {
+    Outcome::Cancelled {
+        message: "cancelled by the client".into(),
+    }
 }
 
 /// A result too large for the terminal goes ahead of it in chunks.
@@ -65,12 +49,11 @@ fn said(mut failure: Failure) -> Failure {
 
 fn own_end(
     job: &JobContext,
-    ended: Result<Result<AgentResult, Failure>, tokio::task::JoinError>,
+    ended: Result<Result<AgentResult, Failure>, Box<dyn Any + Send>>,
 ) -> Outcome {
     match ended {
-        Ok(_) if job.is_cancelled() => Outcome::Cancelled {
-            message: "cancelled by the client".into(),
-        },
+        // Whatever it says: it was asked to stop, and has.
+        _ if job.is_cancelled() => cancelled(),
         Ok(Ok(AgentResult(Form::Inline(result_json)))) => Outcome::Inline { result_json },
         Ok(Ok(AgentResult(Form::Chunked {
             result_id,
