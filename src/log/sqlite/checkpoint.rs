@@ -15,10 +15,12 @@ use super::{State, unavailable};
 use crate::log::Error;
 
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// Above this a pass is worth its fsync.
-const PASSIVE_BYTES: u64 = 16 * 1024 * 1024;
+/// A pass for each so many bytes: a page that changed often is moved once.
+const PASSIVE_BYTES: u64 = 32 * 1024 * 1024;
 /// Above this the log starts over.
 const RESTART_BYTES: u64 = 128 * 1024 * 1024;
+/// A store at rest for so many checks is moved whatever its size.
+const IDLE_CHECKS: u32 = 20;
 
 pub(super) fn spawn(
     path: PathBuf,
@@ -30,20 +32,26 @@ pub(super) fn spawn(
         .map_err(unavailable)?;
     let wal = path.with_file_name("arcpd.db-wal");
     let run = move || {
-        let mut moved_at = 0;
+        let (mut moved_bytes, mut moved_at, mut seen_at, mut idle) = (0, 0, 0, 0);
         while !state.closing.load(Ordering::Acquire) {
             std::thread::park_timeout(CHECK_INTERVAL);
             let bytes = std::fs::metadata(&wal).map_or(0, |file| file.len());
             let committed = state.committed.load(Ordering::Acquire);
-            // The file keeps its length when it starts over: only news count.
-            if bytes < PASSIVE_BYTES || committed == moved_at {
-                continue;
-            }
-            moved_at = committed;
-            checkpoint(&connection, "PASSIVE");
+            idle = if committed == std::mem::replace(&mut seen_at, committed) {
+                idle + 1
+            } else {
+                0
+            };
             if bytes > RESTART_BYTES {
                 checkpoint(&connection, "PASSIVE");
+                checkpoint(&connection, "PASSIVE");
                 checkpoint(&connection, "TRUNCATE");
+                (moved_bytes, moved_at) = (0, committed);
+            } else if bytes >= moved_bytes + PASSIVE_BYTES
+                || (idle == IDLE_CHECKS && moved_at != committed)
+            {
+                checkpoint(&connection, "PASSIVE");
+                (moved_bytes, moved_at) = (bytes, committed);
             }
         }
     };

@@ -3,8 +3,8 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decode::job_from_row;
-use super::trim;
-use crate::log::{Command, JobRow, Outcome, PendingBlock, Position, ViewOpRow};
+use super::{trim, view_ops};
+use crate::log::{Command, JobRow, Outcome, PendingBlock, Position};
 
 pub(super) fn insert_block(
     connection: &Connection,
@@ -90,7 +90,7 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
         }
         Command::AddViewOps(ops) => {
             for op in ops {
-                insert_op(connection, op)?;
+                view_ops::insert(connection, op)?;
             }
         }
         // Its record is among the blocks of the group.
@@ -100,7 +100,7 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
                 return Ok(Outcome::Duplicate(Box::new(earlier)));
             }
             insert_job(connection, job)?;
-            insert_op(connection, op)?;
+            view_ops::insert(connection, op)?;
         }
         Command::TrimJobs { streams } => trim::jobs(connection, streams)?,
         Command::Forget {
@@ -156,22 +156,6 @@ fn insert_job(connection: &Connection, job: &JobRow) -> rusqlite::Result<()> {
             job.idempotency_key,
             job.fingerprint,
             job.idempotency_expires_at_ms,
-        ])?;
-    Ok(())
-}
-
-fn insert_op(connection: &Connection, op: &ViewOpRow) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached("INSERT INTO view_op VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
-        .execute(params![
-            op.session_id,
-            op.op_no,
-            op.at_position,
-            op.at_seq as i64,
-            op.kind,
-            op.stream,
-            op.from_seq as i64,
-            op.to_seq as i64,
         ])?;
     Ok(())
 }

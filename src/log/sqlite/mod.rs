@@ -9,6 +9,7 @@ mod recent;
 mod schema;
 mod seek;
 mod trim;
+mod view_ops;
 mod writer;
 
 use std::fs::File;

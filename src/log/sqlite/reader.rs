@@ -8,9 +8,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::decode::{job_from_row, op_from_row, session_from_row};
+use super::decode::{job_from_row, session_from_row};
 use super::{Log, schema, unavailable};
-use crate::log::{Block, Error, JobRow, ListFilter, Position, SessionRow, StreamId, ViewOpRow};
+use crate::log::{Block, Error, JobRow, ListFilter, Position, SessionRow, StreamId};
 
 const READERS: usize = 4;
 
@@ -142,17 +142,6 @@ impl Log {
                 )?
                 .query_row(params![hash], session_from_row)
                 .optional()
-        })
-        .await
-    }
-
-    pub async fn view_ops(&self, session_id: &str) -> Result<Vec<ViewOpRow>, Error> {
-        let id = session_id.to_owned();
-        self.read(move |connection| {
-            connection
-                .prepare_cached("SELECT * FROM view_op WHERE session_id = ?1 ORDER BY op_no")?
-                .query_map(params![id], op_from_row)?
-                .collect()
         })
         .await
     }

@@ -9,9 +9,15 @@ use crate::log::{Error, Position};
 
 /// `PRAGMA application_id`: "arcp".
 const APPLICATION_ID: i64 = 0x6172_6370;
-const FORMAT: i64 = 1;
+/// The writer's pages.
+const CACHE_KIB: i64 = 16 * 1024;
+/// What each version of the format added to the one before. A store is brought
+/// up step by step when it is opened; a step, once released, is never changed.
+const STEPS: [&str; 2] = [FIRST, RECENT_VIEW_OPS];
+/// `PRAGMA user_version`: how many of the steps a store has.
+const FORMAT: i64 = STEPS.len() as i64;
 
-const TABLES: &str = "
+const FIRST: &str = "
 CREATE TABLE block (
   position INTEGER PRIMARY KEY, stream INTEGER NOT NULL, first_seq INTEGER NOT NULL,
   count INTEGER NOT NULL, terminal INTEGER NOT NULL, data BLOB NOT NULL,
@@ -41,6 +47,13 @@ CREATE TABLE view_op (
   PRIMARY KEY (session_id, op_no)) WITHOUT ROWID;
 ";
 
+const RECENT_VIEW_OPS: &str = "
+CREATE TABLE view_op_recent (
+  session_id TEXT NOT NULL, op_no INTEGER NOT NULL, at_position INTEGER NOT NULL,
+  at_seq INTEGER NOT NULL, kind INTEGER NOT NULL, stream INTEGER NOT NULL,
+  from_seq INTEGER NOT NULL, to_seq INTEGER NOT NULL);
+";
+
 /// The writer's connection and the last position in use.
 pub(super) fn open_writer(
     path: &Path,
@@ -61,11 +74,11 @@ pub(super) fn open_writer(
     let tables: i64 = connection
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
         .map_err(|e| foreign(e.to_string()))?;
-    if tables == 0 {
-        create(&connection).map_err(|e| foreign(e.to_string()))?;
-    } else if application != APPLICATION_ID {
+    if tables > 0 && application != APPLICATION_ID {
         return Err(foreign("it is another program's database".into()));
-    } else if found != FORMAT {
+    }
+    // Of a younger version, or of none that ever was.
+    if found > FORMAT || (tables > 0 && found < 1) {
         let path = path.display().to_string();
         return Err(Error::Version {
             path,
@@ -73,6 +86,7 @@ pub(super) fn open_writer(
             expected: FORMAT,
         });
     }
+    bring_up(&connection, found).map_err(|e| foreign(e.to_string()))?;
     let tail = connection
         .query_row(
             "SELECT max(coalesce((SELECT max(position) FROM block), 0), position) FROM high_water",
@@ -92,14 +106,21 @@ fn prepare(connection: &Connection, durability: Durability) -> rusqlite::Result<
         Durability::Power => "FULL",
     };
     connection.pragma_update(None, "synchronous", synchronous)?;
+    // KiB. The pages of every commit are among the newest; they stay at hand.
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
 }
 
-pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
+/// All steps a store lacks, in one transaction.
+pub(super) fn bring_up(connection: &Connection, found: i64) -> rusqlite::Result<()> {
+    let missing: String = STEPS.into_iter().skip(found as usize).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
     let script = format!(
-        "BEGIN; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT;"
+        "BEGIN; {missing} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT;"
     );
     connection.execute_batch(&script)
 }
@@ -111,4 +132,41 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_store_is_brought_up_and_keeps_what_it_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("arcpd.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(&format!(
+            "{FIRST} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;
+             INSERT INTO block VALUES (7, 1, 1, 1, 0, x'0107');"
+        ))
+        .unwrap();
+        drop(old);
+        let (connection, tail) = open_writer(&path, Durability::Process).unwrap();
+        assert_eq!(tail, 7);
+        let version: i64 = connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .unwrap();
+        assert_eq!(version, FORMAT);
+        let recent = connection.query_row("SELECT count(*) FROM view_op_recent", [], |row| {
+            row.get::<_, i64>(0)
+        });
+        assert_eq!(recent.unwrap(), 0);
+        // What a younger version wrote is left as it is.
+        connection
+            .pragma_update(None, "user_version", FORMAT + 1)
+            .unwrap();
+        drop(connection);
+        let Err(refused) = open_writer(&path, Durability::Process) else {
+            panic!("a younger store was opened");
+        };
+        assert!(matches!(refused, Error::Version { found, .. } if found == FORMAT + 1));
+    }
 }

@@ -204,7 +204,7 @@ mod tests {
 
     fn store(blocks: &[(StreamId, i64)]) -> (Connection, Vec<(StreamId, u64, u64)>) {
         let connection = Connection::open_in_memory().unwrap();
-        super::super::schema::create(&connection).unwrap();
+        super::super::schema::bring_up(&connection, 0).unwrap();
         let mut next = std::collections::HashMap::new();
         let mut model = Vec::new();
         for (index, (stream, count)) in blocks.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::Log;
+use super::{Log, view_ops};
 use crate::log::{Error, StreamId};
 
 /// Ended jobs the file could do without, oldest end first.
@@ -91,16 +91,13 @@ pub(super) fn forget(
     ended_before_ms: i64,
 ) -> rusqlite::Result<()> {
     keep_high_water(connection)?;
-    let gone = "SELECT id FROM session WHERE parked_at_ms < ?1";
     // A session's own records go with it.
     connection
         .prepare_cached(
             "DELETE FROM block WHERE stream IN (SELECT stream FROM session WHERE parked_at_ms < ?1)",
         )?
         .execute(params![parked_before_ms])?;
-    connection
-        .prepare_cached(&format!("DELETE FROM view_op WHERE session_id IN ({gone})"))?
-        .execute(params![parked_before_ms])?;
+    view_ops::forget(connection, parked_before_ms)?;
     connection
         .prepare_cached("DELETE FROM session WHERE parked_at_ms < ?1")?
         .execute(params![parked_before_ms])?;

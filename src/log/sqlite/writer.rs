@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::execute::{execute, insert_block};
-use super::{State, unavailable};
+use super::{State, unavailable, view_ops};
 use crate::log::{Block, BlockSource, Command, Error, Outcome, PendingBlock, Position};
 
 type Answer = oneshot::Sender<Result<Outcome, Error>>;
@@ -255,6 +255,7 @@ fn write_group(
     for (position, block) in (tail + 1..).zip(blocks) {
         insert_block(&transaction, position, block).map_err(unavailable)?;
     }
+    view_ops::settle(&transaction).map_err(unavailable)?;
     transaction.commit().map_err(unavailable)?;
     Ok(outcomes)
 }
