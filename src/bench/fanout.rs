@@ -158,7 +158,7 @@ async fn watched(
             peer.last_seq = 1;
             let received = 1 + peer.until_terminal().await?;
             ensure!(received == events + 1, "{received} of {events}");
-            anyhow::Ok((started, Instant::now()))
+            anyhow::Ok((started, Instant::now(), peer))
         });
     }
     let round = rate(&mut tasks, observers * events, || {
@@ -169,9 +169,10 @@ async fn watched(
     round
 }
 
-/// From the first event anyone had to the last terminal.
-async fn rate(
-    tasks: &mut JoinSet<anyhow::Result<(Instant, Instant)>>,
+/// From the first event anyone had to the last terminal. Nobody leaves before
+/// that: to see a session off is other work.
+async fn rate<T: Send + 'static>(
+    tasks: &mut JoinSet<anyhow::Result<(Instant, Instant, T)>>,
     deliveries: u64,
     cpu: impl Fn() -> f64,
 ) -> anyhow::Result<Round> {
@@ -179,14 +180,15 @@ async fn rate(
     while let Some(task) = tasks.join_next().await {
         times.push(task??);
     }
-    let started = times.iter().map(|(started, _)| *started).min();
-    let ended = times.iter().map(|(_, ended)| *ended).max();
+    let cpu = cpu();
+    let started = times.iter().map(|(started, ..)| *started).min();
+    let ended = times.iter().map(|(_, ended, _)| *ended).max();
     let (Some(started), Some(ended)) = (started, ended) else {
         anyhow::bail!("nobody watched");
     };
     Ok(Round {
         deliveries_per_sec: deliveries as f64 / (ended - started).as_secs_f64(),
-        cpu_us: cpu() * 1e6 / deliveries as f64,
+        cpu_us: cpu * 1e6 / deliveries as f64,
     })
 }
 
@@ -220,7 +222,7 @@ async fn floor(ground: &Ground, observers: u64, events: u64) -> anyhow::Result<R
                 }
                 response = peer.next().await?;
             }
-            Ok((started, Instant::now()))
+            anyhow::Ok((started, Instant::now(), peer))
         });
     }
     starter.send(start(events)).await?;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::claim::Claim;
 use super::feed::{Feed, Next};
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Run};
 use super::recent::Recent;
 use super::subscribe::Barrier;
 use super::view::{Change, Cursor, Op};
@@ -20,8 +20,8 @@ use crate::protocol::message::{Reply, ReplyBody};
 use crate::protocol::{ErrorCode, Failure, Request, RequestBody};
 use crate::wire::{JobHeader, SessionHeader};
 
-/// Encoded bytes that may wait for the transport before the log is left alone.
-const OUTBOX_BYTES_MAX: usize = 64 * 1024;
+/// Encoded bytes that may wait for the transport; more are encoded as they go.
+const OUTBOX_BYTES_MAX: usize = 32 * 1024;
 /// Above this, requests wait too: replies of a client that does not read are bounded.
 const OUTBOX_BYTES_HARD_MAX: usize = 1024 * 1024;
 /// Requests that wait for a replay to end.
@@ -33,9 +33,11 @@ pub(super) struct Actor {
     pub row: SessionRow,
     pub features: Vec<String>,
     pub header: SessionHeader,
-    pub headers: HashMap<StreamId, JobHeader>,
+    pub headers: HashMap<StreamId, Arc<JobHeader>>,
     pub feed: Feed,
     pub outbox: Outbox,
+    /// Numbered, not yet encoded, in order.
+    pub runs: VecDeque<Run>,
     /// The number of the next record of the view.
     pub next_seq: u64,
     /// Records below are counted, not sent: the client has them.
@@ -84,11 +86,10 @@ impl Actor {
     pub async fn run(mut self, mut connection: Connection, claim: &Claim) {
         let end = self.serve(&mut connection, claim).await;
         if end == End::Close && !self.outbox.is_empty() {
-            let last = self.outbox.take(true);
             // A peer that does not read its last message is not waited for, nor one
             // that is back on another connection.
             let limit = self.sessions.limits.hello_timeout;
-            let sent = tokio::time::timeout(limit, connection.outbound.send(last));
+            let sent = tokio::time::timeout(limit, self.outbox.send_rest(&connection.outbound));
             tokio::select! {
                 _ = sent => {}
                 () = claim.displaced.cancelled(), if !claim.displaced.is_cancelled() => {}
@@ -119,7 +120,7 @@ impl Actor {
                 }
                 permit = connection.outbound.reserve(), if !self.outbox.is_empty() => match permit {
                     Ok(permit) => {
-                        permit.send(self.outbox.take(false));
+                        permit.send(self.outbox.take());
                         self.last_outbound = Instant::now();
                     }
                     Err(_) => return End::Gone,
@@ -145,6 +146,13 @@ impl Actor {
     /// Takes what the view has until the outbox is full or the view is level.
     async fn fill(&mut self) -> Result<(), End> {
         while self.outbox.len() < OUTBOX_BYTES_MAX {
+            if let Some(run) = self.runs.front_mut() {
+                self.outbox.push_run(run, OUTBOX_BYTES_MAX);
+                if run.is_done() {
+                    self.runs.pop_front();
+                }
+                continue;
+            }
             if let Some(replay) = self.replay.take() {
                 self.replay_some(replay).await?;
                 continue;
@@ -242,33 +250,43 @@ impl Actor {
         Ok(())
     }
 
-    /// Encodes records `after_seq < seq <= to_seq` of a block.
-    async fn push(&mut self, block: &Block, after_seq: u64, to_seq: u64) -> Result<(), End> {
-        if !self.headers.contains_key(&block.stream) {
-            let header = self.header_of(block.stream).await?;
-            self.headers.insert(block.stream, header);
-        }
+    /// Numbers records `after_seq < seq <= to_seq` of a block.
+    async fn push(&mut self, block: &Arc<Block>, after_seq: u64, to_seq: u64) -> Result<(), End> {
         let first = block.first_seq.max(after_seq + 1);
         let base = self.next_seq;
         self.next_seq += (to_seq + 1).saturating_sub(first);
-        let deliver_from = self.deliver_from;
-        let records = (first..=to_seq)
-            .map(|seq| (base + (seq - first), (seq - block.first_seq) as usize))
-            .filter(|(event_seq, _)| *event_seq >= deliver_from);
-        self.outbox
-            .push_records(&self.headers[&block.stream], block, records);
+        let known = self.deliver_from.saturating_sub(base);
+        let first_new = first.saturating_add(known);
+        if first_new > to_seq {
+            return Ok(());
+        }
+        let header = match self.headers.get(&block.stream) {
+            Some(header) => header.clone(),
+            None => self.header_of(block.stream).await?,
+        };
+        self.runs.push_back(Run {
+            header,
+            block: block.clone(),
+            index: (first_new - block.first_seq) as usize,
+            end: (to_seq + 1 - block.first_seq) as usize,
+            event_seq: base + known,
+        });
         Ok(())
     }
 
-    async fn header_of(&mut self, stream: StreamId) -> Result<JobHeader, End> {
-        if stream == self.row.stream {
-            return Ok(self.header.for_session());
-        }
-        let job = self.sessions.log.job_by_stream(stream).await;
-        match job.map_err(|error| self.store_failed(error))? {
-            Some(job) => Ok(self.header.for_job(&job.id, &job.trace_id)),
-            None => Err(self.fail(Failure::internal("a record belongs to no job"))),
-        }
+    async fn header_of(&mut self, stream: StreamId) -> Result<Arc<JobHeader>, End> {
+        let header = if stream == self.row.stream {
+            self.header.for_session()
+        } else {
+            let job = self.sessions.log.job_by_stream(stream).await;
+            match job.map_err(|error| self.store_failed(error))? {
+                Some(job) => self.header.for_job(&job.id, &job.trace_id),
+                None => return Err(self.fail(Failure::internal("a record belongs to no job"))),
+            }
+        };
+        let header = Arc::new(header);
+        self.headers.insert(stream, header.clone());
+        Ok(header)
     }
 
     /// Whether a change of the view has to wait for its place.

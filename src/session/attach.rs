@@ -86,8 +86,7 @@ async fn refuse(
         trace_id: None,
         body,
     });
-    // An error here means that the peer has gone already.
-    let _ = connection.outbound.send(outbox.take(true)).await;
+    outbox.send_rest(&connection.outbound).await;
     connection.linger();
 }
 
@@ -109,6 +108,7 @@ async fn serve(sessions: Arc<Sessions>, connection: Connection, opened: Opened) 
         next_seq: opened.plan.cursor.next_seq,
         deliver_from: opened.deliver_from,
         ahead: opened.plan.ahead.into(),
+        runs: Default::default(),
         replay: None,
         barrier: None,
         op_count: opened.op_count,

@@ -1,6 +1,7 @@
 //! Submitting, cancelling and listing jobs.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::actor::Actor;
 use super::numbering;
@@ -56,7 +57,7 @@ impl Actor {
         }
         self.op_count += 1;
         let header = self.header.for_job(&row.id, &row.trace_id);
-        self.headers.insert(row.stream, header);
+        self.headers.insert(row.stream, Arc::new(header));
         self.feed.watch(row.stream, 0, false);
         jobs.start(accepted);
         Ok(row.id)

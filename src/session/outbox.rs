@@ -1,6 +1,14 @@
-//! What is ready for the client, encoded, in order.
+//! What is ready for the client, encoded, in order, in chunks.
+//!
+//! A chunk is one write and, in protobuf, one message. It is small on purpose:
+//! memory of this size comes back from the allocator warm, and a client that
+//! decodes it still has it in its cache.
 
-use bytes::{Bytes, BytesMut};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use tokio::sync::mpsc;
 
 use super::Encoding;
 use crate::log::Block;
@@ -8,16 +16,24 @@ use crate::protocol::Reply;
 use crate::protocol::message::Profile;
 use crate::wire::{self, JobHeader};
 
-/// A block above this has its memory asked for at once.
+/// A chunk is closed before it outgrows this; a larger envelope has one to itself.
+const CHUNK_BYTES: usize = 32 * 1024;
+/// What is pushed at once in a block above this fills whole chunks.
 const BUSY_BYTES: usize = 16 * 1024;
 
-/// Envelopes in one write: the fields of a `SessionResponse`, or JSON texts.
+/// Envelopes in one write: the fields of a `SessionResponse` behind
+/// [`Chunk::PREFIX_BYTES`] of room, or JSON texts.
 pub struct Chunk {
-    pub bytes: Bytes,
+    pub bytes: BytesMut,
     /// Where each JSON text ends; empty for protobuf.
     pub ends: Vec<usize>,
     /// Nothing follows; the transport closes.
     pub last: bool,
+}
+
+impl Chunk {
+    /// Room for the length that gRPC puts before a message.
+    pub const PREFIX_BYTES: usize = 5;
 }
 
 /// How one peer has its records.
@@ -42,8 +58,29 @@ impl Rendering {
     }
 }
 
+/// Consecutive records of one block that have their numbers and are still to be
+/// encoded: a peer that reads slowly costs a reference, not a copy.
+pub(super) struct Run {
+    pub header: Arc<JobHeader>,
+    pub block: Arc<Block>,
+    /// The next record in the block, and the one after the last.
+    pub index: usize,
+    pub end: usize,
+    /// Of the next record.
+    pub event_seq: u64,
+}
+
+impl Run {
+    pub fn is_done(&self) -> bool {
+        self.index >= self.end
+    }
+}
+
 pub(super) struct Outbox {
     rendering: Rendering,
+    /// Closed chunks, oldest first.
+    full: VecDeque<Chunk>,
+    full_bytes: usize,
     bytes: BytesMut,
     ends: Vec<usize>,
 }
@@ -52,6 +89,8 @@ impl Outbox {
     pub fn new(rendering: Rendering) -> Self {
         Self {
             rendering,
+            full: VecDeque::new(),
+            full_bytes: 0,
             bytes: BytesMut::new(),
             ends: Vec::new(),
         }
@@ -62,14 +101,15 @@ impl Outbox {
     }
 
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.full_bytes + self.bytes.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.len() == 0
     }
 
     pub fn push_reply(&mut self, reply: Reply) {
+        self.make_room(0, 0);
         match self.rendering.encoding {
             Encoding::Protobuf => wire::encode_reply_proto(reply, &mut self.bytes),
             Encoding::Json => {
@@ -80,33 +120,34 @@ impl Outbox {
         }
     }
 
-    /// Appends record `index` of a block for each `(event_seq, index)`.
-    pub fn push_records(
-        &mut self,
-        header: &JobHeader,
-        block: &Block,
-        records: impl Iterator<Item = (u64, usize)>,
-    ) {
-        if block.data.len() > BUSY_BYTES {
-            // Once for all of them: growing by steps copies what is there each time.
-            let headers = block.count as usize * header.len_max();
-            self.bytes.reserve(block.data.len() + headers);
-        }
-        for (event_seq, index) in records {
-            if let Some(feature) = self.gate(block.record(index)) {
-                self.push_withheld(header, event_seq, block.record(index), feature);
-                continue;
-            }
-            match self.rendering.encoding {
-                Encoding::Protobuf => {
-                    wire::frame_record(header, event_seq, block.record(index), &mut self.bytes);
+    /// Encodes records of a run until it is done or there is `bytes_max` to send.
+    pub fn push_run(&mut self, run: &mut Run, bytes_max: usize) {
+        let busy = match run.block.data.len() > BUSY_BYTES {
+            true => CHUNK_BYTES,
+            false => 0,
+        };
+        let Run { header, block, .. } = &*run;
+        let (mut index, mut event_seq) = (run.index, run.event_seq);
+        while index < run.end && self.len() < bytes_max {
+            let record = block.record(index);
+            match (self.gate(record), self.rendering.encoding) {
+                (None, Encoding::Protobuf) => self.push_proto(header, event_seq, record, busy),
+                (None, Encoding::Json) => {
+                    self.push_json(header, event_seq, block.json().get(index), busy);
                 }
-                Encoding::Json => {
-                    let tail = block.json().get(index);
-                    self.push_json(header, event_seq, tail);
+                (Some(feature), Encoding::Protobuf) => {
+                    let record = wire::withheld(record, feature);
+                    self.push_proto(header, event_seq, &record, busy);
+                }
+                (Some(feature), Encoding::Json) => {
+                    let tail = wire::json_tail(&wire::withheld(record, feature));
+                    self.push_json(header, event_seq, tail.as_bytes(), busy);
                 }
             }
+            index += 1;
+            event_seq += 1;
         }
+        (run.index, run.event_seq) = (index, event_seq);
     }
 
     fn gate(&self, record: &[u8]) -> Option<&'static str> {
@@ -116,19 +157,13 @@ impl Outbox {
         wire::feature_of(record).filter(|feature| self.rendering.withheld.contains(feature))
     }
 
-    fn push_withheld(&mut self, header: &JobHeader, event_seq: u64, record: &[u8], feature: &str) {
-        let record = wire::withheld(record, feature);
-        match self.rendering.encoding {
-            Encoding::Protobuf => {
-                wire::frame_record(header, event_seq, &record, &mut self.bytes);
-            }
-            Encoding::Json => {
-                self.push_json(header, event_seq, wire::json_tail(&record).as_bytes());
-            }
-        }
+    fn push_proto(&mut self, header: &JobHeader, event_seq: u64, record: &[u8], busy: usize) {
+        self.make_room(header.len_max() + record.len(), busy);
+        wire::frame_record(header, event_seq, record, &mut self.bytes);
     }
 
-    fn push_json(&mut self, header: &JobHeader, event_seq: u64, tail: &[u8]) {
+    fn push_json(&mut self, header: &JobHeader, event_seq: u64, tail: &[u8], busy: usize) {
+        self.make_room(header.len_max() + tail.len(), busy);
         match self.rendering.profile {
             Profile::Python => {
                 header.frame_json(event_seq, &wire::python_tail(tail), &mut self.bytes);
@@ -140,12 +175,50 @@ impl Outbox {
         self.ends.push(self.bytes.len());
     }
 
-    pub fn take(&mut self, last: bool) -> Chunk {
+    /// Closes the open chunk when `bytes` more would make it too large; a new one
+    /// starts with memory for `capacity`.
+    fn make_room(&mut self, bytes: usize, capacity: usize) {
+        if !self.bytes.is_empty() && self.bytes.len() + bytes > CHUNK_BYTES {
+            let chunk = self.close();
+            self.full_bytes += chunk.bytes.len();
+            self.full.push_back(chunk);
+        }
+        if self.bytes.is_empty() {
+            self.bytes.reserve(capacity.max(bytes));
+            if self.rendering.encoding == Encoding::Protobuf {
+                self.bytes.extend_from_slice(&[0; Chunk::PREFIX_BYTES]);
+            }
+        }
+    }
+
+    fn close(&mut self) -> Chunk {
         Chunk {
             // Nothing is kept behind: an idle session has no buffer.
-            bytes: std::mem::take(&mut self.bytes).freeze(),
+            bytes: std::mem::take(&mut self.bytes),
             ends: std::mem::take(&mut self.ends),
-            last,
+            last: false,
+        }
+    }
+
+    /// The oldest chunk; only for one that is not empty.
+    pub fn take(&mut self) -> Chunk {
+        match self.full.pop_front() {
+            Some(chunk) => {
+                self.full_bytes -= chunk.bytes.len();
+                chunk
+            }
+            None => self.close(),
+        }
+    }
+
+    /// Sends what is left, marked as the end. Stops where the peer has gone.
+    pub async fn send_rest(&mut self, outbound: &mpsc::Sender<Chunk>) {
+        while !self.is_empty() {
+            let mut chunk = self.take();
+            chunk.last = self.is_empty();
+            if outbound.send(chunk).await.is_err() {
+                return;
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 
 use super::{MESSAGE_BYTES_MAX, OUTBOUND_CHUNKS_MAX};
-use crate::session::{Connection, Encoding, Sessions, attach};
+use crate::session::{Chunk, Connection, Encoding, Sessions, attach};
 use crate::wire::{DESCRIPTOR_SET, Invalid, proto, request_from_proto};
 
 const GRPC: &str = "application/grpc";
@@ -100,7 +100,7 @@ async fn session(
     };
     tokio::spawn(attach(sessions, connection));
     let frames = ReceiverStream::new(chunks)
-        .flat_map(|chunk| stream::iter([frame_header(&chunk.bytes), chunk.bytes]))
+        .map(|chunk| framed(chunk.bytes))
         .map(|bytes| Ok::<_, std::convert::Infallible>(http_body::Frame::data(bytes)))
         .chain(stream::once(std::future::ready(Ok(
             http_body::Frame::trailers(trailers()),
@@ -120,12 +120,11 @@ fn refused(status: http::StatusCode) -> http::Response<Body> {
     response
 }
 
-/// Not compressed, and the length.
-fn frame_header(message: &Bytes) -> Bytes {
-    let mut header = BytesMut::with_capacity(5);
-    header.put_u8(0);
-    header.put_u32(message.len() as u32);
-    header.freeze()
+/// Not compressed, and the length, in the room left for them.
+fn framed(mut message: BytesMut) -> Bytes {
+    let length = message.len() - Chunk::PREFIX_BYTES;
+    message[1..Chunk::PREFIX_BYTES].copy_from_slice(&(length as u32).to_be_bytes());
+    message.freeze()
 }
 
 /// Errors of a session are messages in it; its stream always ends well.

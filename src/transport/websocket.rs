@@ -90,9 +90,10 @@ fn request(frame: Message) -> Option<Result<crate::protocol::Request, Invalid>> 
 /// measured at a twentieth of the rate.
 async fn write(mut sink: SplitSink<WebSocket, Message>, mut chunks: mpsc::Receiver<Chunk>) {
     while let Some(chunk) = chunks.recv().await {
+        let bytes = chunk.bytes.freeze();
         let mut start = 0;
         for end in chunk.ends {
-            let text = Utf8Bytes::try_from(chunk.bytes.slice(start..end));
+            let text = Utf8Bytes::try_from(bytes.slice(start..end));
             start = end;
             // What is sent was encoded from strings.
             let Ok(text) = text else { continue };
