@@ -6,7 +6,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true);
-    compiler.open_file("arcp/v1/runtime_service.proto")?;
+    for service in ["runtime", "job", "agent_host"] {
+        compiler.open_file(format!("arcp/v1/{service}_service.proto"))?;
+    }
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(
         out.join("arcp_descriptor.bin"),
