@@ -8,7 +8,10 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::log::{BlockSource, JobEnd, PendingBlock, StreamId};
+use crate::log::{BlockSource, JobEnd, PendingBlock, ReportMark, StreamId};
+
+/// Told how many reports are durable, from the log's thread.
+pub(super) type OnDurable = Box<dyn Fn(u64) + Send + Sync>;
 
 /// A block is taken whole, so this is also the size of a block.
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
@@ -20,6 +23,7 @@ pub(super) struct Buffer {
     stream: StreamId,
     state: Mutex<State>,
     taken: Notify,
+    on_durable: Mutex<Option<OnDurable>>,
 }
 
 struct State {
@@ -28,11 +32,22 @@ struct State {
     count: u32,
     queued: bool,
     end: Option<JobEnd>,
+    mark: Option<ReportMark>,
     closed: bool,
 }
 
+/// What is pushed at once: all in one block.
+#[derive(Default)]
+pub(super) struct Push {
+    pub records: u32,
+    /// Makes the last record the terminal, which is never held back.
+    pub end: Option<JobEnd>,
+    /// How far a host's reports are with these records.
+    pub mark: Option<ReportMark>,
+}
+
 /// What became of a push.
-pub(super) enum Push {
+pub(super) enum Pushed {
     /// The first record since the last take: tell the writer.
     Wake,
     Queued,
@@ -50,34 +65,49 @@ impl Buffer {
             count: 0,
             queued: false,
             end: None,
+            mark: None,
             closed: false,
         };
         Self {
             stream,
             state: Mutex::new(state),
             taken: Notify::new(),
+            on_durable: Mutex::new(None),
         }
     }
 
-    /// Encodes one record into the buffer; `end` makes it the terminal, which
-    /// is never held back.
-    pub(super) fn push(&self, end: Option<JobEnd>, encode: impl FnOnce(&mut BytesMut)) -> Push {
+    pub(super) fn stream(&self) -> StreamId {
+        self.stream
+    }
+
+    pub(super) fn on_durable(&self, told: Option<OnDurable>) {
+        *self.on_durable.lock() = told;
+    }
+
+    /// Encodes records into the buffer.
+    pub(super) fn push(&self, push: Push, encode: impl FnOnce(&mut BytesMut)) -> Pushed {
         let mut state = self.state.lock();
         if state.closed {
-            return Push::Closed;
+            return Pushed::Closed;
         }
         let full = state.data.len() >= BUFFER_BYTES_MAX || state.count >= BUFFER_RECORDS_MAX;
-        if full && end.is_none() {
-            return Push::Full;
+        if full && push.end.is_none() {
+            return Pushed::Full;
         }
         encode(&mut state.data);
-        state.count += 1;
-        state.closed = end.is_some();
-        state.end = end;
+        state.count += push.records;
+        state.closed = push.end.is_some();
+        state.end = push.end;
+        if let Some(mark) = push.mark {
+            // A checkpoint that has not been taken yet stays.
+            let before = state.mark.take().and_then(|mark| mark.checkpoint);
+            let checkpoint = mark.checkpoint.or(before);
+            state.mark = Some(ReportMark { checkpoint, ..mark });
+        }
         if std::mem::replace(&mut state.queued, true) {
-            Push::Queued
+            Pushed::Queued
         } else {
-            Push::Wake
+            Pushed::Wake
         }
     }
 
@@ -98,7 +128,7 @@ impl BlockSource for Buffer {
     fn take(&self) -> Option<PendingBlock> {
         let mut state = self.state.lock();
         state.queued = false;
-        if state.count == 0 {
+        if state.count == 0 && state.mark.is_none() {
             return None;
         }
         // As much again is likely; a job that trickles keeps nothing.
@@ -112,11 +142,18 @@ impl BlockSource for Buffer {
             count: state.count,
             data: std::mem::replace(&mut state.data, next).freeze(),
             terminal: state.end.take(),
+            mark: state.mark.take(),
         };
         state.next_seq += u64::from(state.count);
         state.count = 0;
         drop(state);
         self.taken.notify_waiters();
         Some(block)
+    }
+
+    fn committed(&self, report_seq: u64) {
+        if let Some(told) = &*self.on_durable.lock() {
+            told(report_seq);
+        }
     }
 }

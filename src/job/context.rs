@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
-use super::buffer::{Buffer, Push};
+use super::buffer::{Buffer, OnDurable, Push, Pushed};
 use super::{ChunkEncoding, Limits, ResultWriter, now};
-use crate::log::{BlockSource, JobEnd, Log};
-use crate::protocol::{Event, EventBody, Failure, Outcome};
+use crate::log::{BlockSource, HostedRow, JobEnd, JobRow, Log, ReportMark, StreamId};
+use crate::protocol::{Event, EventBody, Failure, Outcome, Timestamp};
 use crate::wire;
 
 /// Handed to an agent for one job; cheap to clone.
@@ -19,8 +19,13 @@ pub struct JobContext {
 
 struct Shared {
     job_id: String,
+    principal: String,
+    agent: String,
     trace_id: String,
     input_json: String,
+    deadline: Option<Timestamp>,
+    /// What an earlier run of the runtime left of it.
+    recovered: Option<HostedRow>,
     limits: Limits,
     buffer: Arc<Buffer>,
     log: Log,
@@ -29,23 +34,20 @@ struct Shared {
 }
 
 impl JobContext {
-    pub(super) fn new(
-        job_id: String,
-        trace_id: String,
-        input_json: String,
-        limits: Limits,
-        buffer: Arc<Buffer>,
-        log: Log,
-    ) -> Self {
-        let cancelled = CancellationToken::new();
+    /// `next_seq` is the number of the job's next record.
+    pub(super) fn new(row: JobRow, next_seq: u64, limits: Limits, log: Log) -> Self {
         let shared = Shared {
-            job_id,
-            trace_id,
-            input_json,
+            job_id: row.id,
+            principal: row.principal,
+            agent: row.agent,
+            trace_id: row.trace_id,
+            input_json: row.input_json,
+            deadline: None,
+            recovered: None,
             limits,
-            buffer,
+            buffer: Arc::new(Buffer::new(row.stream, next_seq)),
             log,
-            cancelled,
+            cancelled: CancellationToken::new(),
             result_started: AtomicBool::new(false),
         };
         Self {
@@ -53,8 +55,62 @@ impl JobContext {
         }
     }
 
+    /// Before the context is shared.
+    pub(super) fn with(
+        mut self,
+        deadline: Option<Timestamp>,
+        recovered: Option<HostedRow>,
+    ) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            (shared.deadline, shared.recovered) = (deadline, recovered);
+        }
+        self
+    }
+
     pub fn job_id(&self) -> &str {
         &self.shared.job_id
+    }
+
+    /// Who submitted it.
+    pub fn principal(&self) -> &str {
+        &self.shared.principal
+    }
+
+    /// `name@version`.
+    pub fn agent(&self) -> &str {
+        &self.shared.agent
+    }
+
+    /// W3C trace context for whoever works on the job.
+    pub fn traceparent(&self) -> String {
+        let span = rand::random::<u64>() | 1;
+        format!("00-{}-{span:016x}-01", self.shared.trace_id)
+    }
+
+    /// When the runtime ends the job, if it has a limit.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        self.shared.deadline
+    }
+
+    pub(crate) fn stream(&self) -> StreamId {
+        self.shared.buffer.stream()
+    }
+
+    pub(crate) fn log_of_jobs(&self) -> &Log {
+        &self.shared.log
+    }
+
+    pub(crate) fn recovered(&self) -> Option<&HostedRow> {
+        self.shared.recovered.as_ref()
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.shared.limits
+    }
+
+    /// Calls back, on the log's thread, when reports are durable.
+    pub(crate) fn on_durable(&self, told: Option<OnDurable>) {
+        self.shared.buffer.on_durable(told);
     }
 
     /// 32 hex digits; hand it to whatever the agent calls.
@@ -86,9 +142,16 @@ impl JobContext {
         if matches!(body, EventBody::ResultChunk { .. }) {
             return Err(Failure::invalid("result_chunk: use result_writer"));
         }
-        body.check().map_err(Failure::invalid)?;
-        wire::check_event_json(&body).map_err(|invalid| Failure::invalid(invalid.message))?;
-        let record = self.encode(body);
+        let record = self.checked(Event { ts: now(), body })?;
+        self.push(1, None, &record).await
+    }
+
+    /// The record of an event that keeps the rules of its kind and the limits.
+    pub(crate) fn checked(&self, event: Event) -> Result<bytes::BytesMut, Failure> {
+        event.body.check().map_err(Failure::invalid)?;
+        wire::check_event_json(&event.body).map_err(|invalid| Failure::invalid(invalid.message))?;
+        let mut record = bytes::BytesMut::new();
+        wire::encode_event(event, &mut record);
         let limit = self.shared.limits.event_bytes_max;
         let bytes = wire::json_len(&record, limit);
         if bytes > limit {
@@ -96,7 +159,7 @@ impl JobContext {
                 "event: {bytes} bytes as JSON, the limit is {limit}; use an artifact or a chunked result"
             )));
         }
-        self.push(&record).await
+        Ok(record)
     }
 
     /// Starts a result in chunks of at most `chunk_bytes` decoded bytes. A job has one.
@@ -120,29 +183,36 @@ impl JobContext {
     }
 
     pub(super) async fn emit_chunk(&self, body: EventBody) -> Result<(), Failure> {
-        self.push(&self.encode(body)).await
-    }
-
-    fn encode(&self, body: EventBody) -> bytes::BytesMut {
         let mut record = bytes::BytesMut::new();
         wire::encode_event(Event { ts: now(), body }, &mut record);
-        record
+        self.push(1, None, &record).await
     }
 
-    async fn push(&self, record: &[u8]) -> Result<(), Failure> {
+    /// Pushes encoded records, all in one block; waits while the buffer is full.
+    pub(crate) async fn push(
+        &self,
+        records: u32,
+        mark: Option<ReportMark>,
+        encoded: &[u8],
+    ) -> Result<(), Failure> {
         loop {
-            match self
+            let push = Push {
+                records,
+                mark: mark.clone(),
+                end: None,
+            };
+            let pushed = self
                 .shared
                 .buffer
-                .push(None, |data| data.extend_from_slice(record))
-            {
-                Push::Wake => {
+                .push(push, |data| data.extend_from_slice(encoded));
+            match pushed {
+                Pushed::Wake => {
                     self.shared.log.ready(self.source());
                     return Ok(());
                 }
-                Push::Queued => return Ok(()),
-                Push::Full => self.shared.buffer.wait_taken().await,
-                Push::Closed => return Err(Failure::invalid("event: the job has ended")),
+                Pushed::Queued => return Ok(()),
+                Pushed::Full => self.shared.buffer.wait_taken().await,
+                Pushed::Closed => return Err(Failure::invalid("event: the job has ended")),
             }
         }
     }
@@ -168,17 +238,48 @@ impl JobContext {
 
     /// Writes the terminal. The first one stands; later ones are dropped.
     pub(super) fn end(&self, outcome: Outcome) {
+        self.push_end(0, &[], outcome, None);
+    }
+
+    /// The same as the last report of an activation, with the records before it in
+    /// one block. False when the job was over.
+    pub(crate) fn end_with(
+        &self,
+        records: u32,
+        encoded: &[u8],
+        outcome: Outcome,
+        mark: ReportMark,
+    ) -> bool {
+        self.push_end(records, encoded, outcome, Some(mark))
+    }
+
+    fn push_end(
+        &self,
+        records: u32,
+        encoded: &[u8],
+        outcome: Outcome,
+        mark: Option<ReportMark>,
+    ) -> bool {
         let at = now();
         let end = JobEnd {
             status: outcome.status().into(),
             ended_at_ms: at.0,
         };
         let encode = |data: &mut bytes::BytesMut| {
+            data.extend_from_slice(encoded);
             wire::encode_outcome(outcome, at, data);
         };
-        if let Push::Wake = self.shared.buffer.push(Some(end), encode) {
-            self.shared.log.ready(self.source());
+        let push = Push {
+            records: records + 1,
+            end: Some(end),
+            mark,
+        };
+        match self.shared.buffer.push(push, encode) {
+            Pushed::Wake => self.shared.log.ready(self.source()),
+            Pushed::Queued => {}
+            Pushed::Full | Pushed::Closed => return false,
         }
+        true
     }
 
     fn source(&self) -> Arc<dyn BlockSource> {

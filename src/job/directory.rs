@@ -13,6 +13,24 @@ pub type AgentRun = Pin<Box<dyn Future<Output = Result<AgentResult, Failure>> + 
 /// Anything that can run a job.
 pub trait Agent: Send + Sync + 'static {
     fn run(&self, job: JobContext) -> AgentRun;
+
+    /// Whether a job of it may outlive this process: it is `pending` until a host
+    /// has accepted it, and taken up again after a restart.
+    fn is_hosted(&self) -> bool {
+        false
+    }
+}
+
+/// Agents that come and go while the runtime runs.
+pub trait Provider: Send + Sync + 'static {
+    /// `None` when there is none of that name.
+    fn resolve(&self, wanted: &AgentRef) -> Option<Result<(String, Arc<dyn Agent>), Failure>>;
+
+    /// What takes a job of `name@version` up again, whether or not it is there yet.
+    fn recover(&self, agent: &str) -> Arc<dyn Agent>;
+
+    /// Those that are there now.
+    fn list(&self) -> Vec<AgentInfo>;
 }
 
 /// An async function of the context is an agent.
@@ -31,6 +49,7 @@ where
 #[derive(Clone, Default)]
 pub struct AgentDirectory {
     agents: BTreeMap<String, Versions>,
+    provider: Option<Arc<dyn Provider>>,
 }
 
 #[derive(Clone)]
@@ -67,6 +86,9 @@ impl AgentDirectory {
     pub fn resolve(&self, text: &str) -> Result<(String, Arc<dyn Agent>), Failure> {
         let wanted = AgentRef::parse(text).map_err(Failure::invalid)?;
         let Some(versions) = self.agents.get(&wanted.name) else {
+            if let Some(found) = self.provider.as_ref().and_then(|p| p.resolve(&wanted)) {
+                return found;
+            }
             let message = format!("agent: no agent is called {}", wanted.name);
             return Err(Failure::new(ErrorCode::AgentNotAvailable, message));
         };
@@ -83,15 +105,29 @@ impl AgentDirectory {
         Ok((format!("{}@{version}", wanted.name), agent.clone()))
     }
 
+    /// Whether the name is taken by an agent that is always there.
+    pub fn has(&self, name: &str) -> bool {
+        self.agents.contains_key(name)
+    }
+
+    /// Asked for names that are not registered here.
+    pub fn set_provider(&mut self, provider: Arc<dyn Provider>) {
+        self.provider = Some(provider);
+    }
+
+    pub(super) fn recover(&self, agent: &str) -> Option<Arc<dyn Agent>> {
+        self.provider.as_ref().map(|p| p.recover(agent))
+    }
+
     /// For `session.welcome`.
     pub fn list(&self) -> Vec<AgentInfo> {
-        self.agents
-            .iter()
-            .map(|(name, versions)| AgentInfo {
-                name: name.clone(),
-                versions: versions.by_version.keys().cloned().collect(),
-                default_version: versions.default.clone(),
-            })
-            .collect()
+        let own = self.agents.iter().map(|(name, versions)| AgentInfo {
+            name: name.clone(),
+            versions: versions.by_version.keys().cloned().collect(),
+            default_version: versions.default.clone(),
+        });
+        let mut list: Vec<_> = own.collect();
+        list.extend(self.provider.iter().flat_map(|p| p.list()));
+        list
     }
 }

@@ -42,12 +42,11 @@ impl LiveJobs {
 
     pub fn start(
         self: &Arc<Self>,
-        principal: String,
         context: JobContext,
         agent: Arc<dyn Agent>,
         max_runtime: Option<Duration>,
     ) {
-        let id = context.job_id().to_owned();
+        let (id, principal) = (context.job_id().to_owned(), context.principal().to_owned());
         // Held while the task is made: it cannot be over before it is listed.
         let mut state = self.state.lock();
         let (own, live) = (context.clone(), self.clone());

@@ -13,8 +13,9 @@ mod result;
 mod runner;
 
 pub use context::JobContext;
-pub use directory::{Agent, AgentDirectory, AgentRun};
+pub use directory::{Agent, AgentDirectory, AgentRun, Provider};
 pub use registry::{Accepted, Jobs, NewJob};
+pub(crate) use result::utf8_pieces;
 pub use result::{AgentResult, ChunkEncoding, ResultWriter};
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,16 +1,16 @@
 //! The way in to jobs: submit, start, cancel, recover.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::buffer::Buffer;
 use super::directory::{Agent, AgentDirectory};
 use super::live::LiveJobs;
 use super::{JobContext, Limits, now};
-use crate::log::{Command, JobRow, Log, Outcome as LogOutcome, StreamId, ViewOpRow};
+use crate::log::{Command, HostedRow, JobRow, Log, Outcome as LogOutcome, StreamId, ViewOpRow};
 use crate::protocol::message::Submit;
 use crate::protocol::{Failure, Outcome, Timestamp, id};
 
@@ -42,6 +42,7 @@ pub struct Accepted {
 struct Start {
     agent: Arc<dyn Agent>,
     max_runtime: Option<Duration>,
+    deadline: Option<Timestamp>,
 }
 
 impl Jobs {
@@ -75,7 +76,7 @@ impl Jobs {
     pub async fn submit(
         &self,
         new: NewJob,
-        op: impl FnOnce(StreamId) -> ViewOpRow,
+        op: impl FnOnce(StreamId) -> Option<ViewOpRow>,
     ) -> Result<Accepted, Failure> {
         let (agent, runner) = self.agents.resolve(&new.submit.agent)?;
         refuse_unbuilt(&new.submit)?;
@@ -87,6 +88,19 @@ impl Jobs {
             // Compared only with a key's other submits.
             None => Vec::new(),
         };
+        let max_runtime = (new.submit.max_runtime_sec > 0)
+            .then(|| Duration::from_secs(new.submit.max_runtime_sec));
+        let deadline = max_runtime.map(|limit| after(at, limit));
+        let hosted = runner.is_hosted().then(|| HostedRow {
+            stream,
+            deadline_ms: deadline.map(|at| at.0),
+            ..HostedRow::default()
+        });
+        let status = if hosted.is_some() {
+            "pending"
+        } else {
+            "running"
+        };
         let expires_at_ms = at.0 + self.limits.idempotency_ttl.as_millis() as i64;
         let job = JobRow {
             id: id::job_id(),
@@ -97,7 +111,7 @@ impl Jobs {
             input_json: new.submit.input_json,
             trace_id: new.trace_id.unwrap_or_else(id::trace_id),
             created_at_ms: at.0,
-            status: "running".into(),
+            status: status.into(),
             ended_at_ms: None,
             last_seq: 0,
             end_position: None,
@@ -112,6 +126,7 @@ impl Jobs {
         let command = Command::CreateJob {
             job: Box::new(job.clone()),
             op: op(stream),
+            hosted,
         };
         match self.log.execute(command).await.map_err(unavailable)? {
             LogOutcome::Duplicate(row) if row.fingerprint == fingerprint => Ok(Accepted {
@@ -125,11 +140,10 @@ impl Jobs {
             )),
             LogOutcome::Stale => Err(Failure::internal("the job was not stored; try again")),
             LogOutcome::Done => {
-                let max_runtime = (new.submit.max_runtime_sec > 0)
-                    .then(|| Duration::from_secs(new.submit.max_runtime_sec));
                 let start = Some(Start {
                     agent: runner,
                     max_runtime,
+                    deadline,
                 });
                 Ok(Accepted {
                     row: job,
@@ -142,19 +156,15 @@ impl Jobs {
 
     /// Starts the agent of a job that was just accepted; nothing for a duplicate.
     pub fn start(&self, accepted: Accepted) {
-        let Some(Start { agent, max_runtime }) = accepted.start else {
+        let Some(start) = accepted.start else {
             return;
         };
-        let row = accepted.row;
-        let context = JobContext::new(
-            row.id.clone(),
-            row.trace_id,
-            row.input_json,
-            self.limits.clone(),
-            Arc::new(Buffer::new(row.stream, 1)),
-            self.log.clone(),
-        );
-        self.live.start(row.principal, context, agent, max_runtime);
+        let context = self.context(accepted.row, 0).with(start.deadline, None);
+        self.live.start(context, start.agent, start.max_runtime);
+    }
+
+    fn context(&self, row: JobRow, last_seq: u64) -> JobContext {
+        JobContext::new(row, last_seq + 1, self.limits.clone(), self.log.clone())
     }
 
     /// Asks a live job to stop. True when it was live; authority is the caller's to check
@@ -163,25 +173,40 @@ impl Jobs {
         self.live.cancel(job_id)
     }
 
-    /// Ends what a crash left running: no job stays `running` for ever.
+    /// Ends what a crash left running, but for what hosts may still work on: that
+    /// is taken up again. No job stays `running` for ever. Returns how many it ended.
     pub async fn recover(&self) -> Result<usize, crate::log::Error> {
-        let orphans = self.log.unfinished_jobs().await?;
-        let count = orphans.len();
-        for row in orphans {
+        let hosted = self.log.hosted_jobs().await?;
+        let mut hosted: HashMap<_, _> = hosted.into_iter().map(|row| (row.stream, row)).collect();
+        let mut ended = 0;
+        for row in self.log.unfinished_jobs().await? {
             let last_seq = self.log.seq_at(row.stream, self.log.committed()).await?;
-            let context = JobContext::new(
-                row.id,
-                row.trace_id,
-                row.input_json,
-                self.limits.clone(),
-                Arc::new(Buffer::new(row.stream, last_seq + 1)),
-                self.log.clone(),
-            );
-            context.end(Outcome::Failed(Failure::internal(
-                "the runtime was restarted while the job ran; submit it again",
-            )));
+            let agent = self.agents.recover(&row.agent);
+            match (hosted.remove(&row.stream), agent) {
+                (Some(hosted), Some(agent)) => self.take_up(row, last_seq, hosted, agent),
+                _ => {
+                    let text = "the runtime was restarted while the job ran; submit it again";
+                    let context = self.context(row, last_seq);
+                    context.end(Outcome::Failed(Failure::internal(text)));
+                    ended += 1;
+                }
+            }
         }
-        Ok(count)
+        Ok(ended)
+    }
+
+    fn take_up(&self, row: JobRow, last_seq: u64, hosted: HostedRow, agent: Arc<dyn Agent>) {
+        let deadline = hosted.deadline_ms.map(Timestamp);
+        let left = deadline.map(|at| {
+            let ms = at.0.saturating_sub(now().0);
+            Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+        });
+        let (job_id, cancelled) = (row.id.clone(), hosted.cancelled);
+        let context = self.context(row, last_seq).with(deadline, Some(hosted));
+        self.live.start(context, agent, left);
+        if cancelled {
+            self.live.cancel(&job_id);
+        }
     }
 
     fn check_running(&self, principal: &str) -> Result<(), Failure> {
@@ -214,6 +239,11 @@ fn refuse_unbuilt(submit: &Submit) -> Result<(), Failure> {
         )),
         Some(_) => Ok(()),
     }
+}
+
+fn after(at: Timestamp, limit: Duration) -> Timestamp {
+    let ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+    Timestamp(at.0.saturating_add(ms))
 }
 
 /// Of a submit with a key. Equal for equal parameters, however the JSON was written.

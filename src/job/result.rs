@@ -171,6 +171,20 @@ fn utf8_cut(bytes: &[u8], bytes_max: usize) -> Result<usize, Failure> {
     Ok(text.len())
 }
 
+/// A text in pieces that each fit a chunk.
+pub(crate) fn utf8_pieces(mut text: &str) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        if text.is_empty() {
+            return None;
+        }
+        // A text is UTF-8 and a cut is never nothing.
+        let cut = utf8_cut(text.as_bytes(), CHUNK_BYTES_MAX).ok()?;
+        let (piece, rest) = text.split_at(cut);
+        text = rest;
+        Some(piece)
+    })
+}
+
 /// Bytes of a character in a JSON string, at most.
 fn escaped_len(c: char) -> usize {
     match c {

@@ -22,13 +22,37 @@ pub struct Block {
     json: OnceLock<JsonTails>,
 }
 
-/// A block not yet committed.
+/// A block not yet committed. One without records moves only the mark.
 pub struct PendingBlock {
     pub stream: StreamId,
     pub first_seq: u64,
     pub count: u32,
     pub data: Bytes,
     pub terminal: Option<JobEnd>,
+    /// How far an agent host's reports are in the log with this block.
+    pub mark: Option<ReportMark>,
+}
+
+/// How far the reports of a job's activation are in the log, and what the next
+/// report goes on from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReportMark {
+    /// The last report that has been applied.
+    pub seq: u64,
+    pub result: ResultMark,
+    /// The last checkpoint, when there is a new one.
+    pub checkpoint: Option<Bytes>,
+}
+
+/// How much of a chunked result is in the log.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ResultMark {
+    /// Empty before the first chunk.
+    pub result_id: String,
+    pub is_text: bool,
+    pub chunks: u64,
+    /// Decoded.
+    pub bytes: u64,
 }
 
 /// How a job ended; written with the block that says so.
@@ -41,6 +65,9 @@ pub struct JobEnd {
 /// Something that has records for the writer. One take is one block.
 pub trait BlockSource: Send + Sync {
     fn take(&self) -> Option<PendingBlock>;
+
+    /// Reports up to here are durable.
+    fn committed(&self, _report_seq: u64) {}
 }
 
 impl Block {

@@ -17,8 +17,10 @@ mod sqlite;
 #[cfg(test)]
 mod tests;
 
-pub use block::{Block, BlockSource, JobEnd, PendingBlock};
-pub use rows::{Command, JobRow, ListFilter, Outcome, SessionRow, ViewOpRow};
+pub use block::{Block, BlockSource, JobEnd, PendingBlock, ReportMark, ResultMark};
+pub use rows::{
+    Command, HostedAgentRow, HostedRow, JobRow, ListFilter, Outcome, SessionRow, ViewOpRow,
+};
 pub use sqlite::{Durability, Log, OpenOptions, Reached, Trimmable};
 
 /// Orders all blocks of the log.

@@ -1,6 +1,6 @@
 //! The rows that are committed in the same transaction as the records.
 
-use super::{Position, StreamId};
+use super::{Position, ResultMark, StreamId};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionRow {
@@ -30,7 +30,7 @@ pub struct JobRow {
     pub input_json: String,
     pub trace_id: String,
     pub created_at_ms: i64,
-    /// running, success, error, cancelled or timed_out.
+    /// pending, running, success, error, cancelled or timed_out.
     pub status: String,
     pub ended_at_ms: Option<i64>,
     pub last_seq: u64,
@@ -39,6 +39,35 @@ pub struct JobRow {
     /// Of the submit's parameters, to tell a retry from a reuse.
     pub fingerprint: Vec<u8>,
     pub idempotency_expires_at_ms: Option<i64>,
+}
+
+/// What a job that an agent host runs needs to go on after a restart. Gone with
+/// the job's terminal.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HostedRow {
+    pub stream: StreamId,
+    pub deadline_ms: Option<i64>,
+    pub cancelled: bool,
+    /// Activations so far, the present one included.
+    pub attempt: u32,
+    /// SHA-256 of the present activation's token; none while it has not been offered.
+    pub token_hash: Option<Vec<u8>>,
+    /// `agent::host`'s number of the loss policy.
+    pub loss_policy: u8,
+    /// The present activation's.
+    pub reported: u64,
+    pub result: ResultMark,
+    /// Of any activation.
+    pub checkpoint: Option<bytes::Bytes>,
+}
+
+/// An agent that hosts have registered, and whose it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostedAgentRow {
+    pub name: String,
+    pub version: String,
+    pub principal: String,
+    pub seen_at_ms: i64,
 }
 
 /// One operation on a session's view; see `session::view`.
@@ -76,11 +105,29 @@ pub enum Command {
         id: String,
         at_ms: i64,
     },
-    /// A job and its place in the submitter's view.
+    /// A job and its place in the submitter's view, if a session submitted it.
     CreateJob {
         job: Box<JobRow>,
-        op: ViewOpRow,
+        op: Option<ViewOpRow>,
+        /// Of a job that is for an agent host.
+        hosted: Option<HostedRow>,
     },
+    /// A new activation of a job: the token of the one before is void.
+    Activate {
+        stream: StreamId,
+        attempt: u32,
+        token_hash: Vec<u8>,
+        loss_policy: u8,
+    },
+    /// A host has accepted the job.
+    SetRunning {
+        stream: StreamId,
+    },
+    /// A host's job was asked to stop, also if the runtime restarts.
+    SetCancelled {
+        stream: StreamId,
+    },
+    KeepAgents(Vec<HostedAgentRow>),
     AddViewOps(Vec<ViewOpRow>),
     /// One record, length-prefixed, for a session's own stream.
     AppendOwn {

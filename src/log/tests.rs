@@ -27,6 +27,7 @@ fn block(stream: StreamId, first_seq: u64, records: &[u8], end: Option<JobEnd>) 
         count,
         data,
         terminal: end,
+        mark: None,
     };
     Arc::new(Once(Mutex::new(Some(pending))))
 }
@@ -96,7 +97,8 @@ async fn what_was_committed_is_read_again_after_a_reopen() {
     assert_eq!(
         log.execute(Command::CreateJob {
             job: Box::new(row),
-            op
+            op: Some(op),
+            hosted: None,
         })
         .await
         .unwrap(),
@@ -172,7 +174,8 @@ async fn an_idempotency_key_makes_one_job_until_it_expires() {
         let (job, op) = job(stream, Some("k"));
         Command::CreateJob {
             job: Box::new(job),
-            op,
+            op: Some(op),
+            hosted: None,
         }
     };
     assert_eq!(log.execute(create(1)).await.unwrap(), Outcome::Done);

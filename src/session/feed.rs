@@ -252,6 +252,7 @@ mod tests {
             count: 1,
             data: bytes::Bytes::from_static(&[1, 7]),
             terminal: None,
+            mark: None,
         };
         log.ready(Arc::new(Once(Mutex::new(Some(block)))));
     }

@@ -41,7 +41,7 @@ impl Actor {
         let op = |stream| {
             let after_seq = 0;
             let change = Change::Watch { stream, after_seq };
-            Op { at, change }.to_row(&session_id, op_no)
+            Some(Op { at, change }.to_row(&session_id, op_no))
         };
         let jobs = self.sessions.jobs.clone();
         let accepted = jobs.submit(new, op).await?;

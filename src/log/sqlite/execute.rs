@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decode::job_from_row;
-use super::{trim, view_ops};
+use super::{hosted, trim, view_ops};
 use crate::log::{Command, JobRow, Outcome, PendingBlock, Position};
 
 pub(super) fn insert_block(
@@ -11,6 +11,12 @@ pub(super) fn insert_block(
     position: Position,
     block: &PendingBlock,
 ) -> rusqlite::Result<()> {
+    if let Some(mark) = &block.mark {
+        hosted::mark(connection, block.stream, mark, block.terminal.is_some())?;
+    }
+    if block.count == 0 {
+        return Ok(());
+    }
     connection
         .prepare_cached(
             "INSERT INTO block (position, stream, first_seq, count, terminal, data)
@@ -25,6 +31,7 @@ pub(super) fn insert_block(
             &block.data[..],
         ])?;
     if let Some(end) = &block.terminal {
+        hosted::end(connection, block.stream)?;
         let last_seq = block.first_seq + u64::from(block.count) - 1;
         connection
             .prepare_cached(
@@ -95,13 +102,27 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
         }
         // Its record is among the blocks of the group.
         Command::AppendOwn { .. } => {}
-        Command::CreateJob { job, op } => {
+        Command::CreateJob { job, op, hosted } => {
             if let Some(earlier) = same_key(connection, job)? {
                 return Ok(Outcome::Duplicate(Box::new(earlier)));
             }
             insert_job(connection, job)?;
-            view_ops::insert(connection, op)?;
+            if let Some(op) = op {
+                view_ops::insert(connection, op)?;
+            }
+            if let Some(row) = hosted {
+                hosted::insert(connection, row)?;
+            }
         }
+        Command::Activate {
+            stream,
+            attempt,
+            token_hash,
+            loss_policy,
+        } => hosted::activate(connection, *stream, *attempt, token_hash, *loss_policy)?,
+        Command::SetRunning { stream } => hosted::set_running(connection, *stream)?,
+        Command::SetCancelled { stream } => hosted::set_cancelled(connection, *stream)?,
+        Command::KeepAgents(agents) => hosted::keep_agents(connection, agents)?,
         Command::TrimJobs { streams } => trim::jobs(connection, streams)?,
         Command::Forget {
             parked_before_ms,

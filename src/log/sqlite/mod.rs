@@ -4,6 +4,7 @@
 mod checkpoint;
 mod decode;
 mod execute;
+mod hosted;
 mod reader;
 mod recent;
 mod schema;

@@ -13,7 +13,7 @@ const APPLICATION_ID: i64 = 0x6172_6370;
 const CACHE_KIB: i64 = 16 * 1024;
 /// What each version of the format added to the one before. A store is brought
 /// up step by step when it is opened; a step, once released, is never changed.
-const STEPS: [&str; 2] = [FIRST, RECENT_VIEW_OPS];
+const STEPS: [&str; 3] = [FIRST, RECENT_VIEW_OPS, HOSTED];
 /// `PRAGMA user_version`: how many of the steps a store has.
 const FORMAT: i64 = STEPS.len() as i64;
 
@@ -52,6 +52,17 @@ CREATE TABLE view_op_recent (
   session_id TEXT NOT NULL, op_no INTEGER NOT NULL, at_position INTEGER NOT NULL,
   at_seq INTEGER NOT NULL, kind INTEGER NOT NULL, stream INTEGER NOT NULL,
   from_seq INTEGER NOT NULL, to_seq INTEGER NOT NULL);
+";
+
+const HOSTED: &str = "
+CREATE TABLE hosted_job (
+  stream INTEGER PRIMARY KEY, deadline_ms INTEGER, cancelled INTEGER NOT NULL,
+  attempt INTEGER NOT NULL, token_hash BLOB, loss_policy INTEGER NOT NULL, reported INTEGER NOT NULL,
+  result_id TEXT NOT NULL, result_is_text INTEGER NOT NULL, result_chunks INTEGER NOT NULL,
+  result_bytes INTEGER NOT NULL, checkpoint BLOB);
+CREATE TABLE hosted_agent (
+  name TEXT NOT NULL, version TEXT NOT NULL, principal TEXT NOT NULL, seen_at_ms INTEGER NOT NULL,
+  PRIMARY KEY (name, version)) WITHOUT ROWID;
 ";
 
 /// The writer's connection and the last position in use.

@@ -93,7 +93,13 @@ struct Writer {
     committed: mpsc::Sender<Vec<Arc<Block>>>,
     tail: Position,
     /// Taken from their jobs, not yet committed: what a failed group leaves.
-    blocks: Vec<PendingBlock>,
+    blocks: Vec<Taken>,
+}
+
+/// A block and who is told when it is durable.
+struct Taken {
+    block: PendingBlock,
+    source: Option<Arc<dyn BlockSource>>,
 }
 
 pub(super) fn spawn(
@@ -117,6 +123,15 @@ pub(super) fn spawn(
         .expect("a thread can be started while the process starts")
 }
 
+impl Taken {
+    fn from_source(source: Arc<dyn BlockSource>) -> Option<Self> {
+        let block = source.take()?;
+        // Kept only where there is something to tell.
+        let source = block.mark.is_some().then_some(source);
+        Some(Self { block, source })
+    }
+}
+
 impl Writer {
     fn run(&mut self) {
         let (mut retry, mut busy) = (RETRY_MIN, false);
@@ -137,19 +152,15 @@ impl Writer {
             }
             let mut sources = waiting.sources.into_iter();
             let room = GROUP_BLOCKS_MAX.saturating_sub(self.blocks.len());
-            self.blocks.extend(
-                sources
-                    .by_ref()
-                    .take(room)
-                    .filter_map(|source| source.take()),
-            );
+            self.blocks
+                .extend(sources.by_ref().take(room).filter_map(Taken::from_source));
             for source in sources {
                 self.queue.push_source(source);
             }
             for (command, _) in &waiting.commands {
                 self.take_own(command);
             }
-            let records: u32 = self.blocks.iter().map(|block| block.count).sum();
+            let records: u32 = self.blocks.iter().map(|taken| taken.block.count).sum();
             busy = records >= BUSY_RECORDS;
             if self.commit(waiting.commands) {
                 retry = RETRY_MIN;
@@ -166,19 +177,24 @@ impl Writer {
             .blocks
             .iter()
             .rev()
-            .find(|block| block.stream == *stream);
+            .find(|taken| taken.block.stream == *stream);
         let last_seq = match pending {
-            Some(block) => Ok(block.first_seq + u64::from(block.count) - 1),
+            Some(Taken { block, .. }) => Ok(block.first_seq + u64::from(block.count) - 1),
             None => super::seek::seq_at(&self.connection, *stream, Position::MAX),
         };
         match last_seq {
-            Ok(last_seq) => self.blocks.push(PendingBlock {
-                stream: *stream,
-                first_seq: last_seq + 1,
-                count: 1,
-                data: record.clone(),
-                terminal: None,
-            }),
+            Ok(last_seq) => {
+                let block = PendingBlock {
+                    stream: *stream,
+                    first_seq: last_seq + 1,
+                    count: 1,
+                    data: record.clone(),
+                    terminal: None,
+                    mark: None,
+                };
+                let source = None;
+                self.blocks.push(Taken { block, source });
+            }
             Err(error) => tracing::warn!(%error, "a session's own record was dropped"),
         }
     }
@@ -205,24 +221,27 @@ impl Writer {
 
     fn publish(&mut self, outcomes: Vec<Outcome>, answers: Vec<Answer>) {
         let mut position = self.tail;
-        let blocks: Vec<_> = self
-            .blocks
-            .drain(..)
-            .map(|block| {
+        let mut marks = Vec::new();
+        let mut blocks = Vec::with_capacity(self.blocks.len());
+        for Taken { block, source } in self.blocks.drain(..) {
+            let terminal = block.terminal.is_some();
+            let PendingBlock {
+                stream,
+                first_seq,
+                count,
+                data,
+                mark,
+                ..
+            } = block;
+            if let (Some(mark), Some(source)) = (mark, source) {
+                marks.push((source, mark.seq));
+            }
+            if count > 0 {
                 position += 1;
-                let terminal = block.terminal.is_some();
-                let PendingBlock {
-                    stream,
-                    first_seq,
-                    count,
-                    data,
-                    ..
-                } = block;
-                Arc::new(Block::new(
-                    position, stream, first_seq, count, data, terminal,
-                ))
-            })
-            .collect();
+                let block = Block::new(position, stream, first_seq, count, data, terminal);
+                blocks.push(Arc::new(block));
+            }
+        }
         self.tail = position;
         self.state.healthy.store(true, Ordering::Relaxed);
         self.state.recent.extend(&blocks);
@@ -230,6 +249,9 @@ impl Writer {
         self.state.committed.store(position, Ordering::Release);
         for (outcome, answer) in outcomes.into_iter().zip(answers) {
             let _ = answer.send(Ok(outcome));
+        }
+        for (source, report_seq) in marks {
+            source.committed(report_seq);
         }
         if !blocks.is_empty() {
             // No dispatcher is no reason not to commit.
@@ -241,7 +263,7 @@ impl Writer {
 fn write_group(
     connection: &mut Connection,
     commands: &[Command],
-    blocks: &[PendingBlock],
+    blocks: &[Taken],
     tail: Position,
 ) -> Result<Vec<Outcome>, Error> {
     let transaction = connection
@@ -252,7 +274,9 @@ fn write_group(
         .map(|command| execute(&transaction, command))
         .collect::<rusqlite::Result<Vec<_>>>()
         .map_err(unavailable)?;
-    for (position, block) in (tail + 1..).zip(blocks) {
+    let mut position = tail;
+    for Taken { block, .. } in blocks {
+        position += Position::from(block.count > 0);
         insert_block(&transaction, position, block).map_err(unavailable)?;
     }
     view_ops::settle(&transaction).map_err(unavailable)?;
