@@ -115,7 +115,7 @@ impl CommandAgent {
             .envs(&self.env)
             .env("ARCP_JOB_ID", job.job_id())
             .env("ARCP_TRACE_ID", job.trace_id())
-            .env("TRACEPARENT", traceparent(job.trace_id()))
+            .env("TRACEPARENT", job.traceparent())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -128,10 +128,6 @@ impl CommandAgent {
             Failure::internal("agent: its command cannot be started; see the runtime's log")
         })
     }
-}
-
-fn traceparent(trace_id: &str) -> String {
-    format!("00-{trace_id}-{:016x}-01", rand::random::<u64>() | 1)
 }
 
 /// The program and all it started. Killed when dropped.

@@ -1,4 +1,6 @@
-//! Agents that run inside the runtime's reach: programs, and demonstrations.
+//! What runs jobs beside the embedding program's own functions: programs,
+//! processes that dial in, and demonstrations.
 
 pub mod command;
 pub mod demo;
+pub mod host;

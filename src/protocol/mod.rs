@@ -7,6 +7,7 @@ pub mod agent_ref;
 pub mod error;
 pub mod event;
 pub mod feature;
+pub mod host;
 pub mod id;
 pub mod message;
 

@@ -135,6 +135,70 @@ pub(super) fn event_to_proto(event: Event) -> proto::JobEvent {
     }
 }
 
+/// A host's event; `Err` names the member.
+pub(super) fn event_from_proto(
+    event: proto::JobEvent,
+) -> Result<(Option<Timestamp>, EventBody), String> {
+    use proto::job_event::Body;
+    let body = match event.body.ok_or("event.body: missing")? {
+        Body::Log(m) => EventBody::Log {
+            level: m.level,
+            message: m.message,
+            attributes_json: filled(m.attributes_json),
+        },
+        Body::Thought(m) => EventBody::Thought { text: m.text },
+        Body::ToolCall(m) => EventBody::ToolCall {
+            tool: m.tool,
+            call_id: m.call_id,
+            args_json: filled(m.args_json),
+        },
+        Body::ToolResult(m) => EventBody::ToolResult {
+            call_id: m.call_id,
+            result: match (filled(m.result_json), filled(m.error_json)) {
+                (Some(result), None) => Ok(result),
+                (None, Some(error)) => Err(error),
+                _ => {
+                    return Err(
+                        "tool_result: needs exactly one of result_json and error_json".into(),
+                    );
+                }
+            },
+        },
+        Body::Status(m) => EventBody::Status {
+            phase: m.phase,
+            message: filled(m.message),
+            details_json: filled(m.details_json),
+        },
+        Body::Metric(m) => EventBody::Metric {
+            name: m.name,
+            value: m.value,
+            unit: filled(m.unit),
+            dimensions: m.dimensions.into_iter().collect(),
+        },
+        Body::ArtifactRef(m) => EventBody::ArtifactRef {
+            uri: m.uri,
+            content_type: m.content_type,
+            byte_size: (m.byte_size > 0).then_some(m.byte_size),
+            sha256: filled(m.sha256),
+        },
+        Body::Delegate(_) => {
+            return Err("delegate: is made by the runtime, not reported".into());
+        }
+        Body::Progress(m) => EventBody::Progress {
+            current: m.current,
+            total: m.total,
+            units: filled(m.units),
+            message: filled(m.message),
+        },
+        Body::ResultChunk(_) => return Err("result_chunk: report result_part".into()),
+        Body::Other(m) => EventBody::Other {
+            kind: m.kind,
+            body_json: m.body_json,
+        },
+    };
+    Ok((ts_from_proto(event.ts), body))
+}
+
 pub(super) fn outcome_to_proto(outcome: Outcome, at: Timestamp) -> proto::envelope::Payload {
     use proto::envelope::Payload;
     let error = |status: &str, failure: Failure| {

@@ -6,6 +6,8 @@
 
 mod convert;
 mod event_json;
+mod host_in;
+mod host_out;
 mod json_in;
 mod json_out;
 mod json_record;
@@ -26,6 +28,8 @@ pub mod proto {
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/arcp_descriptor.bin"));
 
 pub use event_json::{check_event_json, event_from_json, present};
+pub use host_in::host_request_from_proto;
+pub use host_out::host_reply_to_proto;
 pub use json_in::parse_json;
 pub use json_record::{JsonTails, json_len, json_tail, python_tail};
 pub use proto_in::request_from_proto;

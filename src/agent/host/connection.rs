@@ -1,0 +1,442 @@
+//! One stream of a host, from its register to its end.
+//!
+//! It owns nothing that outlives it: what the host holds is the host's, and stays
+//! there until the host is back or lost.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use parking_lot::Mutex;
+use rand::Rng;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::activation::{Activation, Phase};
+use super::host::Host;
+use super::registry::Hosts;
+use crate::job::now;
+use crate::log::{Command, HostedAgentRow};
+use crate::protocol::Failure;
+use crate::protocol::host::{
+    AssignmentRef, HostRefusal, HostReply, HostRequest, Kept, Register, Registered, Report,
+};
+use crate::wire::Invalid;
+
+/// Largest message a host may send.
+const MESSAGE_BYTES_MAX: u32 = 1_000_000;
+/// Reports of one assignment, and their bytes, that may wait for an ack.
+const UNACKED_REPORTS_MAX: u32 = 4_096;
+const UNACKED_BYTES_MAX: u32 = 4 * 1024 * 1024;
+/// A drained host comes back after a part of this.
+const RECONNECT_MAX: Duration = Duration::from_secs(5);
+
+pub type Incoming = Pin<Box<dyn Stream<Item = Result<HostRequest, Invalid>> + Send>>;
+
+/// Serves a stream whose peer has shown `token`; returns why it ends.
+pub async fn serve(
+    hosts: Arc<Hosts>,
+    token: String,
+    mut inbound: Incoming,
+    outbound: mpsc::Sender<HostReply>,
+    log: crate::log::Log,
+) -> HostRefusal {
+    match open(&hosts, &token, &mut inbound, &log).await {
+        Ok((host, register)) => {
+            let mut connection = Connection {
+                last_heard: Instant::now(),
+                hosts,
+                host,
+                token: Mutex::new(token),
+                inbound,
+                outbound,
+            };
+            connection.run(register).await
+        }
+        Err(refusal) => refusal,
+    }
+}
+
+async fn open(
+    hosts: &Arc<Hosts>,
+    token: &str,
+    inbound: &mut Incoming,
+    log: &crate::log::Log,
+) -> Result<(Arc<Host>, Register), HostRefusal> {
+    let unauthenticated =
+        || HostRefusal::Unauthenticated("authorization: the token is not valid".into());
+    let principal = hosts.rights.principal(token).ok_or_else(unauthenticated)?;
+    let first = tokio::time::timeout(hosts.options.lost_after, inbound.next()).await;
+    let register = match first {
+        Ok(Some(Ok(HostRequest::Register(register)))) => register,
+        Ok(Some(Ok(_))) => {
+            let text = "message: the first must be register";
+            return Err(HostRefusal::Invalid(text.into()));
+        }
+        Ok(Some(Err(invalid))) => return Err(HostRefusal::Invalid(invalid.message)),
+        Ok(None) => {
+            return Err(HostRefusal::Invalid(
+                "register: the stream ended before it".into(),
+            ));
+        }
+        Err(_) => {
+            return Err(HostRefusal::Invalid(
+                "register: it did not come in time".into(),
+            ));
+        }
+    };
+    if hosts.draining.is_cancelled() {
+        return Err(HostRefusal::Unavailable(
+            "the runtime is shutting down".into(),
+        ));
+    }
+    hosts.check(&principal, &register)?;
+    let rows = register.agents.iter().map(|agent| HostedAgentRow {
+        name: agent.name.clone(),
+        version: agent.version.clone(),
+        principal: principal.clone(),
+        seen_at_ms: now().0,
+    });
+    let kept = log.execute(Command::KeepAgents(rows.collect())).await;
+    kept.map_err(|_| HostRefusal::Unavailable("the store is not available".into()))?;
+    Ok((hosts.host_of(&principal, &register), register))
+}
+
+struct Connection {
+    hosts: Arc<Hosts>,
+    host: Arc<Host>,
+    token: Mutex<String>,
+    inbound: Incoming,
+    outbound: mpsc::Sender<HostReply>,
+    last_heard: Instant,
+}
+
+/// Marks the connection as gone, however it goes.
+struct Released(CancellationToken);
+
+impl Drop for Released {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+impl Connection {
+    async fn run(&mut self, register: Register) -> HostRefusal {
+        let (displaced, released, generation) = self.take_over().await;
+        let _released = Released(released);
+        self.host.outbox.clear();
+        let registered = self.resume(&register);
+        self.host.outbox.push(HostReply::Registered(registered));
+        self.hosts.arrive(&self.host, &register);
+        tracing::info!(
+            host = self.host.name,
+            principal = self.host.principal,
+            agents = register.agents.len(),
+            sdk = register.sdk,
+            "a host is connected"
+        );
+        let end = self.attend(&displaced).await;
+        self.leave(generation, &displaced, &end);
+        end
+    }
+
+    /// Waits until the connection before this one has let go.
+    async fn take_over(&self) -> (CancellationToken, CancellationToken, u64) {
+        let (displaced, released) = (CancellationToken::new(), CancellationToken::new());
+        let (before, generation) = {
+            let mut state = self.host.state.lock();
+            state.generation += 1;
+            state.displaced.cancel();
+            state.displaced = displaced.clone();
+            let before = std::mem::replace(&mut state.released, released.clone());
+            (before, state.generation)
+        };
+        if generation > 1 {
+            before.cancelled().await;
+        }
+        (displaced, released, generation)
+    }
+
+    /// What the process still holds is its own again, or to be dropped; what it
+    /// does not know of any more is lost.
+    fn resume(&self, register: &Register) -> Registered {
+        let options = &self.hosts.options;
+        let (mut keep, mut drop) = (Vec::new(), Vec::new());
+        for of in &register.resume {
+            match self.take_back(of) {
+                Some(activation) => keep.push(Kept {
+                    of: of.clone(),
+                    acked_seq: activation.acked(),
+                    cancelled: activation.job.is_cancelled(),
+                }),
+                None => drop.push(of.clone()),
+            }
+        }
+        for activation in self.host.held() {
+            let kept = keep
+                .iter()
+                .any(|kept| kept.of.job_id == activation.job.job_id());
+            if !kept {
+                activation.move_to(Phase::Lost("the host no longer has the job".into()));
+            }
+        }
+        Registered {
+            host_id: self.host.id.to_string(),
+            heartbeat_interval: options.heartbeat_interval,
+            lost_after: options.lost_after,
+            accept_within: options.accept_within,
+            message_bytes_max: MESSAGE_BYTES_MAX,
+            unacked_reports_max: UNACKED_REPORTS_MAX,
+            unacked_bytes_max: UNACKED_BYTES_MAX,
+            keep,
+            drop,
+        }
+    }
+
+    fn take_back(&self, of: &AssignmentRef) -> Option<Arc<Activation>> {
+        let found = self.host.find(of);
+        let activation = match found {
+            Some(activation) => activation,
+            None => {
+                let orphan = self.hosts.adopt(&of.job_id, &of.lease_token)?;
+                self.host.hold(orphan.clone());
+                orphan.set_adopted_by(&self.host);
+                orphan
+            }
+        };
+        activation.attach(&self.host.outbox, Some(&of.lease_token));
+        activation.move_to(Phase::Running);
+        (!activation.is_over()).then_some(activation)
+    }
+
+    async fn attend(&mut self, displaced: &CancellationToken) -> HostRefusal {
+        let unavailable = |text: &str| HostRefusal::Unavailable(text.into());
+        let draining = self.hosts.draining.clone();
+        let host = self.host.clone();
+        loop {
+            let lost_at = self.last_heard + self.hosts.options.lost_after;
+            tokio::select! {
+                () = displaced.cancelled() => {
+                    return unavailable("another connection of this host has taken over");
+                }
+                () = draining.cancelled() => return self.drain().await,
+                permit = self.outbound.reserve(), if !host.outbox.is_empty() => match permit {
+                    Ok(permit) => {
+                        if let Some(reply) = host.outbox.pop() {
+                            permit.send(reply);
+                        }
+                    }
+                    Err(_) => return unavailable("the host has gone"),
+                },
+                () = host.outbox.filled() => {}
+                request = self.inbound.next() => {
+                    self.last_heard = Instant::now();
+                    let Some(request) = request else {
+                        return unavailable("the host has gone");
+                    };
+                    let applied = tokio::select! {
+                        applied = self.receive(request) => applied,
+                        () = displaced.cancelled() => {
+                            return unavailable("another connection of this host has taken over");
+                        }
+                    };
+                    if let Err(refusal) = applied {
+                        return refusal;
+                    }
+                    // Time in which nothing was read is not silence.
+                    self.last_heard = Instant::now();
+                }
+                () = tokio::time::sleep_until(lost_at) => {
+                    return self.lost().await;
+                }
+            }
+        }
+    }
+
+    async fn receive(&self, request: Result<HostRequest, Invalid>) -> Result<(), HostRefusal> {
+        let request = match request {
+            Ok(request) => request,
+            Err(invalid) => return self.rejected(None, invalid.message).await,
+        };
+        match request {
+            HostRequest::Register(_) => {
+                let text = "register: this stream has a host already";
+                self.rejected(None, text.into()).await
+            }
+            HostRequest::Heartbeat { nonce } => {
+                let token = self.token.lock().clone();
+                if self.hosts.rights.principal(&token).as_ref() != Some(&self.host.principal) {
+                    let text = "authorization: the token is no longer valid; dial with a new one";
+                    return Err(HostRefusal::Unauthenticated(text.into()));
+                }
+                self.say(HostReply::HeartbeatAck { nonce }).await
+            }
+            HostRequest::Accept(of) => match self.host.find(&of) {
+                Some(activation) => {
+                    activation.move_to(Phase::Running);
+                    Ok(())
+                }
+                None => self.revoked(of).await,
+            },
+            HostRequest::Decline { of, reason } => match self.host.find(&of) {
+                Some(activation) => {
+                    activation.move_to(Phase::Lost(format!("it gave the job back: {reason}")));
+                    self.host.drop_activation(&activation, None);
+                    Ok(())
+                }
+                None => self.revoked(of).await,
+            },
+            HostRequest::Reports { of, reports } => self.reports(of, reports).await,
+            HostRequest::Authorize { of, call_id } => match self.host.find(&of) {
+                Some(_) => {
+                    let refused = Some(unbuilt("authorize"));
+                    self.say(HostReply::AuthorizeResult { call_id, refused })
+                        .await
+                }
+                None => self.revoked(of).await,
+            },
+            HostRequest::Delegate { of, delegate_id } => match self.host.find(&of) {
+                Some(_) => {
+                    let refused = unbuilt("delegate");
+                    let reply = HostReply::DelegateResult {
+                        delegate_id,
+                        refused,
+                    };
+                    self.say(reply).await
+                }
+                None => self.revoked(of).await,
+            },
+            HostRequest::Capacity { max_in_flight } => {
+                self.hosts.set_capacity(&self.host, max_in_flight);
+                Ok(())
+            }
+            HostRequest::Draining { deadline } => {
+                self.host_drains(deadline);
+                Ok(())
+            }
+            HostRequest::RefreshAuth { bearer_token } => self.refresh(bearer_token).await,
+        }
+    }
+
+    async fn reports(&self, of: AssignmentRef, reports: Vec<Report>) -> Result<(), HostRefusal> {
+        let Some(activation) = self.host.find(&of) else {
+            return self.revoked(of).await;
+        };
+        // A report says that the job has begun.
+        activation.move_to(Phase::Running);
+        for answer in activation.apply(reports).await {
+            self.say(answer).await?;
+        }
+        Ok(())
+    }
+
+    async fn refresh(&self, token: String) -> Result<(), HostRefusal> {
+        if self.hosts.rights.principal(&token).as_ref() != Some(&self.host.principal) {
+            let text = "refresh_auth.bearer_token: is not a valid token of this principal";
+            return self.rejected(None, text.into()).await;
+        }
+        *self.token.lock() = token;
+        self.say(HostReply::AuthRefreshed).await
+    }
+
+    /// No new jobs; what is held at the deadline is lost.
+    fn host_drains(&self, deadline: Duration) {
+        self.hosts.set_accepting(&self.host, false);
+        let (host, released) = (self.host.clone(), self.host.state.lock().released.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(deadline) => {
+                    for activation in host.held() {
+                        host.drop_activation(&activation, Some("the host's drain deadline is over"));
+                        activation.move_to(Phase::Lost("its drain deadline is over".into()));
+                    }
+                }
+                () = released.cancelled() => {}
+            }
+        });
+    }
+
+    async fn say(&self, reply: HostReply) -> Result<(), HostRefusal> {
+        let sent = self.outbound.send(reply).await;
+        sent.map_err(|_| HostRefusal::Unavailable("the host has gone".into()))
+    }
+
+    async fn rejected(
+        &self,
+        of: Option<AssignmentRef>,
+        message: String,
+    ) -> Result<(), HostRefusal> {
+        self.say(HostReply::Rejected {
+            of,
+            seq: 0,
+            message,
+        })
+        .await
+    }
+
+    async fn revoked(&self, of: AssignmentRef) -> Result<(), HostRefusal> {
+        let reason = "it is not (or no longer) this host's".into();
+        self.say(HostReply::Revoked { of, reason }).await
+    }
+
+    /// Says that the runtime goes; acks that are due go first.
+    async fn drain(&self) -> HostRefusal {
+        let reconnect_after = rand::rng().random_range(Duration::ZERO..=RECONNECT_MAX);
+        let reason = "the runtime is shutting down".into();
+        self.host.outbox.push(HostReply::Drain {
+            reconnect_after,
+            reason,
+        });
+        while let Some(reply) = self.host.outbox.pop() {
+            if self.say(reply).await.is_err() {
+                break;
+            }
+        }
+        HostRefusal::Unavailable("the runtime is shutting down; reconnect".into())
+    }
+
+    /// Silent for too long. Should it wake, it reads what it has lost.
+    async fn lost(&self) -> HostRefusal {
+        for activation in self.host.held() {
+            let of = activation.reference();
+            let reason = "the host was not heard for too long".into();
+            // Where the host does not read, nobody waits.
+            let _ = self.outbound.try_send(HostReply::Revoked { of, reason });
+        }
+        self.hosts.lose(&self.host, "it was not heard for too long");
+        HostRefusal::Unavailable("the host was not heard for too long; dial again".into())
+    }
+
+    /// The host may be back within the time it takes to be lost.
+    fn leave(&self, generation: u64, displaced: &CancellationToken, end: &HostRefusal) {
+        if displaced.is_cancelled() || self.host.state.lock().lost {
+            return;
+        }
+        tracing::info!(host = self.host.name, reason = ?end, "a host is gone");
+        self.hosts.set_accepting(&self.host, false);
+        if self.host.held().is_empty() {
+            return self.hosts.lose(&self.host, "it has gone");
+        }
+        let (hosts, host) = (self.hosts.clone(), self.host.clone());
+        let draining = hosts.draining.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(hosts.options.lost_after) => {}
+                // The process ends; the next one waits for the host.
+                () = draining.cancelled() => return,
+            }
+            if host.state.lock().generation == generation {
+                tracing::warn!(host = host.name, "a host did not come back");
+                hosts.lose(&host, "it did not come back");
+            }
+        });
+    }
+}
+
+fn unbuilt(what: &str) -> Failure {
+    Failure::invalid(format!(
+        "{what}: this version grants no leases and delegates no jobs"
+    ))
+}

@@ -1,0 +1,286 @@
+//! A job's way over hosts: place, activation, offer, and its end or another try.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::activation::{Activation, Phase};
+use super::registry::{Hosts, Place};
+use crate::job::{Agent, AgentResult, AgentRun, JobContext};
+use crate::log::{Command, HostedRow, ReportMark};
+use crate::protocol::host::{HostReply, LossPolicy};
+use crate::protocol::{ErrorCode, EventBody, Failure};
+
+/// `name@version`, wherever its hosts are.
+pub(super) struct HostAgent {
+    pub hosts: Arc<Hosts>,
+    pub agent: String,
+}
+
+impl Agent for HostAgent {
+    fn run(&self, job: JobContext) -> AgentRun {
+        let drive = Drive {
+            hosts: self.hosts.clone(),
+            agent: self.agent.clone(),
+            job,
+            attempt: 0,
+            checkpoint: None,
+        };
+        Box::pin(drive.run())
+    }
+
+    fn is_hosted(&self) -> bool {
+        true
+    }
+}
+
+struct Drive {
+    hosts: Arc<Hosts>,
+    agent: String,
+    job: JobContext,
+    /// Activations that a host has accepted.
+    attempt: u32,
+    checkpoint: Option<Vec<u8>>,
+}
+
+/// How one activation ended.
+enum End {
+    /// The terminal is in the job's buffer.
+    Completed,
+    /// Nobody has started it: as if it had not been.
+    NotStarted,
+    Lost(String, LossPolicy),
+}
+
+/// Takes an activation back from its host, however its job is left.
+struct Offered {
+    activation: Arc<Activation>,
+    place: Place,
+}
+
+impl Drop for Offered {
+    fn drop(&mut self) {
+        let known = self.activation.is_over();
+        let tell = (!known).then_some("the job is over");
+        self.place.host.drop_activation(&self.activation, tell);
+        self.activation
+            .move_to(Phase::Lost("the job is over".into()));
+    }
+}
+
+impl Drive {
+    async fn run(mut self) -> Result<AgentResult, Failure> {
+        let mut end = match self.job.recovered().cloned() {
+            Some(row) => self.recover(row).await?,
+            None => End::NotStarted,
+        };
+        loop {
+            match end {
+                // The first terminal stands; what is returned here comes after it.
+                End::Completed => return Ok("null".to_owned().into()),
+                End::NotStarted => {}
+                End::Lost(reason, policy) => self.may_run_again(&reason, policy).await?,
+            }
+            end = self.activate().await?;
+        }
+    }
+
+    /// After a restart of the runtime: the host may still be at it.
+    async fn recover(&mut self, row: HostedRow) -> Result<End, Failure> {
+        self.attempt = row.attempt;
+        self.checkpoint = row.checkpoint.map(|state| state.to_vec());
+        let Some(token_hash) = row.token_hash else {
+            return Ok(End::NotStarted);
+        };
+        let mark = ReportMark {
+            seq: row.reported,
+            result: row.result,
+            checkpoint: None,
+        };
+        let policy = policy_from(row.loss_policy);
+        let job = self.job.clone();
+        let activation = Activation::recovered(job, row.attempt, policy, token_hash, mark);
+        let activation = Arc::new(activation);
+        self.hosts.add_orphan(activation.clone());
+        let mut phase = activation.phase();
+        let limit = self.hosts.options.lost_after;
+        if tokio::time::timeout(limit, moved_on(&mut phase))
+            .await
+            .is_err()
+        {
+            self.hosts.drop_orphan(&activation);
+            let reason = "it did not come back after the runtime was restarted";
+            // Unless it came just now.
+            activation.move_to(Phase::Lost(reason.into()));
+        }
+        match activation.adopted_by() {
+            Some(host) => {
+                let place = self.hosts.occupied(&host, &self.agent);
+                self.until_over(Offered { activation, place }, phase).await
+            }
+            None => Ok(End::Lost("the agent host is gone".into(), policy)),
+        }
+    }
+
+    /// One activation, from a free place to its end.
+    async fn activate(&mut self) -> Result<End, Failure> {
+        let place = self.place().await?;
+        let policy = self.hosts.loss_policy(&self.agent);
+        let activation = Activation::new(self.job.clone(), self.attempt + 1, policy);
+        let activation = Arc::new(activation);
+        let command = Command::Activate {
+            stream: self.job.stream(),
+            attempt: self.attempt + 1,
+            token_hash: activation.token_hash(),
+            loss_policy: policy_number(policy),
+        };
+        // Before the offer: its token must be known however this process ends.
+        let stored = self.job.log_of_jobs().execute(command).await;
+        stored.map_err(|error| {
+            tracing::error!(%error, job_id = self.job.job_id(), "an activation was not stored");
+            Failure::internal("the store is not available; submit the job again")
+        })?;
+        let mut phase = activation.phase();
+        let offered = Offered { activation, place };
+        let host = offered.place.host.clone();
+        host.assign(&offered.activation, self.checkpoint.clone());
+        let accept_within = self.hosts.options.accept_within;
+        let accepted = tokio::select! {
+            () = moved_on(&mut phase) => true,
+            () = tokio::time::sleep(accept_within) => false,
+            () = self.job.cancelled() => return Err(cancelled()),
+        };
+        if !accepted {
+            tracing::warn!(
+                host = host.name,
+                job_id = self.job.job_id(),
+                "an offer was not accepted in time"
+            );
+            self.hosts.pause(&host);
+            host.drop_activation(&offered.activation, Some("not accepted in time"));
+            offered
+                .activation
+                .move_to(Phase::Lost("not accepted".into()));
+            return Ok(End::NotStarted);
+        }
+        if matches!(*phase.borrow(), Phase::Lost(_)) {
+            // Declined, or its host went before it had started.
+            return Ok(End::NotStarted);
+        }
+        self.attempt += 1;
+        let stream = self.job.stream();
+        let running = self
+            .job
+            .log_of_jobs()
+            .execute(Command::SetRunning { stream });
+        if let Err(error) = running.await {
+            tracing::warn!(%error, job_id = self.job.job_id(), "a job is running and not listed so");
+        }
+        self.until_over(offered, phase).await
+    }
+
+    async fn place(&self) -> Result<Place, Failure> {
+        let limit = self.hosts.options.pending_max;
+        tokio::select! {
+            place = tokio::time::timeout(limit, self.hosts.place(&self.agent)) => {
+                place.map_err(|_| {
+                    let text = format!(
+                        "no host of {} took the job within {} seconds",
+                        self.agent,
+                        limit.as_secs()
+                    );
+                    Failure::new(ErrorCode::AgentNotAvailable, text)
+                })
+            }
+            () = self.job.cancelled() => Err(cancelled()),
+        }
+    }
+
+    /// Waits for the end of what a host works on; passes a cancel on.
+    async fn until_over(
+        &self,
+        offered: Offered,
+        mut phase: watch::Receiver<Phase>,
+    ) -> Result<End, Failure> {
+        let mut told = false;
+        loop {
+            tokio::select! {
+                reason = over(&mut phase) => return Ok(match reason {
+                    None => End::Completed,
+                    Some(reason) => End::Lost(reason, offered.activation.loss_policy),
+                }),
+                () = self.job.cancelled(), if !told => {
+                    told = true;
+                    offered.place.host.outbox.push(HostReply::Cancel {
+                        of: offered.activation.reference(),
+                        reason: "cancelled by the client".into(),
+                        grace: self.job.limits().cancel_grace,
+                    });
+                    let stream = self.job.stream();
+                    let stored = self.job.log_of_jobs().execute(Command::SetCancelled { stream });
+                    if let Err(error) = stored.await {
+                        tracing::warn!(%error, "a cancel would not survive a restart");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the job may be given to another host after this.
+    async fn may_run_again(&self, reason: &str, policy: LossPolicy) -> Result<(), Failure> {
+        if self.job.is_cancelled() {
+            return Err(cancelled());
+        }
+        let lost = |what: &str| Failure::internal(format!("agent host lost: {reason}{what}"));
+        if policy == LossPolicy::Fail {
+            return Err(lost("; submit the job again"));
+        }
+        let limit = self.hosts.options.attempts_max;
+        if self.attempt >= limit {
+            return Err(lost(&format!("; that was attempt {limit} of {limit}")));
+        }
+        self.job
+            .emit(EventBody::Status {
+                phase: "retrying".into(),
+                message: Some(format!("agent host lost: {reason}")),
+                details_json: Some(format!(r#"{{"attempt":{}}}"#, self.attempt + 1)),
+            })
+            .await
+    }
+}
+
+/// Resolves when an offer was answered. The sender is in the activation, which its
+/// driver holds.
+async fn moved_on(phase: &mut watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase != Phase::Offered).await;
+}
+
+/// Resolves at the end, with the reason of a loss.
+async fn over(phase: &mut watch::Receiver<Phase>) -> Option<String> {
+    let over = |phase: &Phase| matches!(phase, Phase::Completed | Phase::Lost(_));
+    match phase.wait_for(over).await.as_deref() {
+        Ok(Phase::Lost(reason)) => Some(reason.clone()),
+        _ => None,
+    }
+}
+
+fn cancelled() -> Failure {
+    Failure::new(ErrorCode::Cancelled, "cancelled by the client")
+}
+
+// Kept stable: these numbers are on disk.
+fn policy_number(policy: LossPolicy) -> u8 {
+    match policy {
+        LossPolicy::Fail => 1,
+        LossPolicy::Retry => 2,
+        LossPolicy::Checkpoint => 3,
+    }
+}
+
+fn policy_from(number: u8) -> LossPolicy {
+    match number {
+        2 => LossPolicy::Retry,
+        3 => LossPolicy::Checkpoint,
+        _ => LossPolicy::Fail,
+    }
+}

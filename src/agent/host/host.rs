@@ -1,0 +1,122 @@
+//! One host: a process that dials in, across its connections.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::activation::{Activation, Phase};
+use super::outbox::Outbox;
+use super::placement::HostId;
+use crate::protocol::host::{Assign, AssignmentRef, HostReply, HostedAgent};
+
+pub(super) struct Host {
+    pub id: HostId,
+    pub principal: String,
+    pub instance_id: String,
+    pub name: String,
+    pub outbox: Arc<Outbox>,
+    /// By job.
+    held: Mutex<HashMap<String, Arc<Activation>>>,
+    pub state: Mutex<State>,
+}
+
+pub(super) struct State {
+    pub agents: Vec<HostedAgent>,
+    /// Counted as connected in the inventory.
+    pub listed: bool,
+    /// Grows with each connection.
+    pub generation: u64,
+    /// Turns when another connection of the host takes over.
+    pub displaced: CancellationToken,
+    /// Turns when the connection has let go.
+    pub released: CancellationToken,
+    pub lost: bool,
+}
+
+impl Host {
+    pub fn new(id: HostId, principal: String, instance_id: String, name: String) -> Self {
+        let state = State {
+            agents: Vec::new(),
+            listed: false,
+            generation: 0,
+            displaced: CancellationToken::new(),
+            released: CancellationToken::new(),
+            lost: false,
+        };
+        Self {
+            id,
+            principal,
+            instance_id,
+            name,
+            outbox: Arc::default(),
+            held: Mutex::default(),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Offers an activation that is durable.
+    pub fn assign(&self, activation: &Arc<Activation>, checkpoint: Option<Vec<u8>>) {
+        activation.attach(&self.outbox, None);
+        self.hold(activation.clone());
+        let job = &activation.job;
+        let (agent, version) = job.agent().split_once('@').unwrap_or((job.agent(), ""));
+        let assign = Assign {
+            of: activation.reference(),
+            attempt: activation.attempt,
+            agent: agent.into(),
+            version: version.into(),
+            input_json: job.input_json().into(),
+            principal: job.principal().into(),
+            traceparent: job.traceparent(),
+            deadline: job.deadline(),
+            checkpoint,
+        };
+        self.outbox.push(HostReply::Assign(Box::new(assign)));
+    }
+
+    pub fn hold(&self, activation: Arc<Activation>) {
+        let job_id = activation.job.job_id().to_owned();
+        self.held.lock().insert(job_id, activation);
+    }
+
+    /// The activation a message is about; none when the token is not its own.
+    pub fn find(&self, of: &AssignmentRef) -> Option<Arc<Activation>> {
+        let held = self.held.lock();
+        let activation = held.get(&of.job_id)?;
+        activation
+            .is_named_by(&of.lease_token)
+            .then(|| activation.clone())
+    }
+
+    /// Lets go of it, and says so unless the host knows.
+    pub fn drop_activation(&self, activation: &Arc<Activation>, tell: Option<&str>) {
+        let mut held = self.held.lock();
+        let job_id = activation.job.job_id();
+        if held
+            .get(job_id)
+            .is_some_and(|other| Arc::ptr_eq(other, activation))
+        {
+            held.remove(job_id);
+        }
+        drop(held);
+        if let Some(reason) = tell {
+            self.outbox.push(HostReply::Revoked {
+                of: activation.reference(),
+                reason: reason.into(),
+            });
+        }
+    }
+
+    pub fn held(&self) -> Vec<Arc<Activation>> {
+        self.held.lock().values().cloned().collect()
+    }
+
+    /// Everything it held goes its policy's way.
+    pub fn lose_all(&self, reason: &str) {
+        for activation in self.held() {
+            activation.move_to(Phase::Lost(reason.into()));
+        }
+    }
+}

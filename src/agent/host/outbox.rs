@@ -1,0 +1,70 @@
+//! What is to be said to one host, whether or not it is connected just now.
+//!
+//! Bounded by what the host takes: an assignment, its cancel and its revocation
+//! for each place, one ack for each assignment. Answers to a host's own requests
+//! wait in its connection instead, which reads no more until they are sent.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::activation::Activation;
+use crate::protocol::host::HostReply;
+
+#[derive(Default)]
+pub(super) struct Outbox {
+    state: Mutex<State>,
+    more: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    replies: VecDeque<HostReply>,
+    /// To be acked as far as they are durable when it is their turn.
+    acks: VecDeque<Arc<Activation>>,
+}
+
+impl Outbox {
+    pub fn push(&self, reply: HostReply) {
+        self.state.lock().replies.push_back(reply);
+        self.more.notify_one();
+    }
+
+    /// Called on the log's thread, for each commit.
+    pub fn ack(&self, activation: Arc<Activation>) {
+        // Once in line is enough: the figure is read when it is sent.
+        if activation.queue_ack() {
+            self.state.lock().acks.push_back(activation);
+            self.more.notify_one();
+        }
+    }
+
+    pub fn pop(&self) -> Option<HostReply> {
+        let mut state = self.state.lock();
+        if let Some(activation) = state.acks.pop_front() {
+            return Some(activation.take_ack());
+        }
+        state.replies.pop_front()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        let state = self.state.lock();
+        state.replies.is_empty() && state.acks.is_empty()
+    }
+
+    /// A new connection is told anew what still holds.
+    pub fn clear(&self) {
+        let mut state = self.state.lock();
+        state.replies.clear();
+        for activation in state.acks.drain(..) {
+            activation.take_ack();
+        }
+    }
+
+    /// Resolves when there may be something.
+    pub async fn filled(&self) {
+        self.more.notified().await;
+    }
+}

@@ -1,0 +1,328 @@
+//! The hosts there are, the places they have and the jobs that wait for one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::activation::Activation;
+use super::drive::HostAgent;
+use super::host::Host;
+use super::known::KnownAgents;
+use super::placement::{HostId, Placement};
+use super::{Options, Rights};
+use crate::job::{Agent, Provider};
+use crate::log::HostedAgentRow;
+use crate::protocol::host::{HostRefusal, LossPolicy, Register};
+use crate::protocol::message::AgentInfo;
+use crate::protocol::{AgentRef, Failure};
+
+/// Shared by all connections of hosts and by the jobs they run.
+pub struct Hosts {
+    pub(super) options: Options,
+    pub(super) rights: Box<dyn Rights>,
+    /// Names of agents that are always there.
+    reserved: Vec<String>,
+    pub(super) draining: CancellationToken,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    placement: Placement<oneshot::Sender<Place>>,
+    hosts: BTreeMap<HostId, Arc<Host>>,
+    by_instance: HashMap<(String, String), HostId>,
+    known: KnownAgents,
+    /// Given out before a restart, by job, until their host shows up.
+    orphans: HashMap<String, Arc<Activation>>,
+    next_id: HostId,
+}
+
+/// A place of a host for one job; given back when dropped.
+pub(super) struct Place {
+    hosts: Arc<Hosts>,
+    pub host: Arc<Host>,
+    agent: String,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.hosts.state.lock();
+        state.placement.give_back(self.host.id, &self.agent);
+        let places = self.hosts.clone().serve_lines(&mut state, self.host.id);
+        drop(state);
+        hand_out(places);
+    }
+}
+
+type Served = Vec<(oneshot::Sender<Place>, Place)>;
+
+/// A waiter that has gone gives its place back as it is dropped, which serves the
+/// next in line: so never under the lock.
+fn hand_out(places: Served) {
+    for (waiter, place) in places {
+        drop(waiter.send(place));
+    }
+}
+
+impl Hosts {
+    pub fn new(
+        options: Options,
+        rights: Box<dyn Rights>,
+        reserved: Vec<String>,
+        known: Vec<HostedAgentRow>,
+    ) -> Arc<Self> {
+        let mut state = State::default();
+        for agent in known {
+            state
+                .known
+                .remember(&agent.principal, &agent.name, &agent.version);
+        }
+        Arc::new(Self {
+            options,
+            rights,
+            reserved,
+            draining: CancellationToken::new(),
+            state: Mutex::new(state),
+        })
+    }
+
+    /// Tells every host that the runtime goes away; their jobs are theirs still.
+    pub fn drain(&self) {
+        self.draining.cancel();
+    }
+
+    /// Connected, or gone for less than it takes to be lost.
+    pub fn count(&self) -> usize {
+        self.state.lock().hosts.len()
+    }
+
+    /// A place for a job of the agent, now or when one is free.
+    pub(super) async fn place(self: &Arc<Self>, agent: &str) -> Place {
+        loop {
+            let waiting = {
+                let mut state = self.state.lock();
+                let host = state.placement.take(agent);
+                if let Some(host) = host.and_then(|id| state.hosts.get(&id).cloned()) {
+                    return self.taken(host, agent);
+                }
+                let (waiter, waiting) = oneshot::channel();
+                state.placement.wait(agent, waiter);
+                waiting
+            };
+            // The sender is dropped by nobody but a line that goes with its hosts.
+            if let Ok(place) = waiting.await {
+                return place;
+            }
+        }
+    }
+
+    fn taken(self: &Arc<Self>, host: Arc<Host>, agent: &str) -> Place {
+        Place {
+            hosts: self.clone(),
+            host,
+            agent: agent.into(),
+        }
+    }
+
+    /// Places for those that wait, as far as the host has some.
+    fn serve_lines(self: Arc<Self>, state: &mut State, id: HostId) -> Served {
+        let mut served = Vec::new();
+        let Some(host) = state.hosts.get(&id).cloned() else {
+            return served;
+        };
+        while let Some((waiter, agent)) = state.placement.next_for(id) {
+            if waiter.is_closed() {
+                state.placement.give_back(id, &agent);
+                continue;
+            }
+            served.push((waiter, self.taken(host.clone(), &agent)));
+        }
+        served
+    }
+
+    /// A place that the host of a recovered activation has in use already.
+    pub(super) fn occupied(self: &Arc<Self>, host: &Arc<Host>, agent: &str) -> Place {
+        self.state.lock().placement.occupy(host.id, agent);
+        self.taken(host.clone(), agent)
+    }
+
+    pub(super) fn loss_policy(&self, agent: &str) -> LossPolicy {
+        self.state.lock().known.loss_policy(agent)
+    }
+
+    /// Checks what a host wants to offer against policy and against whose it is.
+    pub(super) fn check(&self, principal: &str, register: &Register) -> Result<(), HostRefusal> {
+        let state = self.state.lock();
+        for agent in &register.agents {
+            let refused = |why: &str| {
+                let name = &agent.name;
+                HostRefusal::PermissionDenied(format!("register.agents: {name} {why}"))
+            };
+            if !self.rights.may_host(principal, &agent.name) {
+                return Err(refused(
+                    "may not be hosted by this principal; see [[hosting]]",
+                ));
+            }
+            if self.reserved.contains(&agent.name) {
+                return Err(refused("is an agent of the runtime's own"));
+            }
+            if state
+                .known
+                .owner(&agent.name)
+                .is_some_and(|o| o != principal)
+            {
+                return Err(refused("belongs to another principal"));
+            }
+        }
+        let instance = (principal.to_owned(), register.instance_id.clone());
+        let limit = self.options.hosts_max;
+        if state.hosts.len() >= limit && !state.by_instance.contains_key(&instance) {
+            let text = format!("{limit} hosts are connected, which is the limit");
+            return Err(HostRefusal::TooMany(text));
+        }
+        Ok(())
+    }
+
+    /// The host of a connection: a new one, or the one it was before.
+    pub(super) fn host_of(&self, principal: &str, register: &Register) -> Arc<Host> {
+        let mut state = self.state.lock();
+        let instance = (principal.to_owned(), register.instance_id.clone());
+        let known = state.by_instance.get(&instance).copied();
+        if let Some(host) = known.and_then(|id| state.hosts.get(&id).cloned()) {
+            return host;
+        }
+        state.next_id += 1;
+        let id = state.next_id;
+        let host = Host::new(
+            id,
+            principal.into(),
+            register.instance_id.clone(),
+            register.host_name.clone(),
+        );
+        let host = Arc::new(host);
+        state.hosts.insert(id, host.clone());
+        state.by_instance.insert(instance, id);
+        host
+    }
+
+    /// The host takes jobs from now on.
+    pub(super) fn arrive(self: &Arc<Self>, host: &Arc<Host>, register: &Register) {
+        let max = register.max_in_flight.min(self.options.in_flight_max);
+        let mut state = self.state.lock();
+        let mut own = host.state.lock();
+        if std::mem::replace(&mut own.listed, true) {
+            own.agents.iter().for_each(|agent| state.known.leave(agent));
+        }
+        own.agents = register.agents.clone();
+        for agent in &own.agents {
+            state.known.arrive(&host.principal, agent);
+        }
+        drop(own);
+        let agents = register.agents.iter();
+        let agents = agents.map(|agent| {
+            (
+                format!("{}@{}", agent.name, agent.version),
+                agent.max_in_flight,
+            )
+        });
+        state.placement.offer(host.id, max, agents);
+        let places = self.clone().serve_lines(&mut state, host.id);
+        drop(state);
+        hand_out(places);
+    }
+
+    pub(super) fn set_capacity(self: &Arc<Self>, host: &Arc<Host>, max: u32) {
+        let mut state = self.state.lock();
+        let max = max.min(self.options.in_flight_max);
+        state.placement.set_max(host.id, max);
+        let places = self.clone().serve_lines(&mut state, host.id);
+        drop(state);
+        hand_out(places);
+    }
+
+    /// Whether the host is offered jobs; one that is connected again says so anew.
+    pub(super) fn set_accepting(self: &Arc<Self>, host: &Arc<Host>, accepting: bool) {
+        let mut state = self.state.lock();
+        state.placement.set_accepting(host.id, accepting);
+        let mut own = host.state.lock();
+        if !accepting && std::mem::replace(&mut own.listed, false) {
+            own.agents.iter().for_each(|agent| state.known.leave(agent));
+        }
+        drop(own);
+        let places = match accepting {
+            true => self.clone().serve_lines(&mut state, host.id),
+            false => Vec::new(),
+        };
+        drop(state);
+        hand_out(places);
+    }
+
+    /// For a host that let an offer pass: none for a while.
+    pub(super) fn pause(self: &Arc<Self>, host: &Arc<Host>) {
+        self.state.lock().placement.set_accepting(host.id, false);
+        let (hosts, host) = (self.clone(), host.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(hosts.options.accept_within).await;
+            let listed = host.state.lock().listed;
+            if listed {
+                hosts.set_accepting(&host, true);
+            }
+        });
+    }
+
+    /// The host is gone: what it held goes its policy's way.
+    pub(super) fn lose(self: &Arc<Self>, host: &Arc<Host>, reason: &str) {
+        self.set_accepting(host, false);
+        let mut state = self.state.lock();
+        state.placement.remove(host.id);
+        state.hosts.remove(&host.id);
+        let instance = (host.principal.clone(), host.instance_id.clone());
+        state.by_instance.remove(&instance);
+        drop(state);
+        host.state.lock().lost = true;
+        host.lose_all(reason);
+    }
+
+    pub(super) fn add_orphan(&self, activation: Arc<Activation>) {
+        let job_id = activation.job.job_id().to_owned();
+        self.state.lock().orphans.insert(job_id, activation);
+    }
+
+    pub(super) fn drop_orphan(&self, activation: &Arc<Activation>) {
+        self.state.lock().orphans.remove(activation.job.job_id());
+    }
+
+    /// The orphan that a host shows the token of.
+    pub(super) fn adopt(&self, job_id: &str, token: &str) -> Option<Arc<Activation>> {
+        let mut state = self.state.lock();
+        let orphan = state.orphans.get(job_id)?;
+        if !orphan.is_named_by(token) {
+            return None;
+        }
+        state.orphans.remove(job_id)
+    }
+}
+
+/// How `AgentDirectory` finds hosted agents.
+pub struct HostedAgents(pub Arc<Hosts>);
+
+impl Provider for HostedAgents {
+    fn resolve(&self, wanted: &AgentRef) -> Option<Result<(String, Arc<dyn Agent>), Failure>> {
+        let pinned = self.0.state.lock().known.resolve(wanted)?;
+        Some(pinned.map(|agent| (agent.clone(), self.recover(&agent))))
+    }
+
+    fn recover(&self, agent: &str) -> Arc<dyn Agent> {
+        Arc::new(HostAgent {
+            hosts: self.0.clone(),
+            agent: agent.into(),
+        })
+    }
+
+    fn list(&self) -> Vec<AgentInfo> {
+        self.0.state.lock().known.list()
+    }
+}
