@@ -496,6 +496,24 @@ async fn row_22_23_34_errors_have_one_of_fifteen_codes_and_say_whether_to_retry(
 }
 
 #[tokio::test]
+async fn row_22_an_agent_cannot_say_of_an_error_what_no_client_would_read() {
+    let (_dir, runtime) = start();
+    let mut ws = Ws::connect(&runtime, ALICE).await;
+    for (code, said, sent) in [
+        ("INTERNAL_ERROR", false, true),
+        ("LEASE_EXPIRED", true, false),
+        ("BUDGET_EXHAUSTED", true, false),
+        ("PERMISSION_DENIED", true, true),
+        ("TIMEOUT", false, false),
+    ] {
+        let input = json!({ "code": code, "message": "m", "retryable": said });
+        ws.submit("failer", input).await;
+        let end = ws.until_terminal().await.pop().unwrap();
+        assert_eq!(end["payload"]["retryable"], sent, "{end}");
+    }
+}
+
+#[tokio::test]
 async fn row_24_36_a_cancel_is_found_in_envelope_or_payload_and_its_answer_has_no_number() {
     let (_dir, runtime) = start();
     let mut ws = Ws::connect(&runtime, ALICE).await;

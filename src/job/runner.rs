@@ -39,10 +39,15 @@ async fn fit(job: &JobContext, result: AgentResult) -> Result<AgentResult, Failu
     writer.finish(None).await
 }
 
-/// One SDK drops an error frame without a message.
+/// An agent's failure, made one that every client can read: an SDK drops an
+/// error frame without a message, or one that is retryable against §12, and
+/// waits for the end of its job for ever.
 fn said(mut failure: Failure) -> Failure {
     if failure.message.is_empty() {
         failure.message = "the agent gave no reason".into();
+    }
+    if failure.code.fixes_retryable() {
+        failure.retryable = failure.code.retryable();
     }
     failure
 }

@@ -85,6 +85,14 @@ impl ErrorCode {
             | Self::Unauthenticated => false,
         }
     }
+
+    /// Whether §12 leaves `retryable` to nobody.
+    pub fn fixes_retryable(self) -> bool {
+        matches!(
+            self,
+            Self::InternalError | Self::LeaseExpired | Self::BudgetExhausted
+        )
+    }
 }
 
 /// What went wrong, in words a user can act on. `message` is never empty.
