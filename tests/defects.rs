@@ -481,6 +481,26 @@ async fn s_32_concurrent_retries_of_one_key_make_one_job() {
 }
 
 #[tokio::test]
+async fn a_retry_after_the_end_gets_the_end_again_in_its_own_session_too() {
+    let (_dir, runtime) = start();
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    let input = json!({ "count": 3, "interval_ms": 1 });
+    let job = alice.submit_keyed("ticker", input.clone(), "k").await;
+    assert_eq!(seqs(&alice.until_terminal().await), [1, 2, 3, 4]);
+    let again = alice.submit_keyed("ticker", input, "k").await;
+    assert_eq!(again, job);
+    let seen = alice.until_terminal().await;
+    assert_eq!(seqs(&seen), [5, 6, 7, 8], "numbered on, without a gap");
+    // And while it runs the one stream serves both.
+    let input = json!({ "count": 50, "interval_ms": 5 });
+    let job = alice.submit_keyed("ticker", input.clone(), "live").await;
+    assert_eq!(alice.submit_keyed("ticker", input, "live").await, job);
+    let seen = alice.until_terminal().await;
+    assert_eq!(seqs(&seen), (9..=59).collect::<Vec<_>>());
+    assert!(alice.ping_collect().await.is_empty());
+}
+
+#[tokio::test]
 async fn s_36_a_limit_of_many_years_does_not_overflow() {
     let (_dir, runtime) = start();
     let mut alice = Peer::connect(&runtime.address, ALICE).await;

@@ -48,9 +48,10 @@ impl Actor {
         let row = accepted.row.clone();
         self.accept(request_id, &row);
         if accepted.duplicate {
-            // A retry from another session becomes an observer of the one job,
-            // its terminal included.
-            if row.session_id != self.row.id {
+            // Whoever retries gets the one job from its start, terminal included,
+            // unless it is on its way to this session anyway: a handle for which
+            // the terminal never comes again would wait for ever.
+            if !self.feed.watches(row.stream) {
                 self.observe(&row, true, 0).await?;
             }
             return Ok(row.id);
