@@ -15,10 +15,11 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use rand::Rng;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::counted::{Counted, Open};
 use super::tls::Tls;
 
 /// Half of them halve the rate of a single stream; twice as much brings nothing.
@@ -62,7 +63,8 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Serves until `drain`, then until every connection is done.
+    /// Serves until `drain`, then until every connection is gone, upgraded ones
+    /// included.
     pub async fn serve(self, app: Router, drain: CancellationToken) {
         let connections = TaskTracker::new();
         loop {
@@ -78,6 +80,8 @@ impl Listener {
                     continue;
                 }
             };
+            // Only costs latency when it fails.
+            let _ = stream.set_nodelay(true);
             if self.open.load(Ordering::Relaxed) >= self.limits.connections_max {
                 // Closed at once: a peer that waits would hold what is scarce.
                 tracing::warn!(limit = self.limits.connections_max, "refused a connection");
@@ -87,10 +91,10 @@ impl Listener {
                 app: app.clone(),
                 limits: self.limits.clone(),
                 drain: drain.clone(),
-                _open: Open::new(self.open.clone()),
             };
+            let open = Open::new(self.open.clone(), connections.token());
             let tls = self.tls.as_ref().map(|tls| tls.acceptor());
-            connections.spawn(connection.run(stream, tls));
+            tokio::spawn(connection.run(Counted::new(stream, open), tls));
         }
         drop(self.tcp);
         connections.close();
@@ -98,33 +102,14 @@ impl Listener {
     }
 }
 
-/// Counts a connection while it is there.
-struct Open(Arc<AtomicUsize>);
-
-impl Open {
-    fn new(open: Arc<AtomicUsize>) -> Self {
-        open.fetch_add(1, Ordering::Relaxed);
-        Self(open)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 struct Connection {
     app: Router,
     limits: ListenerLimits,
     drain: CancellationToken,
-    _open: Open,
 }
 
 impl Connection {
-    async fn run(self, stream: TcpStream, tls: Option<tokio_rustls::TlsAcceptor>) {
-        // Only costs latency when it fails.
-        let _ = stream.set_nodelay(true);
+    async fn run(self, stream: Counted, tls: Option<tokio_rustls::TlsAcceptor>) {
         let Some(tls) = tls else {
             return self.http(stream).await;
         };

@@ -1,6 +1,7 @@
 //! Puts the parts together, binds the sockets, and takes them down again.
 
 pub mod config;
+mod counted;
 mod listener;
 pub mod retention;
 mod tls;

@@ -114,6 +114,27 @@ impl Runtime {
         (status.expect("a status"), body.to_owned())
     }
 
+    /// A number of the admin port's metrics.
+    pub fn metric(&self, name: &str) -> u64 {
+        let (_, text) = self.admin_get("/metrics");
+        let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+        let value = text.lines().find_map(value);
+        value.unwrap_or_else(|| panic!("{name} in {text}"))
+    }
+
+    /// Waits until a metric is as wanted; beside the clients, which take part in it.
+    pub async fn until_metric(&self, name: &str, wanted: impl Fn(u64) -> bool) -> u64 {
+        let started = std::time::Instant::now();
+        loop {
+            let value = self.metric(name);
+            if wanted(value) {
+                return value;
+            }
+            assert!(started.elapsed().as_secs() < 30, "{name} stays {value}");
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args([name, &pid]).status().unwrap();
