@@ -1,11 +1,17 @@
-//! Connections: their number, and how a drain ends them.
+//! Connections: their age, their number, and how a drain ends them.
 
 mod support;
 
-use serde_json::json;
-use support::ws::Ws;
-use support::*;
+use std::sync::{Arc, Mutex};
 
+use serde_json::json;
+use support::ws::{self, Ws};
+use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// The type of an HTTP/2 frame.
+const GOAWAY: u8 = 7;
 const OPEN: &str = "arcpd_connections_open";
 const RUNNING: &str = "arcpd_jobs_running";
 
@@ -13,6 +19,82 @@ fn start_with(toml: &str) -> (tempfile::TempDir, Runtime) {
     let dir = tempfile::tempdir().unwrap();
     let runtime = Runtime::start_with(dir.path(), toml);
     (dir, runtime)
+}
+
+/// An address that leads to the runtime, once, and what came back over it.
+async fn tapped(runtime: &Runtime) -> (String, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let mut server = TcpStream::connect(&runtime.address).await.unwrap();
+    let answered = Arc::new(Mutex::new(Vec::new()));
+    let tap = answered.clone();
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let (mut from_client, mut to_client) = client.split();
+        let (mut from_server, mut to_server) = server.split();
+        let there = tokio::io::copy(&mut from_client, &mut to_server);
+        let back = async {
+            let mut buffer = vec![0; 64 * 1024];
+            while let Ok(n @ 1..) = from_server.read(&mut buffer).await {
+                tap.lock().unwrap().extend(&buffer[..n]);
+                to_client.write_all(&buffer[..n]).await.unwrap();
+            }
+        };
+        tokio::select! { _ = there => {}, () = back => {} }
+    });
+    (address, answered)
+}
+
+/// The types of HTTP/2 frames.
+fn frames(mut bytes: &[u8]) -> Vec<u8> {
+    let mut kinds = Vec::new();
+    while let [a, b, c, kind, ..] = *bytes {
+        kinds.push(kind);
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        bytes = bytes.get(9 + length..).unwrap_or_default();
+    }
+    kinds
+}
+
+#[tokio::test]
+async fn an_aged_connection_is_told_to_go_and_what_runs_on_it_goes_on() {
+    let (_dir, runtime) = start_with("[limits]\nconnection_age_max_sec = 1");
+    let (address, answered) = tapped(&runtime).await;
+    let mut alice = Peer::connect(&address, ALICE).await;
+    // For three times the age; the ticks are on the same wire as the GOAWAY.
+    alice
+        .submit("ticker", json!({ "count": 300, "interval_ms": 10 }))
+        .await;
+    let told = || frames(&answered.lock().unwrap()).contains(&GOAWAY);
+    let mut seen = Vec::new();
+    while seen.last() < Some(&50) {
+        seen.push(alice.next().await.event_seq);
+    }
+    assert!(!told(), "after half a second");
+    while seen.last() < Some(&150) {
+        seen.push(alice.next().await.event_seq);
+    }
+    assert!(told(), "after a second and a half");
+    seen.extend(seqs(&alice.until_terminal().await));
+    assert_eq!(seen, (1..=301).collect::<Vec<_>>());
+    alice.ping().await;
+    assert_eq!(runtime.metric(OPEN), 1);
+    // With its last stream gone an aged connection goes, whoever holds on to it.
+    drop(alice);
+    runtime.until_metric(OPEN, |open| open == 0).await;
+}
+
+#[tokio::test]
+async fn a_websocket_that_is_older_than_the_age_goes_on() {
+    let (_dir, runtime) = start_with("[limits]\nconnection_age_max_sec = 1");
+    let mut ws = Ws::connect(&runtime, ALICE).await;
+    ws.submit("ticker", json!({ "count": 200, "interval_ms": 10 }))
+        .await;
+    assert_eq!(
+        ws::seqs(&ws.until_terminal().await),
+        (1..=201).collect::<Vec<_>>()
+    );
+    ws.ping().await;
 }
 
 /// An upgraded connection was over for whoever counts them.
