@@ -178,3 +178,25 @@ async fn refusals_name_the_request_and_leave_the_session_alone() {
     alice.submit("echo", json!(1)).await;
     assert_eq!(seqs(&alice.until_terminal().await), [1]);
 }
+
+/// Everything that many channels held went out as one message of 24 MB, which a
+/// gRPC client refuses, and its stream with it.
+#[tokio::test]
+async fn jobs_that_all_speak_at_once_make_no_message_that_is_too_large() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    // All are there before the first of them speaks.
+    let input = json!({ "events": 1_000, "bytes": 200, "delay_ms": 500 });
+    for _ in 0..60 {
+        alice.submit("firehose", input.clone()).await;
+    }
+    runtime
+        .until_metric("arcpd_jobs_running", |jobs| jobs == 0)
+        .await;
+    let mut seen = Vec::new();
+    for _ in 0..60 {
+        seen.extend(seqs(&alice.until_terminal().await));
+    }
+    assert_eq!(seen, (1..=60 * 1_001).collect::<Vec<_>>());
+}

@@ -15,7 +15,7 @@ use super::view::Cursor;
 use crate::fanout::Hub;
 use crate::log::{Block, Log, Position, StreamId};
 
-/// Bytes of blocks one catch-up read brings.
+/// Bytes of blocks, about, that one look brings.
 const READ_BYTES_MAX: usize = 256 * 1024;
 
 pub(super) struct Feed {
@@ -103,7 +103,16 @@ impl Feed {
         }
         let newer = self.held.split_off(&(published + 1));
         let ready = std::mem::replace(&mut self.held, newer);
-        let next = self.take_all(ready.into_values())?;
+        let (mut next, mut bytes) = (Vec::new(), 0);
+        for block in ready.into_values() {
+            if bytes >= READ_BYTES_MAX {
+                // Many channels may hold much together; the log has the rest.
+                self.mode = Mode::CatchUp;
+                return Ok(next);
+            }
+            bytes += block.data.len();
+            next.extend(self.take(block)?);
+        }
         self.cursor.position = self.cursor.position.max(published);
         Ok(next)
     }
@@ -134,18 +143,11 @@ impl Feed {
             self.level(limit);
             return Ok(Vec::new());
         }
-        self.take_all(blocks)
-    }
-
-    fn take_all(
-        &mut self,
-        blocks: impl IntoIterator<Item = Arc<Block>>,
-    ) -> Result<Vec<Next>, crate::log::Error> {
-        let mut all = Vec::new();
+        let mut next = Vec::new();
         for block in blocks {
-            all.extend(self.take(block)?);
+            next.extend(self.take(block)?);
         }
-        Ok(all)
+        Ok(next)
     }
 
     fn level(&mut self, limit: Option<Position>) {

@@ -18,6 +18,9 @@ use tonic::Streaming;
 pub const ALICE: &str = "alice-token-0123456789";
 pub const BOB: &str = "bob-token-0123456789ab";
 
+/// What is documented as the most a runtime sends at once.
+const MESSAGE_BYTES_MAX: usize = 1_000_000;
+
 /// An `arcpd serve` process; killed with SIGKILL when dropped.
 pub struct Runtime {
     child: Child,
@@ -203,7 +206,8 @@ impl Peer {
 
     /// On a connection that others share.
     pub async fn on(channel: tonic::transport::Channel, hello: proto::SessionHello) -> Self {
-        let mut client = RuntimeServiceClient::new(channel);
+        let client = RuntimeServiceClient::new(channel);
+        let mut client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
         let (requests, rx) = mpsc::channel(64);
         let stream = tokio_stream::wrappers::ReceiverStream::new(rx);
         let mut peer_requests = Self::request(1, "", "", Payload::SessionHello(hello));
@@ -305,12 +309,17 @@ impl Peer {
             ..Default::default()
         };
         self.send("", Payload::JobSubmit(submit)).await;
+        let mut before = VecDeque::new();
         loop {
             let envelope = self.next().await;
             match envelope.payload {
-                Some(Payload::JobAccepted(_)) => return envelope.job_id,
+                Some(Payload::JobAccepted(_)) => {
+                    before.append(&mut self.ready);
+                    self.ready = before;
+                    return envelope.job_id;
+                }
                 Some(Payload::SessionError(error)) => panic!("refused: {error:?}"),
-                _ => self.ready.push_back(envelope),
+                _ => before.push_back(envelope),
             }
         }
     }

@@ -13,6 +13,8 @@ use super::{Log, schema, unavailable};
 use crate::log::{Block, Error, JobRow, ListFilter, Position, SessionRow, StreamId};
 
 const READERS: usize = 4;
+/// What is read of each of many streams, whatever is left of it in the end.
+const SHARE_BYTES_MIN: usize = 16 * 1024;
 
 pub(super) struct Pool {
     idle: Arc<Mutex<Vec<Connection>>>,
@@ -74,7 +76,8 @@ impl Log {
         .await
     }
 
-    /// Blocks of several streams in log order, `after < position <= up_to`;
+    /// Blocks of several streams in log order, `after < position <= up_to`, about
+    /// `bytes_max` of them all;
     /// those wholly at or below a stream's `after_seq` are left out. Empty
     /// means that there are none up to `up_to`.
     pub async fn read_merged(
@@ -90,20 +93,27 @@ impl Log {
         }
         let streams: Vec<_> = streams.iter().map(|(s, seq)| (*s, *seq)).collect();
         self.read(move |connection| {
+            let share = (bytes_max / streams.len().max(1)).max(SHARE_BYTES_MIN);
             let mut merged = Vec::new();
             // Past where one stream's read was cut the order of all is not known.
             let mut complete_to = up_to;
             for (stream, after_seq) in streams {
                 let start = block_start(connection, stream, after_seq + 1)?;
-                let blocks = blocks_from(connection, stream, start, after, up_to, bytes_max)?;
+                let blocks = blocks_from(connection, stream, start, after, up_to, share)?;
                 let bytes: usize = blocks.iter().map(|block| block.data.len()).sum();
-                if let Some(last) = blocks.last().filter(|_| bytes >= bytes_max) {
+                if let Some(last) = blocks.last().filter(|_| bytes >= share) {
                     complete_to = complete_to.min(last.position);
                 }
                 merged.extend(blocks);
             }
             merged.retain(|block| block.position <= complete_to);
             merged.sort_unstable_by_key(|block| block.position);
+            let mut bytes = 0;
+            merged.retain(|block| {
+                let more = bytes < bytes_max;
+                bytes += block.data.len();
+                more
+            });
             Ok(merged)
         })
         .await
