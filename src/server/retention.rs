@@ -75,7 +75,7 @@ pub async fn pass(
 ) -> Result<usize, Error> {
     let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
     let age_max = ms(Duration::from_secs(retention.age_max_sec));
-    let mut removed = 0;
+    let (mut removed, mut after) = (0, 0);
     loop {
         let oldest = now().0.saturating_sub(age_max);
         let used = log.bytes_used().await?;
@@ -83,21 +83,27 @@ pub async fn pass(
             0 => 0,
             bytes_max => used.saturating_sub(bytes_max),
         };
+        let jobs = log.trimmable(after, BATCH).await?;
+        let mut more = jobs.len() == BATCH;
         let mut streams: Vec<StreamId> = Vec::new();
-        for job in log.trimmable(BATCH).await? {
+        for job in jobs {
             if job.ended_at_ms > oldest && excess == 0 {
+                more = false;
                 break;
             }
+            // One that stays must not hide those behind it.
+            after = job.end_position;
             if !hub.is_followed(job.stream) {
                 streams.push(job.stream);
                 excess = excess.saturating_sub(job.bytes.max(1));
             }
         }
-        if streams.is_empty() {
+        if !streams.is_empty() {
+            removed += streams.len();
+            log.trim(streams).await?;
+        } else if !more {
             break;
         }
-        removed += streams.len();
-        log.trim(streams).await?;
     }
     let forget = Command::Forget {
         parked_before_ms: now().0.saturating_sub(ms(resume_window)),

@@ -3,12 +3,13 @@
 use rusqlite::{Connection, params};
 
 use super::{Log, view_ops};
-use crate::log::{Error, StreamId};
+use crate::log::{Error, Position, StreamId};
 
 /// Ended jobs the file could do without, oldest end first.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Trimmable {
     pub stream: StreamId,
+    pub end_position: Position,
     pub ended_at_ms: i64,
     pub bytes: u64,
 }
@@ -25,21 +26,22 @@ impl Log {
         .await
     }
 
-    /// Up to `limit` ended jobs, in the order they ended.
-    pub async fn trimmable(&self, limit: usize) -> Result<Vec<Trimmable>, Error> {
+    /// Up to `limit` jobs that ended after a position, in the order they ended.
+    pub async fn trimmable(&self, after: Position, limit: usize) -> Result<Vec<Trimmable>, Error> {
         self.read(move |connection| {
             connection
                 .prepare_cached(
-                    "SELECT stream, ended_at_ms,
+                    "SELECT stream, end_position, ended_at_ms,
                        (SELECT coalesce(sum(length(data)), 0) FROM block WHERE block.stream = job.stream)
-                     FROM job WHERE trimmed = 0 AND end_position IS NOT NULL
-                     ORDER BY end_position LIMIT ?1",
+                     FROM job WHERE trimmed = 0 AND end_position > ?1
+                     ORDER BY end_position LIMIT ?2",
                 )?
-                .query_map(params![limit as i64], |row| {
+                .query_map(params![after, limit as i64], |row| {
                     Ok(Trimmable {
                         stream: row.get(0)?,
-                        ended_at_ms: row.get(1)?,
-                        bytes: row.get::<_, i64>(2)? as u64,
+                        end_position: row.get(1)?,
+                        ended_at_ms: row.get(2)?,
+                        bytes: row.get::<_, i64>(3)? as u64,
                     })
                 })?
                 .collect()

@@ -1,0 +1,108 @@
+//! Retention by size, while jobs run and sessions read: what leaves the store,
+//! and what does not.
+
+mod support;
+
+use arcpd::wire::proto::envelope::Payload;
+use serde_json::{Value, json};
+use support::*;
+
+const USED: &str = "arcpd_store_used_bytes";
+const BYTES_MAX: u64 = 1_000_000;
+
+fn start() -> (tempfile::TempDir, Runtime) {
+    let dir = tempfile::tempdir().unwrap();
+    let toml = format!("[retention]\nbytes_max = {BYTES_MAX}\ncheck_interval_sec = 1");
+    let runtime = Runtime::start_with(dir.path(), &toml);
+    (dir, runtime)
+}
+
+/// About a quarter of a megabyte in a tenth of a second.
+fn paced() -> Value {
+    json!({ "events": 1_000, "bytes": 200, "pause_every": 100, "pause_ms": 10 })
+}
+
+async fn gone(runtime: &Runtime, job: &str) -> bool {
+    let mut asker = Peer::connect(&runtime.address, ALICE).await;
+    asker
+        .send(job, Payload::JobSubscribe(Default::default()))
+        .await;
+    match asker.next().await.payload {
+        Some(Payload::JobSubscribed(_)) => false,
+        Some(Payload::SessionError(error)) => {
+            assert_eq!(error.code, "JOB_NOT_FOUND");
+            true
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Runs jobs to their end until one is gone; the store must not need more.
+async fn push_out(runtime: &Runtime, job: &str) {
+    let mut bob = Peer::connect(&runtime.address, ALICE).await;
+    for _ in 0..200 {
+        if gone(runtime, job).await {
+            return;
+        }
+        bob.submit("firehose", paced()).await;
+        bob.until_terminal().await;
+    }
+    panic!("{job} is still there");
+}
+
+#[tokio::test]
+async fn the_store_stays_bounded_while_jobs_run() {
+    let (_dir, runtime) = start();
+    // Has read everything and gone; and one that runs all the time.
+    let mut early = Peer::connect(&runtime.address, ALICE).await;
+    early.submit("firehose", paced()).await;
+    assert_eq!(early.until_terminal().await.len(), 1_001);
+    let (id, token) = (early.session_id.clone(), early.resume_token.clone());
+    drop(early);
+    let mut running = Peer::connect(&runtime.address, ALICE).await;
+    running
+        .submit("ticker", json!({ "count": 500, "interval_ms": 10 }))
+        .await;
+    // Twelve times the bound is written, at a pace that the checks can follow.
+    let mut writer = Peer::connect(&runtime.address, ALICE).await;
+    let mut used_max = 0;
+    for _ in 0..50 {
+        writer.submit("firehose", paced()).await;
+        assert_eq!(writer.until_terminal().await.len(), 1_001);
+        used_max = used_max.max(runtime.metric(USED));
+    }
+    assert!(used_max < 6 * BYTES_MAX, "{used_max} bytes");
+    runtime.until_metric(USED, |used| used <= BYTES_MAX).await;
+    // Nothing of what runs was taken.
+    assert_eq!(
+        seqs(&running.until_terminal().await),
+        (1..=501).collect::<Vec<_>>()
+    );
+    // What the early one would need is not there any more.
+    let mut resumed = Peer::resume(&runtime.address, ALICE, &id, &token, 10).await;
+    assert_eq!(resumed.error().await.code, "RESUME_WINDOW_EXPIRED");
+}
+
+/// Ended jobs that a session was still to read filled the look at the oldest
+/// ones, and nothing else left the store.
+#[tokio::test]
+async fn a_session_that_does_not_read_keeps_its_jobs_and_no_others() {
+    let (_dir, runtime) = start();
+    let mut stopped = Peer::connect(&runtime.address, ALICE).await;
+    let input = json!({ "events": 1_000, "bytes": 200, "delay_ms": 300 });
+    for _ in 0..80 {
+        stopped.submit("firehose", input.clone()).await;
+    }
+    runtime
+        .until_metric("arcpd_jobs_running", |jobs| jobs == 0)
+        .await;
+    let mut other = Peer::connect(&runtime.address, ALICE).await;
+    let job = other.submit("firehose", paced()).await;
+    other.until_terminal().await;
+    push_out(&runtime, &job).await;
+    let mut seen = Vec::new();
+    for _ in 0..80 {
+        seen.extend(seqs(&stopped.until_terminal().await));
+    }
+    assert_eq!(seen, (1..=80 * 1_001).collect::<Vec<_>>());
+}
