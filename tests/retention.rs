@@ -3,7 +3,7 @@
 
 mod support;
 
-use arcpd::wire::proto::envelope::Payload;
+use arcpd::wire::proto::{self, envelope::Payload};
 use serde_json::{Value, json};
 use support::*;
 
@@ -105,4 +105,29 @@ async fn a_session_that_does_not_read_keeps_its_jobs_and_no_others() {
         seen.extend(seqs(&stopped.until_terminal().await));
     }
     assert_eq!(seen, (1..=80 * 1_001).collect::<Vec<_>>());
+}
+
+/// The history of an ended job was taken away from under its reader.
+#[tokio::test]
+async fn a_history_that_is_being_read_stays_to_its_end() {
+    let (_dir, runtime) = start();
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    let input = json!({ "events": 10_000, "bytes": 400 });
+    let long = alice.submit("firehose", input).await;
+    alice.until_terminal().await;
+    let short = alice.submit("echo", json!(1)).await;
+    alice.until_terminal().await;
+    let mut reader = Peer::connect(&runtime.address, ALICE).await;
+    let subscribe = proto::JobSubscribe {
+        history: true,
+        ..Default::default()
+    };
+    reader.send(&long, Payload::JobSubscribe(subscribe)).await;
+    assert_eq!(reader.next().await.event_seq, 0);
+    // Younger, and gone.
+    push_out(&runtime, &short).await;
+    assert_eq!(
+        seqs(&reader.until_terminal().await),
+        (1..=10_001).collect::<Vec<_>>()
+    );
 }

@@ -41,6 +41,15 @@ impl Hub {
         sender.subscribe()
     }
 
+    /// Has a stream count as followed while only the log is read.
+    pub fn pin(self: &Arc<Self>, stream: StreamId) -> Pin {
+        Pin {
+            receiver: Some(self.subscribe(stream)),
+            hub: self.clone(),
+            stream,
+        }
+    }
+
     /// Forgets a channel nobody follows; called after a receiver was dropped.
     pub fn release(&self, stream: StreamId) {
         let mut channels = self.channels.lock();
@@ -83,6 +92,21 @@ impl Hub {
             let _ = sender.send(block);
         }
         self.published.store(position, Ordering::Release);
+    }
+}
+
+/// A stream of which something has still to be read; retention leaves it alone.
+pub struct Pin {
+    /// What it receives is never looked at.
+    receiver: Option<broadcast::Receiver<Arc<Block>>>,
+    hub: Arc<Hub>,
+    stream: StreamId,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.receiver = None;
+        self.hub.release(self.stream);
     }
 }
 

@@ -15,6 +15,7 @@ use super::recent::Recent;
 use super::subscribe::Barrier;
 use super::view::{Change, Cursor, Op};
 use super::{Connection, Sessions};
+use crate::fanout::Pin;
 use crate::log::{Block, Command, SessionRow, StreamId};
 use crate::protocol::message::{Reply, ReplyBody};
 use crate::protocol::{ErrorCode, Failure, Request, RequestBody};
@@ -43,7 +44,7 @@ pub(super) struct Actor {
     /// Records below are counted, not sent: the client has them.
     pub deliver_from: u64,
     /// Operations of an earlier connection that a replay has still to pass.
-    pub ahead: VecDeque<Op>,
+    pub ahead: VecDeque<(Op, Pin)>,
     /// A history on its way; what is live waits behind it.
     pub replay: Option<Replay>,
     pub barrier: Option<Barrier>,
@@ -56,11 +57,12 @@ pub(super) struct Actor {
 }
 
 /// Records `after_seq < seq <= to_seq` of one stream, still to be sent.
-#[derive(Clone, Copy)]
 pub(super) struct Replay {
     pub stream: StreamId,
     pub after_seq: u64,
     pub to_seq: u64,
+    /// The stream may have ended, and has to stay until it has been read.
+    pub _pin: Pin,
 }
 
 /// How far the client says it is. Advisory: nothing is freed by an ack.
@@ -157,7 +159,7 @@ impl Actor {
                 self.replay_some(replay).await?;
                 continue;
             }
-            let limit = self.ahead.front().map(|op| op.at.position);
+            let limit = self.ahead.front().map(|(op, _)| op.at.position);
             let blocks = self
                 .feed
                 .next(limit)
@@ -169,8 +171,8 @@ impl Actor {
                 }
                 continue;
             }
-            if let Some(op) = self.ahead.pop_front() {
-                self.pass(op)?;
+            if let Some((op, pin)) = self.ahead.pop_front() {
+                self.pass(op, pin)?;
                 continue;
             }
             if self.barrier.is_none()
@@ -190,7 +192,7 @@ impl Actor {
     }
 
     /// Passes an operation of an earlier connection during a replay.
-    fn pass(&mut self, op: Op) -> Result<(), End> {
+    fn pass(&mut self, op: Op, pin: Pin) -> Result<(), End> {
         if self.cursor() != op.at {
             // The log no longer has what was numbered when this was recorded.
             let text = "resume: part of this session's stream is no longer kept";
@@ -208,6 +210,7 @@ impl Actor {
                     stream,
                     after_seq,
                     to_seq,
+                    _pin: pin,
                 });
             }
         }
@@ -220,6 +223,7 @@ impl Actor {
             stream,
             after_seq,
             to_seq,
+            ..
         } = replay;
         let log = &self.sessions.log;
         let read = log.read_stream(stream, after_seq, log.committed(), HISTORY_READ_BYTES_MAX);

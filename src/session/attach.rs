@@ -9,6 +9,7 @@ use super::actor::{Acks, Actor};
 use super::feed::Feed;
 use super::open::{Opened, open};
 use super::outbox::{Outbox, Rendering};
+use super::view;
 use super::{Connection, Sessions};
 use crate::job::now;
 use crate::protocol::message::{Hello, Profile, Reply, ReplyBody, Welcome};
@@ -90,7 +91,7 @@ async fn refuse(
     connection.linger();
 }
 
-async fn serve(sessions: Arc<Sessions>, connection: Connection, opened: Opened) {
+async fn serve(sessions: Arc<Sessions>, connection: Connection, mut opened: Opened) {
     let mut feed = Feed::new(
         sessions.log.clone(),
         sessions.hub.clone(),
@@ -99,6 +100,11 @@ async fn serve(sessions: Arc<Sessions>, connection: Connection, opened: Opened) 
     for (stream, after_seq) in &opened.plan.watches {
         feed.watch(*stream, *after_seq, true);
     }
+    let pinned = |op: view::Op| (op, sessions.hub.pin(op.change.stream()));
+    let ahead = std::mem::take(&mut opened.plan.ahead)
+        .into_iter()
+        .map(pinned)
+        .collect();
     let rendering = Rendering::new(connection.encoding, opened.profile, &opened.features);
     let mut outbox = Outbox::new(rendering);
     outbox.push_reply(welcome(&sessions, &opened));
@@ -107,7 +113,7 @@ async fn serve(sessions: Arc<Sessions>, connection: Connection, opened: Opened) 
         header: SessionHeader::new(&opened.row.id),
         next_seq: opened.plan.cursor.next_seq,
         deliver_from: opened.deliver_from,
-        ahead: opened.plan.ahead.into(),
+        ahead,
         runs: Default::default(),
         replay: None,
         barrier: None,
