@@ -41,6 +41,10 @@ pub fn serve_at(data_dir: &Path, listen: &str) -> Command {
         .args(["serve", "--demo-agents", "--listen", listen])
         .args(["--admin-listen", "127.0.0.1:0", "--data-dir"])
         .arg(data_dir)
+        // For the tests themselves; a runtime refuses what it does not know.
+        .env_remove("ARCPD_MODEL_SEED")
+        .env_remove("ARCPD_SOAK_SEC")
+        .env_remove("ARCPD_SOAK_SEED")
         .env("ARCPD_TOKENS", format!("alice={ALICE},bob={BOB}"));
     command
 }
@@ -350,7 +354,9 @@ impl Peer {
                 Some(Payload::JobAccepted(accepted)) if accepted.request_id == id => {
                     return (before, envelope.job_id);
                 }
-                Some(Payload::SessionError(error)) => panic!("refused: {error:?}"),
+                Some(Payload::SessionError(error)) if error.request_id == id => {
+                    panic!("refused: {error:?}")
+                }
                 _ => before.push(envelope),
             }
         }
