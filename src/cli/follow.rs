@@ -5,6 +5,7 @@ use std::io::Write;
 use anyhow::Context;
 use base64::Engine;
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Status;
 use crate::client::Client;
@@ -20,10 +21,17 @@ pub(super) enum OnInterrupt {
     Leave,
 }
 
+/// Interrupts from here on; none is lost between two looks. One that comes before
+/// ends the process.
+pub(super) fn interrupts() -> std::io::Result<Signal> {
+    signal(SignalKind::interrupt())
+}
+
 /// Reads the session until the job's terminal.
 pub(super) async fn follow(
     client: &mut Client,
     job_id: &str,
+    mut interrupts: Signal,
     on_interrupt: OnInterrupt,
 ) -> anyhow::Result<Status> {
     let mut view = View::new();
@@ -31,8 +39,7 @@ pub(super) async fn follow(
     loop {
         let envelope = tokio::select! {
             envelope = client.recv() => envelope?,
-            interrupt = tokio::signal::ctrl_c() => {
-                interrupt?;
+            _ = interrupts.recv() => {
                 if std::mem::replace(&mut asked, true) {
                     anyhow::bail!("left; job {job_id} runs on");
                 }

@@ -3,7 +3,7 @@ use std::io::Read;
 use anyhow::Context;
 
 use super::Status;
-use super::follow::{OnInterrupt, follow};
+use super::follow::{OnInterrupt, follow, interrupts};
 use super::target::Target;
 use crate::client;
 
@@ -48,11 +48,14 @@ impl Submit {
             client.close().await;
             return Ok(Status::Success);
         }
+        // Before the job is shown to who may want to stop it.
+        let interrupts = interrupts()?;
         eprintln!(
             "{} {} trace {}",
             accepted.job_id, accepted.agent, accepted.trace_id
         );
-        let status = follow(&mut client, &accepted.job_id, OnInterrupt::Cancel).await?;
+        let job = &accepted.job_id;
+        let status = follow(&mut client, job, interrupts, OnInterrupt::Cancel).await?;
         client.close().await;
         Ok(status)
     }

@@ -1,5 +1,5 @@
 use super::Status;
-use super::follow::{OnInterrupt, follow};
+use super::follow::{OnInterrupt, follow, interrupts};
 use super::target::Target;
 
 #[derive(clap::Args)]
@@ -16,7 +16,7 @@ impl Watch {
     pub async fn run(self) -> anyhow::Result<Status> {
         let mut client = self.target.connect().await?;
         client.subscribe(&self.job, !self.no_history).await?;
-        let status = follow(&mut client, &self.job, OnInterrupt::Leave).await?;
+        let status = follow(&mut client, &self.job, interrupts()?, OnInterrupt::Leave).await?;
         client.close().await;
         Ok(status)
     }
