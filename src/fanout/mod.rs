@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::Mutex;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{RwLock, RwLockWriteGuard, broadcast, mpsc};
 
 use crate::log::{Block, Position, StreamId};
 
@@ -22,6 +22,8 @@ const CHANNEL_BLOCKS: usize = 32;
 pub struct Hub {
     channels: Mutex<HashMap<StreamId, broadcast::Sender<Arc<Block>>>>,
     published: AtomicI64,
+    /// Written to while streams are looked at and trimmed.
+    trimming: RwLock<()>,
 }
 
 impl Hub {
@@ -41,8 +43,23 @@ impl Hub {
         sender.subscribe()
     }
 
-    /// Has a stream count as followed while only the log is read.
-    pub fn pin(self: &Arc<Self>, stream: StreamId) -> Pin {
+    /// Has streams count as followed while only the log is read. Waits for a trim
+    /// that has begun: what is there afterwards stays.
+    pub async fn pin(self: &Arc<Self>, streams: impl IntoIterator<Item = StreamId>) -> Vec<Pin> {
+        let _none = self.trimming.read().await;
+        streams
+            .into_iter()
+            .map(|stream| self.pin_one(stream))
+            .collect()
+    }
+
+    /// While it is held nothing is pinned.
+    pub async fn trimming(&self) -> RwLockWriteGuard<'_, ()> {
+        self.trimming.write().await
+    }
+
+    /// For a stream that is pinned already.
+    pub fn pin_one(self: &Arc<Self>, stream: StreamId) -> Pin {
         Pin {
             receiver: Some(self.subscribe(stream)),
             hub: self.clone(),
@@ -116,5 +133,28 @@ pub async fn dispatch(hub: Arc<Hub>, mut committed: mpsc::Receiver<Vec<Arc<Block
         for block in group {
             hub.send(block);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// A stream that was found to be followed by nobody went although somebody
+    /// began to read it before it had gone.
+    #[tokio::test]
+    async fn a_pin_waits_for_a_trim_that_has_begun() {
+        let hub = Hub::new(0);
+        let trimming = hub.trimming().await;
+        assert!(!hub.is_followed(1));
+        let mut pin = Box::pin(hub.pin([1]));
+        assert!((&mut pin).now_or_never().is_none());
+        drop(trimming);
+        let pins = pin.await;
+        assert!(hub.is_followed(1));
+        drop(pins);
+        assert!(!hub.is_followed(1));
     }
 }

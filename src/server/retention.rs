@@ -86,6 +86,7 @@ pub async fn pass(
         let jobs = log.trimmable(after, BATCH).await?;
         let mut more = jobs.len() == BATCH;
         let mut streams: Vec<StreamId> = Vec::new();
+        let _trimming = hub.trimming().await;
         for job in jobs {
             if job.ended_at_ms > oldest && excess == 0 {
                 more = false;

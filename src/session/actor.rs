@@ -62,7 +62,7 @@ pub(super) struct Replay {
     pub after_seq: u64,
     pub to_seq: u64,
     /// The stream may have ended, and has to stay until it has been read.
-    pub _pin: Pin,
+    pub _pins: Vec<Pin>,
 }
 
 /// How far the client says it is. Advisory: nothing is freed by an ack.
@@ -210,7 +210,7 @@ impl Actor {
                     stream,
                     after_seq,
                     to_seq,
-                    _pin: pin,
+                    _pins: vec![pin],
                 });
             }
         }

@@ -100,11 +100,13 @@ async fn serve(sessions: Arc<Sessions>, connection: Connection, mut opened: Open
     for (stream, after_seq) in &opened.plan.watches {
         feed.watch(*stream, *after_seq, true);
     }
-    let pinned = |op: view::Op| (op, sessions.hub.pin(op.change.stream()));
+    let pinned = |op: view::Op| (op, sessions.hub.pin_one(op.change.stream()));
     let ahead = std::mem::take(&mut opened.plan.ahead)
         .into_iter()
         .map(pinned)
         .collect();
+    // The feed and what is ahead have the streams now.
+    opened.pins.clear();
     let rendering = Rendering::new(connection.encoding, opened.profile, &opened.features);
     let mut outbox = Outbox::new(rendering);
     outbox.push_reply(welcome(&sessions, &opened));

@@ -8,6 +8,7 @@ use subtle::ConstantTimeEq;
 use super::claim::Claim;
 use super::view::{self, Cursor, Op};
 use super::{Sessions, numbering, unavailable};
+use crate::fanout::Pin;
 use crate::job::now;
 use crate::log::{Command, Outcome, SessionRow};
 use crate::protocol::message::{Hello, Profile, Resume};
@@ -23,6 +24,8 @@ pub(super) struct Opened {
     pub token: String,
     pub profile: Profile,
     pub claim: Claim,
+    /// Keeps the streams of the plan until they are followed.
+    pub pins: Vec<Pin>,
 }
 
 pub(super) async fn open(
@@ -88,6 +91,7 @@ async fn open_new(
         token,
         profile: hello.profile,
         claim,
+        pins: Vec::new(),
     })
 }
 
@@ -110,7 +114,7 @@ async fn open_resumed(
     let claim = sessions.claim(&row.id, &row.principal).await?;
     let token = new_token();
     let resumed = take_up(sessions, &row.id, resume, &presented, &token).await;
-    let (plan, op_count) = match resumed {
+    let (plan, op_count, pins) = match resumed {
         Ok(resumed) => resumed,
         Err(failure) => {
             // Whoever had the session has let go of it for this.
@@ -134,6 +138,7 @@ async fn open_resumed(
         token,
         profile: hello.profile,
         claim,
+        pins,
     })
 }
 
@@ -152,9 +157,12 @@ async fn take_up(
     resume: &Resume,
     presented: &[u8],
     token: &str,
-) -> Result<(view::Plan, u32), Failure> {
+) -> Result<(view::Plan, u32, Vec<Pin>), Failure> {
     let rows = sessions.log.view_ops(id).await.map_err(unavailable)?;
     let ops: Vec<_> = rows.iter().filter_map(Op::from_row).collect();
+    // Before the look at what is kept, so that it is still true when it is read.
+    let streams = ops.iter().map(|op| op.change.stream());
+    let pins = sessions.hub.pin(streams).await;
     let plan = numbering::resume(&sessions.log, &ops, resume.last_event_seq)
         .await
         .map_err(unavailable)?
@@ -166,7 +174,7 @@ async fn take_up(
     };
     match sessions.log.execute(command).await.map_err(unavailable)? {
         Outcome::Stale => Err(expired()),
-        _ => Ok((plan, rows.len() as u32)),
+        _ => Ok((plan, rows.len() as u32, pins)),
     }
 }
 

@@ -119,7 +119,7 @@ impl Actor {
     ) -> Result<(), Failure> {
         let log = self.sessions.log.clone();
         let watched = self.feed.watches(job.stream);
-        let pin = self.sessions.hub.pin(job.stream);
+        let pins = self.sessions.hub.pin([job.stream]).await;
         // A stream watched already goes on where it is: history ends there.
         let boundary = if watched {
             self.cursor().position
@@ -152,7 +152,7 @@ impl Actor {
             stream,
             after_seq,
             to_seq,
-            _pin: pin,
+            _pins: pins,
         });
         if follow {
             self.feed.watch(stream, tail, true);
