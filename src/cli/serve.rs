@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::log::Durability;
 use crate::server::config::Settings;
-use crate::server::{Config, ListenerLimits, Server, TlsFiles, Tokens};
+use crate::server::{Config, Hosting, ListenerLimits, Server, TlsFiles, Tokens};
 
 /// Every one may also be in the file and, as ARCPD_<NAME>, in the environment.
 #[derive(clap::Args, Serialize)]
@@ -117,6 +117,8 @@ fn config(settings: Settings) -> anyhow::Result<Config> {
         session_limits: limits.session(),
         listener_limits,
         retention: settings.retention.clone(),
+        hosting: hosting(&settings),
+        host_options: settings.hosts.options(),
         drain_deadline: settings.drain_deadline(),
     })
 }
@@ -146,4 +148,16 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     Ok(async move {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
     })
+}
+
+/// In development everybody is one principal, and may host anything.
+fn hosting(settings: &Settings) -> Vec<Hosting> {
+    let mut hosting = settings.hosting.clone();
+    if settings.dev {
+        hosting.push(Hosting {
+            principal: "anonymous".into(),
+            agents: vec!["*".into()],
+        });
+    }
+    hosting
 }

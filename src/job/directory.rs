@@ -10,6 +10,9 @@ use crate::protocol::{AgentRef, ErrorCode, Failure};
 
 pub type AgentRun = Pin<Box<dyn Future<Output = Result<AgentResult, Failure>> + Send + 'static>>;
 
+/// The pinned `name@version` and what runs it.
+pub type Resolved = Result<(String, Arc<dyn Agent>), Failure>;
+
 /// Anything that can run a job.
 pub trait Agent: Send + Sync + 'static {
     fn run(&self, job: JobContext) -> AgentRun;
@@ -24,7 +27,7 @@ pub trait Agent: Send + Sync + 'static {
 /// Agents that come and go while the runtime runs.
 pub trait Provider: Send + Sync + 'static {
     /// `None` when there is none of that name.
-    fn resolve(&self, wanted: &AgentRef) -> Option<Result<(String, Arc<dyn Agent>), Failure>>;
+    fn resolve(&self, wanted: &AgentRef) -> Option<Resolved>;
 
     /// What takes a job of `name@version` up again, whether or not it is there yet.
     fn recover(&self, agent: &str) -> Arc<dyn Agent>;
@@ -83,7 +86,7 @@ impl AgentDirectory {
     }
 
     /// The pinned `name@version` and what runs it.
-    pub fn resolve(&self, text: &str) -> Result<(String, Arc<dyn Agent>), Failure> {
+    pub fn resolve(&self, text: &str) -> Resolved {
         let wanted = AgentRef::parse(text).map_err(Failure::invalid)?;
         let Some(versions) = self.agents.get(&wanted.name) else {
             if let Some(found) = self.provider.as_ref().and_then(|p| p.resolve(&wanted)) {
@@ -105,9 +108,9 @@ impl AgentDirectory {
         Ok((format!("{}@{version}", wanted.name), agent.clone()))
     }
 
-    /// Whether the name is taken by an agent that is always there.
-    pub fn has(&self, name: &str) -> bool {
-        self.agents.contains_key(name)
+    /// Of the agents that are always there.
+    pub fn names(&self) -> Vec<String> {
+        self.agents.keys().cloned().collect()
     }
 
     /// Asked for names that are not registered here.

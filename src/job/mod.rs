@@ -13,7 +13,7 @@ mod result;
 mod runner;
 
 pub use context::JobContext;
-pub use directory::{Agent, AgentDirectory, AgentRun, Provider};
+pub use directory::{Agent, AgentDirectory, AgentRun, Provider, Resolved};
 pub use registry::{Accepted, Jobs, NewJob};
 pub(crate) use result::utf8_pieces;
 pub use result::{AgentResult, ChunkEncoding, ResultWriter};

@@ -2,6 +2,7 @@
 
 pub mod config;
 mod counted;
+mod hosting;
 mod listener;
 pub mod retention;
 mod tls;
@@ -17,15 +18,18 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
+pub use hosting::Hosting;
 pub use listener::ListenerLimits;
 pub use tls::TlsFiles;
 pub use tokens::Tokens;
 
+use crate::agent::host::{self, HostedAgents, Hosts};
 use crate::fanout::{self, Hub};
 use crate::job::{self, AgentDirectory, Jobs, now};
 use crate::log::{Command, Durability, Log, OpenOptions};
 use crate::session::{self, Sessions};
 use crate::transport;
+use hosting::HostRights;
 use listener::Listener;
 use retention::Retention;
 use tls::Tls;
@@ -42,6 +46,9 @@ pub struct Config {
     pub tokens: Tokens,
     pub tls: Option<TlsFiles>,
     pub agents: AgentDirectory,
+    /// Who may bring agents of their own.
+    pub hosting: Vec<Hosting>,
+    pub host_options: host::Options,
     pub job_limits: job::Limits,
     pub session_limits: session::Limits,
     pub listener_limits: ListenerLimits,
@@ -62,6 +69,8 @@ impl Config {
             tokens,
             tls: None,
             agents,
+            hosting: Vec::new(),
+            host_options: Default::default(),
             job_limits: Default::default(),
             session_limits: Default::default(),
             listener_limits: Default::default(),
@@ -76,39 +85,36 @@ pub struct Server {
     listener: Listener,
     admin: TcpListener,
     sessions: Arc<Sessions>,
+    hosts: Arc<Hosts>,
     retention: Retention,
     drain_deadline: Duration,
 }
 
 impl Server {
     pub async fn bind(config: Config) -> anyhow::Result<Self> {
-        let sessions = open(
-            config.data_dir,
-            config.durability,
-            config.agents,
-            config.job_limits,
-            config.session_limits,
-            config.tokens,
-        )
-        .await?;
-        let tls = config.tls.map(Tls::open).transpose()?;
+        let tls = config.tls.clone().map(Tls::open).transpose()?;
+        let (listen, admin_listen) = (config.listen, config.admin_listen);
+        let listener_limits = config.listener_limits.clone();
+        let (retention, drain_deadline) = (config.retention.clone(), config.drain_deadline);
+        let (sessions, hosts) = open(config).await?;
         let bind = |address: SocketAddr| async move {
             TcpListener::bind(address)
                 .await
                 .with_context(|| format!("cannot listen on {address}"))
         };
         let listener = Listener {
-            tcp: bind(config.listen).await?,
+            tcp: bind(listen).await?,
             tls,
-            limits: config.listener_limits,
+            limits: listener_limits,
             open: Arc::new(AtomicUsize::new(0)),
         };
         Ok(Self {
             listener,
-            admin: bind(config.admin_listen).await?,
+            admin: bind(admin_listen).await?,
             sessions,
-            retention: config.retention,
-            drain_deadline: config.drain_deadline,
+            hosts,
+            retention,
+            drain_deadline,
         })
     }
 
@@ -125,7 +131,7 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let sessions = self.sessions;
         let health = transport::grpc::health(sessions.draining.clone());
-        let app = transport::router(sessions.clone(), health)?;
+        let app = transport::router(sessions.clone(), self.hosts.clone(), health)?;
         let admin = transport::admin::router(sessions.clone(), self.listener.open.clone());
         let clients = tokio::spawn(self.listener.serve(app, sessions.draining.clone()));
         // Admin answers to the end, so that a probe sees the drain.
@@ -138,6 +144,7 @@ impl Server {
         ));
         stop.await;
         tracing::info!("draining");
+        self.hosts.drain();
         sessions.draining.cancel();
         let deadline = tokio::time::timeout(self.drain_deadline, clients).await;
         if deadline.is_err() {
@@ -170,22 +177,31 @@ pub(crate) async fn serve_plain(
     listener.serve(app, drain).await;
 }
 
-/// Opens the store and ends what a crash left running.
-async fn open(
-    dir: PathBuf,
-    durability: Durability,
-    agents: AgentDirectory,
-    job_limits: job::Limits,
-    session_limits: session::Limits,
-    tokens: Tokens,
-) -> anyhow::Result<Arc<Sessions>> {
+/// Opens the store, takes up what hosts may still work on and ends what else a
+/// crash left running.
+async fn open(config: Config) -> anyhow::Result<(Arc<Sessions>, Arc<Hosts>)> {
     let (committed_tx, committed) = mpsc::channel(COMMITTED_GROUPS_MAX);
-    let options = OpenOptions { dir, durability };
+    let options = OpenOptions {
+        dir: config.data_dir,
+        durability: config.durability,
+    };
     let log = tokio::task::spawn_blocking(move || Log::open(options, committed_tx)).await??;
     let hub = Hub::new(log.committed());
     tokio::spawn(fanout::dispatch(hub.clone(), committed));
     let last_stream = log.last_stream().await?;
-    let jobs = Jobs::new(log.clone(), agents, job_limits, last_stream);
+    let rights = HostRights {
+        tokens: config.tokens.clone(),
+        hosting: config.hosting,
+    };
+    let mut agents = config.agents;
+    let hosts = Hosts::new(
+        config.host_options,
+        Box::new(rights),
+        agents.names(),
+        log.hosted_agents().await?,
+    );
+    agents.set_provider(Arc::new(HostedAgents(hosts.clone())));
+    let jobs = Jobs::new(log.clone(), agents, config.job_limits, last_stream);
     let ended = jobs.recover().await?;
     if ended > 0 {
         tracing::warn!(
@@ -195,6 +211,7 @@ async fn open(
     }
     // The connections of the last run are gone; their windows begin.
     log.execute(Command::ParkAll { at_ms: now().0 }).await?;
-    let authenticator = Box::new(tokens);
-    Ok(Sessions::new(log, hub, jobs, session_limits, authenticator))
+    let authenticator = Box::new(config.tokens);
+    let sessions = Sessions::new(log, hub, jobs, config.session_limits, authenticator);
+    Ok((sessions, hosts))
 }

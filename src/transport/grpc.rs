@@ -28,7 +28,7 @@ use crate::session::{Chunk, Connection, Encoding, Sessions, attach};
 use crate::wire::{DESCRIPTOR_SET, Invalid, proto, request_from_proto};
 
 const GRPC: &str = "application/grpc";
-const SERVICE: &str = "arcp.v1.RuntimeService";
+const SERVICES: [&str; 3] = ["", "arcp.v1.RuntimeService", "arcp.v1.AgentHostService"];
 const SESSION_PATH: &str = "/arcp.v1.RuntimeService/Session";
 
 pub type Health = HealthServer<HealthService>;
@@ -38,13 +38,13 @@ pub fn health(draining: CancellationToken) -> Health {
     let reporter = tonic_health::server::HealthReporter::new();
     let health = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
     tokio::spawn(async move {
-        for service in ["", SERVICE] {
+        for service in SERVICES {
             reporter
                 .set_service_status(service, ServingStatus::Serving)
                 .await;
         }
         draining.cancelled().await;
-        for service in ["", SERVICE] {
+        for service in SERVICES {
             reporter
                 .set_service_status(service, ServingStatus::NotServing)
                 .await;
@@ -55,6 +55,7 @@ pub fn health(draining: CancellationToken) -> Health {
 
 pub fn router(
     sessions: Arc<Sessions>,
+    agent_host: super::agent_host::Service,
     health: Health,
 ) -> Result<Router, tonic_reflection::server::Error> {
     let reflection = || {
@@ -63,6 +64,7 @@ pub fn router(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let routes = tonic::service::Routes::new(health)
+        .add_service(agent_host)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
     let session = Router::new()

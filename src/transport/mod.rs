@@ -4,6 +4,7 @@
 //! gives it; it knows nothing of jobs.
 
 pub mod admin;
+pub mod agent_host;
 pub mod grpc;
 pub mod websocket;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use axum::Router;
 
+use crate::agent::host::Hosts;
 use crate::session::Sessions;
 
 /// Largest message a client may send, in bytes.
@@ -21,9 +23,12 @@ const OUTBOUND_CHUNKS_MAX: usize = 2;
 /// Everything clients reach on the one port.
 pub fn router(
     sessions: Arc<Sessions>,
+    hosts: Arc<Hosts>,
     health: grpc::Health,
 ) -> Result<Router, tonic_reflection::server::Error> {
-    Ok(grpc::router(sessions.clone(), health)?.merge(websocket::router(sessions)))
+    let agent_host = agent_host::service(hosts, sessions.log.clone());
+    let grpc = grpc::router(sessions.clone(), agent_host, health)?;
+    Ok(grpc.merge(websocket::router(sessions)))
 }
 
 /// The token of an `authorization: Bearer …` header.

@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
-use super::host::Host;
 use super::outbox::Outbox;
+use super::process::Host;
 use crate::job::{JobContext, now, utf8_pieces};
 use crate::log::{ReportMark, ResultMark};
 use crate::protocol::host::{AssignmentRef, Completion, HostReply, LossPolicy, Report, ReportBody};

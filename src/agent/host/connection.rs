@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::activation::{Activation, Phase};
-use super::host::Host;
+use super::process::Host;
 use super::registry::Hosts;
 use crate::job::now;
 use crate::log::{Command, HostedAgentRow};
@@ -50,10 +50,9 @@ pub async fn serve(
                 hosts,
                 host,
                 token: Mutex::new(token),
-                inbound,
                 outbound,
             };
-            connection.run(register).await
+            connection.run(register, &mut inbound).await
         }
         Err(refusal) => refusal,
     }
@@ -108,7 +107,6 @@ struct Connection {
     hosts: Arc<Hosts>,
     host: Arc<Host>,
     token: Mutex<String>,
-    inbound: Incoming,
     outbound: mpsc::Sender<HostReply>,
     last_heard: Instant,
 }
@@ -123,7 +121,7 @@ impl Drop for Released {
 }
 
 impl Connection {
-    async fn run(&mut self, register: Register) -> HostRefusal {
+    async fn run(&mut self, register: Register, inbound: &mut Incoming) -> HostRefusal {
         let (displaced, released, generation) = self.take_over().await;
         let _released = Released(released);
         self.host.outbox.clear();
@@ -137,7 +135,7 @@ impl Connection {
             sdk = register.sdk,
             "a host is connected"
         );
-        let end = self.attend(&displaced).await;
+        let end = self.attend(inbound, &displaced).await;
         self.leave(generation, &displaced, &end);
         end
     }
@@ -211,7 +209,11 @@ impl Connection {
         (!activation.is_over()).then_some(activation)
     }
 
-    async fn attend(&mut self, displaced: &CancellationToken) -> HostRefusal {
+    async fn attend(
+        &mut self,
+        inbound: &mut Incoming,
+        displaced: &CancellationToken,
+    ) -> HostRefusal {
         let unavailable = |text: &str| HostRefusal::Unavailable(text.into());
         let draining = self.hosts.draining.clone();
         let host = self.host.clone();
@@ -231,7 +233,7 @@ impl Connection {
                     Err(_) => return unavailable("the host has gone"),
                 },
                 () = host.outbox.filled() => {}
-                request = self.inbound.next() => {
+                request = inbound.next() => {
                     self.last_heard = Instant::now();
                     let Some(request) = request else {
                         return unavailable("the host has gone");

@@ -14,10 +14,10 @@
 mod activation;
 mod connection;
 mod drive;
-mod host;
 mod known;
 mod outbox;
 mod placement;
+mod process;
 mod registry;
 
 use std::time::Duration;

@@ -9,15 +9,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::activation::Activation;
 use super::drive::HostAgent;
-use super::host::Host;
 use super::known::KnownAgents;
 use super::placement::{HostId, Placement};
+use super::process::Host;
 use super::{Options, Rights};
-use crate::job::{Agent, Provider};
+use crate::job::{Agent, Provider, Resolved};
 use crate::log::HostedAgentRow;
+use crate::protocol::AgentRef;
 use crate::protocol::host::{HostRefusal, LossPolicy, Register};
 use crate::protocol::message::AgentInfo;
-use crate::protocol::{AgentRef, Failure};
 
 /// Shared by all connections of hosts and by the jobs they run.
 pub struct Hosts {
@@ -310,7 +310,7 @@ impl Hosts {
 pub struct HostedAgents(pub Arc<Hosts>);
 
 impl Provider for HostedAgents {
-    fn resolve(&self, wanted: &AgentRef) -> Option<Result<(String, Arc<dyn Agent>), Failure>> {
+    fn resolve(&self, wanted: &AgentRef) -> Option<Resolved> {
         let pinned = self.0.state.lock().known.resolve(wanted)?;
         Some(pinned.map(|agent| (agent.clone(), self.recover(&agent))))
     }

@@ -5,6 +5,7 @@
 //! `ARCPD_LIMITS__HEARTBEAT_INTERVAL_SEC` in the environment. A key nobody knows
 //! is refused by name, wherever it comes from: a typo must not pass for a setting.
 
+mod hosts;
 mod limits;
 
 use std::collections::BTreeMap;
@@ -17,8 +18,10 @@ use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
+pub use hosts::HostSettings;
 pub use limits::Limits;
 
+use super::Hosting;
 use super::retention::Retention;
 use crate::agent::command::CommandAgent;
 use crate::job::AgentDirectory;
@@ -52,6 +55,9 @@ pub struct Settings {
     pub drain_deadline_sec: u64,
     pub limits: Limits,
     pub retention: Retention,
+    pub hosts: HostSettings,
+    /// Who may host agents, and under which names.
+    pub hosting: Vec<Hosting>,
     /// Programs to offer as agents.
     pub agent: Vec<CommandSettings>,
 }
@@ -91,6 +97,8 @@ impl Default for Settings {
             drain_deadline_sec: 20,
             limits: Limits::default(),
             retention: Retention::default(),
+            hosts: HostSettings::default(),
+            hosting: Vec::new(),
             agent: Vec::new(),
         }
     }
@@ -133,7 +141,8 @@ impl Settings {
         }
         self.limits.check()?;
         self.retention.check()?;
-        Ok(())
+        self.hosts.check()?;
+        self.hosting.iter().try_for_each(Hosting::check)
     }
 
     /// As one line of JSON, without what is secret.

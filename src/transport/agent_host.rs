@@ -1,0 +1,124 @@
+//! `AgentHostService.Serve` over tonic. What the host says goes to
+//! [`crate::agent::host`]; a status only ends the stream, or refuses to open it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use rand::Rng;
+use secrecy::ExposeSecret;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::MESSAGE_BYTES_MAX;
+use crate::agent::host::{Hosts, serve};
+use crate::log::Log;
+use crate::protocol::ErrorCode;
+use crate::protocol::host::HostRefusal;
+use crate::wire::proto::agent_host_service_server::{AgentHostService, AgentHostServiceServer};
+use crate::wire::proto::{ServeRequest, ServeResponse};
+use crate::wire::{host_reply_to_proto, host_request_from_proto};
+
+/// Replies that may wait for the transport.
+const REPLIES_MAX: usize = 64;
+/// A host that was turned away comes back after a part of this.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+const DOMAIN: &str = "arcp";
+
+pub type Service = AgentHostServiceServer<Serving>;
+
+pub fn service(hosts: Arc<Hosts>, log: Log) -> Service {
+    AgentHostServiceServer::new(Serving { hosts, log })
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(usize::MAX)
+}
+
+pub struct Serving {
+    hosts: Arc<Hosts>,
+    log: Log,
+}
+
+#[tonic::async_trait]
+impl AgentHostService for Serving {
+    type ServeStream = futures_util::stream::BoxStream<'static, Result<ServeResponse, Status>>;
+
+    async fn serve(
+        &self,
+        request: Request<Streaming<ServeRequest>>,
+    ) -> Result<Response<Self::ServeStream>, Status> {
+        let bearer = super::bearer(&request.metadata().clone().into_headers());
+        let token = bearer.map_or_else(String::new, |token| token.expose_secret().to_owned());
+        let inbound = request
+            .into_inner()
+            // A broken stream is a host that has gone.
+            .take_while(|frame| std::future::ready(frame.is_ok()))
+            .filter_map(|frame| std::future::ready(frame.ok().map(host_request_from_proto)))
+            .boxed();
+        let (outbound, replies) = mpsc::channel(REPLIES_MAX);
+        let served = tokio::spawn(serve(
+            self.hosts.clone(),
+            token,
+            inbound,
+            outbound,
+            self.log.clone(),
+        ));
+        let replies = ReceiverStream::new(replies).map(|reply| Ok(host_reply_to_proto(reply)));
+        let end = futures_util::stream::once(async move {
+            match served.await {
+                Ok(refusal) => Err(status(refusal)),
+                Err(_) => Err(Status::internal("the stream's task panicked")),
+            }
+        });
+        Ok(Response::new(replies.chain(end).boxed()))
+    }
+}
+
+/// The whole mapping. RetryInfo where dialling again makes sense.
+fn status(refusal: HostRefusal) -> Status {
+    let (code, reason, text, retry) = match refusal {
+        HostRefusal::Unauthenticated(text) => (
+            tonic::Code::Unauthenticated,
+            ErrorCode::Unauthenticated,
+            text,
+            false,
+        ),
+        HostRefusal::PermissionDenied(text) => (
+            tonic::Code::PermissionDenied,
+            ErrorCode::PermissionDenied,
+            text,
+            false,
+        ),
+        HostRefusal::Invalid(text) => (
+            tonic::Code::InvalidArgument,
+            ErrorCode::InvalidRequest,
+            text,
+            false,
+        ),
+        HostRefusal::TooMany(text) => (
+            tonic::Code::ResourceExhausted,
+            ErrorCode::InternalError,
+            text,
+            true,
+        ),
+        HostRefusal::Unavailable(text) => (
+            tonic::Code::Unavailable,
+            ErrorCode::InternalError,
+            text,
+            true,
+        ),
+    };
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason.as_str(), DOMAIN, [] as [(String, String); 0]);
+    if code == tonic::Code::InvalidArgument
+        && let Some((field, description)) = text.split_once(": ")
+    {
+        details.add_bad_request_violation(field, description);
+    }
+    if retry {
+        let after = rand::rng().random_range(Duration::ZERO..=RETRY_MAX);
+        details.set_retry_info(Some(after));
+    }
+    Status::with_error_details(code, text, details)
+}
