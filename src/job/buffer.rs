@@ -152,8 +152,17 @@ impl BlockSource for Buffer {
     }
 
     fn committed(&self, report_seq: u64) {
-        if let Some(told) = &*self.on_durable.lock() {
-            told(report_seq);
+        let over = {
+            let state = self.state.lock();
+            state.closed && state.count == 0
+        };
+        let mut told = self.on_durable.lock();
+        if let Some(tell) = &*told {
+            tell(report_seq);
+        }
+        if over {
+            // Nothing follows the terminal.
+            *told = None;
         }
     }
 }

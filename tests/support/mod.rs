@@ -1,6 +1,7 @@
 //! A real runtime on port 0 and a scripted gRPC client.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod host;
 pub mod ws;
 
 use std::collections::VecDeque;
@@ -45,7 +46,10 @@ pub fn serve_at(data_dir: &Path, listen: &str) -> Command {
         .env_remove("ARCPD_MODEL_SEED")
         .env_remove("ARCPD_SOAK_SEC")
         .env_remove("ARCPD_SOAK_SEED")
-        .env("ARCPD_TOKENS", format!("alice={ALICE},bob={BOB}"));
+        .env(
+            "ARCPD_TOKENS",
+            format!("alice={ALICE},bob={BOB},workers={}", host::WORKERS),
+        );
     command
 }
 

@@ -123,6 +123,11 @@ impl Activation {
         matches!(*self.phase.borrow(), Phase::Completed | Phase::Lost(_))
     }
 
+    /// Its last ack is still to come.
+    pub fn is_completed(&self) -> bool {
+        *self.phase.borrow() == Phase::Completed
+    }
+
     /// Moves on, unless it is over.
     pub fn move_to(&self, to: Phase) {
         self.phase.send_if_modified(|phase| {
@@ -140,13 +145,17 @@ impl Activation {
         if let Some(token) = token {
             *self.token.lock() = token.into();
         }
-        let (activation, outbox) = (Arc::downgrade(self), outbox.clone());
+        // Kept until the terminal is durable, or until it is taken from the host.
+        let (activation, outbox) = (self.clone(), outbox.clone());
         self.job.on_durable(Some(Box::new(move |seq| {
-            if let Some(activation) = activation.upgrade() {
-                activation.acked.fetch_max(seq, Ordering::AcqRel);
-                outbox.ack(activation);
-            }
+            activation.acked.fetch_max(seq, Ordering::AcqRel);
+            outbox.ack(activation.clone());
         })));
+    }
+
+    /// Nobody is told any more.
+    pub fn detach(&self) {
+        self.job.on_durable(None);
     }
 
     pub fn set_adopted_by(&self, host: &Arc<Host>) {

@@ -60,11 +60,13 @@ struct Offered {
 
 impl Drop for Offered {
     fn drop(&mut self) {
-        let known = self.activation.is_over();
-        let tell = (!known).then_some("the job is over");
+        let reason = "the job is over";
+        let tell = (!self.activation.is_over()).then_some(reason);
         self.place.host.drop_activation(&self.activation, tell);
-        self.activation
-            .move_to(Phase::Lost("the job is over".into()));
+        self.activation.move_to(Phase::Lost(reason.into()));
+        if !self.activation.is_completed() {
+            self.activation.detach();
+        }
     }
 }
 

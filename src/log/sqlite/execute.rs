@@ -12,6 +12,10 @@ pub(super) fn insert_block(
     block: &PendingBlock,
 ) -> rusqlite::Result<()> {
     if let Some(mark) = &block.mark {
+        if block.first_seq == 1 {
+            // Whoever sees a job's records sees that it runs.
+            hosted::set_running(connection, block.stream)?;
+        }
         hosted::mark(connection, block.stream, mark, block.terminal.is_some())?;
     }
     if block.count == 0 {
