@@ -505,3 +505,23 @@ async fn ten_thousand_sessions_of_one_client_leave_the_others_alone() {
     drop(kept);
     beside.undisturbed().await;
 }
+
+#[tokio::test]
+async fn a_grpc_message_above_the_limit_is_answered_and_ends_its_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    let submit = proto::JobSubmit {
+        agent: "echo".into(),
+        input_json: serde_json::json!("x".repeat(1_100_000)).to_string(),
+        ..Default::default()
+    };
+    alice.send("", Payload::JobSubmit(submit)).await;
+    let error = alice.error().await;
+    assert!(error.message.contains("1000000"), "{}", error.message);
+    let end = tokio::time::timeout(std::time::Duration::from_secs(10), alice.try_next());
+    assert_eq!(end.await.expect("the end of the stream"), None);
+    let (session, token) = (alice.session_id.clone(), alice.resume_token.clone());
+    let again = Peer::resume(&runtime.address, ALICE, &session, &token, 0).await;
+    again.welcomed().await.ping().await;
+}

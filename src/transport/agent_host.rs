@@ -16,10 +16,10 @@ use super::MESSAGE_BYTES_MAX;
 use crate::agent::host::{Hosts, serve};
 use crate::log::Log;
 use crate::protocol::ErrorCode;
-use crate::protocol::host::HostRefusal;
+use crate::protocol::host::{HostRefusal, HostRequest};
 use crate::wire::proto::agent_host_service_server::{AgentHostService, AgentHostServiceServer};
 use crate::wire::proto::{ServeRequest, ServeResponse};
-use crate::wire::{host_reply_to_proto, host_request_from_proto};
+use crate::wire::{Invalid, host_reply_to_proto, host_request_from_proto};
 
 /// Replies that may wait for the transport.
 const REPLIES_MAX: usize = 64;
@@ -50,11 +50,8 @@ impl AgentHostService for Serving {
     ) -> Result<Response<Self::ServeStream>, Status> {
         let bearer = super::bearer(&request.metadata().clone().into_headers());
         let token = bearer.map_or_else(String::new, |token| token.expose_secret().to_owned());
-        let inbound = request
-            .into_inner()
-            // A broken stream is a host that has gone.
-            .take_while(|frame| std::future::ready(frame.is_ok()))
-            .filter_map(|frame| std::future::ready(frame.ok().map(host_request_from_proto)))
+        let inbound = super::until_broken(request.into_inner())
+            .filter_map(|frame| std::future::ready(received(frame)))
             .boxed();
         let (outbound, replies) = mpsc::channel(REPLIES_MAX);
         let served = tokio::spawn(serve(
@@ -72,6 +69,23 @@ impl AgentHostService for Serving {
             }
         });
         Ok(Response::new(replies.chain(end).boxed()))
+    }
+}
+
+/// `None` when the stream is broken: the host has gone.
+fn received(frame: Result<ServeRequest, Status>) -> Option<Result<HostRequest, Invalid>> {
+    match frame {
+        Ok(request) => Some(host_request_from_proto(request)),
+        Err(status) if status.code() == tonic::Code::OutOfRange => {
+            Some(Err(Invalid::new(format!(
+                "message: larger than {MESSAGE_BYTES_MAX} bytes; the stream ends here, dial again"
+            ))))
+        }
+        Err(status) if status.code() == tonic::Code::Internal => Some(Err(Invalid::new(format!(
+            "message: not a ServeRequest; the stream ends here: {}",
+            status.message()
+        )))),
+        Err(_) => None,
     }
 }
 

@@ -90,11 +90,9 @@ async fn session(
     let requests = Streaming::new_request(SessionCodec, body, None, Some(MESSAGE_BYTES_MAX));
     let (outbound, chunks) = mpsc::channel(OUTBOUND_CHUNKS_MAX);
     let connection = Connection {
-        inbound: requests
-            .map(received)
+        inbound: super::until_broken(requests)
             // A broken stream is a client that has gone.
-            .take_while(|request| std::future::ready(request.is_some()))
-            .filter_map(std::future::ready)
+            .filter_map(|frame| std::future::ready(received(frame)))
             .boxed(),
         outbound,
         encoding: Encoding::Protobuf,

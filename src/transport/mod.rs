@@ -11,6 +11,7 @@ pub mod websocket;
 use std::sync::Arc;
 
 use axum::Router;
+use futures_util::{Stream, StreamExt};
 
 use crate::agent::host::Hosts;
 use crate::session::Sessions;
@@ -29,6 +30,17 @@ pub fn router(
     let agent_host = agent_host::service(hosts, sessions.log.clone());
     let grpc = grpc::router(sessions.clone(), agent_host, health)?;
     Ok(grpc.merge(websocket::router(sessions)))
+}
+
+/// The frames of a stream up to the first that could not be read, that one included:
+/// what follows it has no beginning.
+fn until_broken<T, E>(
+    frames: impl Stream<Item = Result<T, E>>,
+) -> impl Stream<Item = Result<T, E>> {
+    frames.scan(false, |broken, frame| {
+        let ended = std::mem::replace(broken, frame.is_err());
+        std::future::ready((!ended).then_some(frame))
+    })
 }
 
 /// The token of an `authorization: Bearer …` header.

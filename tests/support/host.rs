@@ -184,6 +184,25 @@ impl HostPeer {
         }
     }
 
+    /// The same after a while, in which the host beats.
+    pub async fn assigned_at_last(&mut self) -> (proto::Assign, AssignmentRef) {
+        loop {
+            self.beat().await;
+            // A rest between two beats, not a wait for the assignment.
+            let rest = Duration::from_millis(500);
+            match tokio::time::timeout(rest, self.responses.message()).await {
+                Ok(Ok(Some(response))) => {
+                    if let Some(Hear::Assign(assign)) = response.message {
+                        let of = assign.r#ref.clone().expect("a ref");
+                        return (assign, of);
+                    }
+                }
+                Ok(end) => panic!("the stream ended: {end:?}"),
+                Err(_) => {}
+            }
+        }
+    }
+
     /// Waits until a report is durable.
     pub async fn acked(&mut self, seq: u64) {
         loop {

@@ -46,6 +46,8 @@ pub(super) struct Activation {
     phase: watch::Sender<Phase>,
     /// `None` while reports are being applied.
     mark: Mutex<Option<ReportMark>>,
+    /// The last one of this activation.
+    checkpoint: Mutex<Option<Bytes>>,
     acked: AtomicU64,
     ack_queued: AtomicBool,
     /// Of one that was recovered: the host that came for it.
@@ -94,6 +96,7 @@ impl Activation {
             phase: watch::Sender::new(Phase::Offered),
             acked: AtomicU64::new(mark.seq),
             mark: Mutex::new(Some(mark)),
+            checkpoint: Mutex::new(None),
             ack_queued: AtomicBool::new(false),
             adopted_by: Mutex::new(None),
         }
@@ -156,6 +159,10 @@ impl Activation {
     /// Nobody is told any more.
     pub fn detach(&self) {
         self.job.on_durable(None);
+    }
+
+    pub fn take_checkpoint(&self) -> Option<Bytes> {
+        self.checkpoint.lock().take()
     }
 
     pub fn set_adopted_by(&self, host: &Arc<Host>) {
@@ -357,7 +364,9 @@ impl<'a> Applying<'a> {
         let (records, count) = (std::mem::take(&mut self.records), self.count);
         self.count = 0;
         let mark = self.mark.clone();
-        self.mark.checkpoint = None;
+        if let Some(state) = self.mark.checkpoint.take() {
+            *self.activation.checkpoint.lock() = Some(state);
+        }
         let pushed = self.activation.job.push(count, Some(mark), &records).await;
         if pushed.is_err() {
             self.over();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::activation::{Activation, Phase};
@@ -40,7 +41,7 @@ struct Drive {
     job: JobContext,
     /// Activations that a host has accepted.
     attempt: u32,
-    checkpoint: Option<Vec<u8>>,
+    checkpoint: Option<Bytes>,
 }
 
 /// How one activation ended.
@@ -90,7 +91,7 @@ impl Drive {
     /// After a restart of the runtime: the host may still be at it.
     async fn recover(&mut self, row: HostedRow) -> Result<End, Failure> {
         self.attempt = row.attempt;
-        self.checkpoint = row.checkpoint.map(|state| state.to_vec());
+        self.checkpoint = row.checkpoint;
         let Some(token_hash) = row.token_hash else {
             return Ok(End::NotStarted);
         };
@@ -145,7 +146,11 @@ impl Drive {
         let mut phase = activation.phase();
         let offered = Offered { activation, place };
         let host = offered.place.host.clone();
-        host.assign(&offered.activation, self.checkpoint.clone());
+        let checkpoint = match policy {
+            LossPolicy::Checkpoint => self.checkpoint.as_ref().map(|state| state.to_vec()),
+            LossPolicy::Fail | LossPolicy::Retry => None,
+        };
+        host.assign(&offered.activation, checkpoint);
         let accept_within = self.hosts.options.accept_within;
         let accepted = tokio::select! {
             () = moved_on(&mut phase) => true,
@@ -200,7 +205,7 @@ impl Drive {
 
     /// Waits for the end of what a host works on; passes a cancel on.
     async fn until_over(
-        &self,
+        &mut self,
         offered: Offered,
         mut phase: watch::Receiver<Phase>,
     ) -> Result<End, Failure> {
@@ -209,7 +214,11 @@ impl Drive {
             tokio::select! {
                 reason = over(&mut phase) => return Ok(match reason {
                     None => End::Completed,
-                    Some(reason) => End::Lost(reason, offered.activation.loss_policy),
+                    Some(reason) => {
+                        let later = offered.activation.take_checkpoint();
+                        self.checkpoint = later.or(self.checkpoint.take());
+                        End::Lost(reason, offered.activation.loss_policy)
+                    }
                 }),
                 () = self.job.cancelled(), if !told => {
                     told = true;

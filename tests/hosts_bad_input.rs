@@ -1,0 +1,525 @@
+//! What hosts must not do, and what each of it is answered; a host beside it
+//! never notices.
+
+mod support;
+
+use arcpd::wire::proto::serve_request::Message as Say;
+use arcpd::wire::proto::serve_response::Message as Hear;
+use arcpd::wire::proto::{self, AssignmentRef, envelope::Payload, job_event::Body, report};
+use serde_json::json;
+use support::host::*;
+use support::*;
+use tonic::Code;
+
+const RIGHTS: &str = r#"
+[[hosting]]
+principal = "workers"
+agents = ["count", "acme.*"]
+[[hosting]]
+principal = "bob"
+agents = ["*"]
+"#;
+
+fn start(toml: &str) -> (tempfile::TempDir, Runtime) {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start_with(dir.path(), toml);
+    (dir, runtime)
+}
+
+async fn refused(address: &str, token: &str, first: Say) -> tonic::Status {
+    let mut host = match HostPeer::dial(address, token).await {
+        Ok(host) => host,
+        Err(status) => return status,
+    };
+    host.say(first).await;
+    match host.hear().await {
+        Err(status) => status,
+        Ok(other) => panic!("expected a refusal, got {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn only_who_has_the_right_hosts_and_only_under_names_that_are_theirs() {
+    let (_dir, runtime) = start(RIGHTS);
+    let address = &runtime.address;
+    let offer = |name: &str| Say::Register(register("h", vec![agent(name)], 1));
+    let status = refused(address, "wrong", offer("count")).await;
+    assert_eq!(status.code(), Code::Unauthenticated);
+    let status = refused(address, ALICE, offer("count")).await;
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(status.message().contains("hosting"), "{}", status.message());
+    let status = refused(address, WORKERS, offer("counter")).await;
+    assert_eq!(status.code(), Code::PermissionDenied);
+    // Nobody takes the place of an agent of the runtime, or of somebody else's.
+    let status = refused(address, BOB, offer("echo")).await;
+    assert!(
+        status.message().contains("runtime's own"),
+        "{}",
+        status.message()
+    );
+    let mut host = HostPeer::serving(address, "h1", "count", 1).await;
+    let status = refused(address, BOB, offer("count")).await;
+    assert!(
+        status.message().contains("another principal"),
+        "{}",
+        status.message()
+    );
+    host.beat().await;
+    assert!(matches!(host.hear().await, Ok(Hear::HeartbeatAck(_))));
+}
+
+#[tokio::test]
+async fn a_name_stays_its_owners_after_a_restart() {
+    let (dir, runtime) = start(RIGHTS);
+    let host = HostPeer::serving(&runtime.address, "h1", "count", 1).await;
+    drop(host);
+    runtime.kill();
+    let config = dir.path().join("arcpd.toml");
+    let runtime = Runtime::spawn(serve(dir.path()).arg("--config").arg(config));
+    let offer = Say::Register(register("h", vec![agent("count")], 1));
+    let status = refused(&runtime.address, BOB, offer).await;
+    assert_eq!(status.code(), Code::PermissionDenied);
+    HostPeer::serving(&runtime.address, "h1", "count", 1).await;
+}
+
+#[tokio::test]
+async fn a_register_that_cannot_be_used_is_refused_by_field() {
+    let (_dir, runtime) = start(RIGHTS);
+    let good = || register("h", vec![agent("count")], 1);
+    let with = |change: fn(&mut proto::Register)| {
+        let mut register = good();
+        change(&mut register);
+        Say::Register(register)
+    };
+    let cases: Vec<(Say, &str)> = vec![
+        (
+            Say::Heartbeat(Default::default()),
+            "the first must be register",
+        ),
+        (
+            with(|r| r.host_instance_id.clear()),
+            "register.host_instance_id",
+        ),
+        (
+            with(|r| r.host_instance_id = "i".repeat(129)),
+            "register.host_instance_id",
+        ),
+        (
+            with(|r| r.host_name = "n".repeat(129)),
+            "register.host_name",
+        ),
+        (with(|r| r.agents.clear()), "register.agents"),
+        (
+            with(|r| r.agents = vec![agent("count"); 257]),
+            "register.agents",
+        ),
+        (
+            with(|r| r.agents[0].name = "Count".into()),
+            "register.agents",
+        ),
+        (
+            with(|r| r.agents[0].version = "1 0".into()),
+            "register.agents",
+        ),
+        (
+            with(|r| r.agents[0].input_schema_json = "{".into()),
+            "input_schema_json",
+        ),
+        (
+            with(|r| r.agents[0].description = "d".repeat(65_537)),
+            "description",
+        ),
+        (
+            with(|r| {
+                r.labels.insert("k".repeat(129), String::new());
+            }),
+            "register.labels",
+        ),
+        (with(|r| r.sdk_name = "s".repeat(300)), "register.sdk_name"),
+        (
+            with(|r| r.resume = vec![Default::default()]),
+            "register.resume.ref",
+        ),
+    ];
+    for (first, field) in cases {
+        let status = refused(&runtime.address, WORKERS, first).await;
+        assert_eq!(status.code(), Code::InvalidArgument, "{field}: {status:?}");
+        assert!(
+            status.message().contains(field),
+            "{field}: {}",
+            status.message()
+        );
+    }
+}
+
+/// A job that runs on the host, beside one of another host.
+async fn at_work(runtime: &Runtime) -> (HostPeer, AssignmentRef, HostPeer, AssignmentRef, Peer) {
+    let mut host = HostPeer::serving(&runtime.address, "h1", "count", 4).await;
+    let mut beside = HostPeer::serving(&runtime.address, "h2", "acme.x", 4).await;
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    alice.submit("count", json!(1)).await;
+    alice.submit("acme.x", json!(1)).await;
+    let (_, of) = host.assigned().await;
+    let (_, other) = beside.assigned().await;
+    host.accept(&of).await;
+    beside.accept(&other).await;
+    (host, of, beside, other, alice)
+}
+
+#[tokio::test]
+async fn a_report_that_breaks_a_rule_is_rejected_and_the_next_one_is_taken() {
+    let (_dir, runtime) = start(RIGHTS);
+    let (mut host, of, mut beside, other, mut alice) = at_work(&runtime).await;
+    let typed = |seq, body| event(seq, body);
+    let bad: Vec<(Body, &str)> = vec![
+        (
+            Body::Log(proto::Log {
+                level: "loud".into(),
+                message: "m".into(),
+                ..Default::default()
+            }),
+            "level",
+        ),
+        (
+            Body::Log(proto::Log {
+                level: "info".into(),
+                ..Default::default()
+            }),
+            "message",
+        ),
+        (Body::Thought(Default::default()), "text"),
+        (
+            Body::ToolCall(proto::ToolCall {
+                tool: "t".into(),
+                ..Default::default()
+            }),
+            "call_id",
+        ),
+        (
+            Body::ToolResult(proto::ToolResult {
+                call_id: "c".into(),
+                ..Default::default()
+            }),
+            "result_json",
+        ),
+        (Body::Status(Default::default()), "phase"),
+        (
+            Body::Metric(proto::Metric {
+                name: "n".into(),
+                value: f64::NAN,
+                ..Default::default()
+            }),
+            "value",
+        ),
+        (Body::ArtifactRef(Default::default()), "uri"),
+        (Body::Delegate(Default::default()), "delegate"),
+        (Body::ResultChunk(Default::default()), "result_part"),
+        (
+            Body::Progress(proto::Progress {
+                current: 2.0,
+                total: Some(1.0),
+                ..Default::default()
+            }),
+            "current",
+        ),
+        (
+            Body::Other(proto::OtherEvent {
+                kind: "mine".into(),
+                body_json: "{}".into(),
+            }),
+            "kind",
+        ),
+        (
+            Body::Other(proto::OtherEvent {
+                kind: "x-vendor.a.b".into(),
+                body_json: "[1".into(),
+            }),
+            "body",
+        ),
+        (
+            Body::Log(proto::Log {
+                level: "info".into(),
+                message: "m".repeat(950_000),
+                ..Default::default()
+            }),
+            "the limit is",
+        ),
+        (
+            Body::Log(proto::Log {
+                level: "info".into(),
+                message: "m".into(),
+                attributes_json: "{".into(),
+            }),
+            "attributes",
+        ),
+    ];
+    let mut seq = 0;
+    for (body, names) in bad {
+        seq += 1;
+        host.report(&of, vec![typed(seq, body)]).await;
+        let message = host.rejected().await;
+        assert!(message.contains(names), "{names}: {message}");
+    }
+    for (report, names) in [
+        (None, "report: missing"),
+        (
+            Some(report::Report::ResultPart(Default::default())),
+            "result_part",
+        ),
+        (
+            Some(report::Report::Checkpoint(proto::Checkpoint {
+                state: vec![0; 262_145],
+            })),
+            "checkpoint.state",
+        ),
+    ] {
+        seq += 1;
+        host.report(&of, vec![proto::Report { seq, report }]).await;
+        let message = host.rejected().await;
+        assert!(message.contains(names), "{names}: {message}");
+    }
+    // A number is used up by what was rejected; one after a gap is not taken.
+    host.report(&of, vec![log(seq + 2, "gap"), log(seq + 3, "gap")])
+        .await;
+    assert!(
+        host.rejected()
+            .await
+            .contains(&format!("{} was due", seq + 1))
+    );
+    host.report(&of, vec![log(seq + 1, "good"), result(seq + 2, "1")])
+        .await;
+    beside.report(&other, vec![result(1, "2")]).await;
+    let mut seen = alice.until_terminal().await;
+    seen.extend(alice.until_terminal().await);
+    let own: Vec<_> = seen.iter().filter(|e| e.job_id == of.job_id).collect();
+    assert_eq!(own.len(), 2, "one event and the end: {own:?}");
+}
+
+#[tokio::test]
+async fn another_jobs_token_an_old_one_and_none_are_all_revoked() {
+    let (_dir, runtime) = start(RIGHTS);
+    let (mut host, of, mut beside, other, mut alice) = at_work(&runtime).await;
+    let token = |lease_token: &str| AssignmentRef {
+        job_id: of.job_id.clone(),
+        lease_token: lease_token.into(),
+    };
+    for stale in [
+        other.clone(),
+        token(&other.lease_token),
+        token(""),
+        AssignmentRef {
+            job_id: "job_x".into(),
+            ..of.clone()
+        },
+    ] {
+        host.report(&stale, vec![log(1, "stolen")]).await;
+        host.revoked().await;
+        host.accept(&stale).await;
+        host.revoked().await;
+        let r#ref = Some(stale.clone());
+        host.say(Say::Decline(proto::Decline {
+            r#ref: r#ref.clone(),
+            reason: String::new(),
+        }))
+        .await;
+        host.revoked().await;
+        host.say(Say::Authorize(proto::Authorize {
+            r#ref: r#ref.clone(),
+            ..Default::default()
+        }))
+        .await;
+        host.revoked().await;
+        host.say(Say::Delegate(proto::DelegateJob {
+            r#ref,
+            ..Default::default()
+        }))
+        .await;
+        host.revoked().await;
+    }
+    // A token outside its own job's host is no better.
+    beside.report(&of, vec![log(1, "stolen")]).await;
+    beside.revoked().await;
+    host.report(&of, vec![result(1, "1")]).await;
+    beside.report(&other, vec![result(1, "2")]).await;
+    let mut seen = alice.until_terminal().await;
+    seen.extend(alice.until_terminal().await);
+    assert_eq!(seqs(&seen), [1, 2]);
+}
+
+#[tokio::test]
+async fn what_is_not_built_and_what_is_not_said_twice_is_answered_clearly() {
+    let (_dir, runtime) = start(RIGHTS);
+    let (mut host, of, _beside, _, _alice) = at_work(&runtime).await;
+    let r#ref = Some(of.clone());
+    let authorize = proto::Authorize {
+        r#ref: r#ref.clone(),
+        call_id: "c".into(),
+        ..Default::default()
+    };
+    host.say(Say::Authorize(authorize)).await;
+    let Hear::AuthorizeResult(answer) = host.next().await else {
+        panic!()
+    };
+    assert_eq!(
+        (answer.allowed, &*answer.code, &*answer.call_id),
+        (false, "INVALID_REQUEST", "c")
+    );
+    let delegate = proto::DelegateJob {
+        r#ref,
+        delegate_id: "d".into(),
+        ..Default::default()
+    };
+    host.say(Say::Delegate(delegate)).await;
+    let Hear::DelegateResult(answer) = host.next().await else {
+        panic!()
+    };
+    assert_eq!(
+        (&*answer.code, &*answer.delegate_id),
+        ("INVALID_REQUEST", "d")
+    );
+    host.say(Say::Register(register("h1", vec![agent("count")], 1)))
+        .await;
+    assert!(host.rejected().await.contains("register"));
+    host.say(Say::Accept(Default::default())).await;
+    assert!(host.rejected().await.contains("accept.ref"));
+    let deadline = Some(prost_types::Duration {
+        seconds: -1,
+        nanos: 0,
+    });
+    host.say(Say::Draining(proto::Draining { deadline })).await;
+    assert!(host.rejected().await.contains("draining.deadline"));
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_costs_its_host_the_stream_and_nobody_else() {
+    let (_dir, runtime) = start(RIGHTS);
+    let (mut host, of, mut beside, other, mut alice) = at_work(&runtime).await;
+    host.report(&of, vec![log(1, &"m".repeat(1_100_000))]).await;
+    assert!(host.rejected().await.contains("1000000"));
+    assert_eq!(host.end().await.code(), Code::Unavailable);
+    beside.report(&other, vec![result(1, "2")]).await;
+    assert_eq!(alice.until_terminal().await[0].job_id, other.job_id);
+    // It may come back for its job.
+    let mut again = register("h1", vec![agent("count")], 4);
+    again.resume = vec![held(&of)];
+    let (mut host, registered) = HostPeer::connect(&runtime.address, again).await.unwrap();
+    assert_eq!(registered.keep.len(), 1);
+    host.report(&of, vec![result(1, "1")]).await;
+    assert_eq!(alice.until_terminal().await[0].job_id, of.job_id);
+}
+
+#[tokio::test]
+async fn a_flood_of_reports_is_bounded_by_the_log_and_all_of_it_arrives() {
+    let (_dir, runtime) = start(RIGHTS);
+    let (mut host, of, mut beside, other, mut alice) = at_work(&runtime).await;
+    let (batches, each) = (200u64, 100u64);
+    // Far beyond what may wait for an ack, without a look at one.
+    let flood = tokio::spawn(async move {
+        for batch in 0..batches {
+            let first = batch * each;
+            let reports = (1..=each).map(|n| log(first + n, "flood")).collect();
+            host.report(&of, reports).await;
+        }
+        host.report(&of, vec![result(batches * each + 1, "1")])
+            .await;
+        host
+    });
+    beside.report(&other, vec![result(1, "2")]).await;
+    beside.acked(1).await;
+    let mut seen = Vec::new();
+    while seen.len() < (batches * each + 2) as usize {
+        seen.extend(alice.until_terminal().await);
+    }
+    assert_eq!(seqs(&seen), (1..=batches * each + 2).collect::<Vec<_>>());
+    flood.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_host_that_never_reads_is_lost_and_its_offers_go_elsewhere() {
+    let (_dir, runtime) = start(HOSTING);
+    let mut deaf = HostPeer::serving(&runtime.address, "h1", "a", 1_000).await;
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    for _ in 0..50 {
+        alice.submit("a", json!("x".repeat(10_000))).await;
+    }
+    let mut reading = HostPeer::serving(&runtime.address, "h2", "a", 1_000).await;
+    let work = tokio::spawn(async move {
+        for _ in 0..50 {
+            let (_, of) = reading.assigned_at_last().await;
+            reading.accept(&of).await;
+            reading.report(&of, vec![result(1, "1")]).await;
+        }
+        reading
+    });
+    // It lives, and takes nothing.
+    let beats = tokio::spawn(async move {
+        for _ in 0..20 {
+            deaf.beat().await;
+            tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+        }
+    });
+    let mut ended = 0;
+    while ended < 50 {
+        ended += alice.until_terminal().await.len();
+    }
+    work.await.unwrap();
+    beats.abort();
+}
+
+#[tokio::test]
+async fn a_token_that_is_taken_back_ends_the_stream_and_a_refreshed_one_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = dir.path().join("tokens");
+    let write = |text: &str| {
+        std::fs::write(&tokens, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&tokens, mode).unwrap();
+    };
+    let fresh = "fresh-token-0123456789";
+    write(&format!(
+        "alice = {ALICE}\nworkers = {WORKERS}\nworkers = {fresh}\n"
+    ));
+    let config = dir.path().join("arcpd.toml");
+    std::fs::write(&config, HOSTING).unwrap();
+    let mut command = serve(dir.path());
+    command
+        .arg("--config")
+        .arg(&config)
+        .arg("--tokens-file")
+        .arg(&tokens);
+    command.env_remove("ARCPD_TOKENS");
+    let runtime = Runtime::spawn(&mut command);
+    let mut kept = HostPeer::serving(&runtime.address, "h1", "a", 1).await;
+    let mut left = HostPeer::serving(&runtime.address, "h2", "a", 1).await;
+    let refresh = |token: &str| {
+        Say::RefreshAuth(proto::RefreshAuth {
+            bearer_token: token.into(),
+        })
+    };
+    kept.say(refresh(ALICE)).await;
+    assert!(kept.rejected().await.contains("refresh_auth.bearer_token"));
+    kept.say(refresh(fresh)).await;
+    assert!(matches!(kept.next().await, Hear::AuthRefreshed(_)));
+    write(&format!("alice = {ALICE}\nworkers = {fresh}\n"));
+    // Both beat until the runtime has read the file.
+    let status = loop {
+        left.beat().await;
+        kept.beat().await;
+        match left.hear().await {
+            Ok(_) => {
+                assert!(matches!(kept.hear().await, Ok(Hear::HeartbeatAck(_))));
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert!(matches!(kept.hear().await, Ok(Hear::HeartbeatAck(_))));
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    alice.submit("a", json!(1)).await;
+    let (_, of) = kept.assigned().await;
+    kept.accept(&of).await;
+    kept.report(&of, vec![result(1, "1")]).await;
+    let seen = alice.until_terminal().await;
+    assert!(matches!(seen[0].payload, Some(Payload::JobResult(_))));
+}

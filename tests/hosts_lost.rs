@@ -1,0 +1,324 @@
+//! Agent hosts by breaking things: what is lost, what goes on, and that nothing
+//! of a host that lost its job is applied.
+
+mod support;
+
+use arcpd::wire::proto::LossPolicy::{self, Checkpoint, Fail, Retry};
+use arcpd::wire::proto::serve_request::Message as Say;
+use arcpd::wire::proto::serve_response::Message as Hear;
+use arcpd::wire::proto::{self, AssignmentRef, Envelope, envelope::Payload, job_event::Body};
+use serde_json::json;
+use support::host::*;
+use support::*;
+
+fn start() -> (tempfile::TempDir, Runtime) {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start_with(dir.path(), HOSTING);
+    (dir, runtime)
+}
+
+/// Started again where it was, with the configuration it had.
+fn restart(dir: &tempfile::TempDir, address: &str) -> Runtime {
+    let config = dir.path().join("arcpd.toml");
+    Runtime::spawn(serve_at(dir.path(), address).arg("--config").arg(config))
+}
+
+fn words(seen: &[Envelope]) -> Vec<String> {
+    let text = |envelope: &Envelope| match &envelope.payload {
+        Some(Payload::JobEvent(event)) => match &event.body {
+            Some(Body::Log(log)) => log.message.clone(),
+            Some(Body::Status(status)) => status.phase.clone(),
+            other => format!("{other:?}"),
+        },
+        Some(Payload::JobResult(result)) => format!("result {}", result.result_json),
+        Some(Payload::JobError(error)) => format!("{} {}", error.code, error.retryable),
+        other => format!("{other:?}"),
+    };
+    seen.iter().map(text).collect()
+}
+
+fn checkpoint(seq: u64, state: &[u8]) -> proto::Report {
+    let state = state.to_vec();
+    proto::Report {
+        seq,
+        report: Some(proto::report::Report::Checkpoint(proto::Checkpoint {
+            state,
+        })),
+    }
+}
+
+async fn host_of(runtime: &Runtime, instance: &str, policy: LossPolicy) -> HostPeer {
+    let register = register(instance, vec![with_policy("a", policy)], 4);
+    HostPeer::connect(&runtime.address, register)
+        .await
+        .unwrap()
+        .0
+}
+
+/// The host with what it still holds, again.
+async fn again(
+    address: &str,
+    instance: &str,
+    policy: LossPolicy,
+    of: &AssignmentRef,
+) -> (HostPeer, proto::Registered) {
+    let mut register = register(instance, vec![with_policy("a", policy)], 4);
+    register.resume = vec![held(of)];
+    HostPeer::connect(address, register).await.unwrap()
+}
+
+async fn running(host: &mut HostPeer) -> AssignmentRef {
+    let (_, of) = host.assigned().await;
+    host.accept(&of).await;
+    host.report(&of, vec![log(1, "one")]).await;
+    host.acked(1).await;
+    of
+}
+
+#[tokio::test]
+async fn a_host_that_falls_silent_loses_its_job_as_its_policy_says() {
+    for policy in [Fail, Retry, Checkpoint] {
+        let (_dir, runtime) = start();
+        let mut silent = host_of(&runtime, "h1", policy).await;
+        let mut alice = Peer::connect(&runtime.address, ALICE).await;
+        alice.submit("a", json!(1)).await;
+        let of = running(&mut silent).await;
+        silent.report(&of, vec![checkpoint(2, b"half")]).await;
+        silent.acked(2).await;
+        if policy == Fail {
+            // It is told, should it still listen.
+            assert!(silent.revoked().await.contains("not heard"));
+            assert_eq!(silent.end().await.code(), tonic::Code::Unavailable);
+            assert_eq!(
+                words(&alice.until_terminal().await),
+                ["one", "INTERNAL_ERROR true"]
+            );
+            continue;
+        }
+        let mut other = host_of(&runtime, "h2", policy).await;
+        let (assign, second) = other.assigned_at_last().await;
+        assert_eq!(assign.attempt, 2);
+        let state: &[u8] = if policy == Checkpoint { b"half" } else { b"" };
+        // A checkpoint is taken whatever the policy, and handed on where it says so.
+        assert_eq!(assign.checkpoint, state);
+        other.accept(&second).await;
+        // The zombie wakes: nothing of it is applied, and it is told.
+        silent.report(&of, vec![log(3, "zombie")]).await;
+        let (_zombie, registered) = again(&runtime.address, "h1", policy, &of).await;
+        assert_eq!((registered.keep.len(), registered.drop), (0, vec![of]));
+        other
+            .report(&second, vec![log(1, "two"), result(2, "2")])
+            .await;
+        let seen = alice.until_terminal().await;
+        assert_eq!(words(&seen), ["one", "retrying", "two", "result 2"]);
+        assert_eq!(seqs(&seen), [1, 2, 3, 4]);
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_loses_every_host_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let toml = HOSTING.replace("[hosts]", "[hosts]\nattempts_max = 2");
+    let runtime = Runtime::start_with(dir.path(), &toml);
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    let mut first = host_of(&runtime, "h1", Retry).await;
+    alice.submit("a", json!(1)).await;
+    let of = running(&mut first).await;
+    // Given back after it was accepted: as good as lost.
+    let decline = |of| proto::Decline {
+        r#ref: Some(of),
+        reason: "no".into(),
+    };
+    first.say(Say::Decline(decline(of))).await;
+    let of = running(&mut first).await;
+    first.say(Say::Decline(decline(of))).await;
+    let seen = alice.until_terminal().await;
+    assert_eq!(
+        words(&seen),
+        ["one", "retrying", "one", "INTERNAL_ERROR true"]
+    );
+}
+
+#[tokio::test]
+async fn a_connection_that_is_cut_and_back_goes_on_with_the_same_attempt() {
+    let (_dir, runtime) = start();
+    let mut host = host_of(&runtime, "h1", Fail).await;
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    alice.submit("a", json!(1)).await;
+    let of = running(&mut host).await;
+    drop(host);
+    let (mut host, registered) = again(&runtime.address, "h1", Fail, &of).await;
+    assert_eq!(registered.keep.len(), 1);
+    assert_eq!(registered.keep[0].acked_seq, 1);
+    // What may have arrived is sent again.
+    host.report(&of, vec![log(1, "one"), log(2, "two"), result(3, "3")])
+        .await;
+    host.acked(3).await;
+    let seen = alice.until_terminal().await;
+    assert_eq!(words(&seen), ["one", "two", "result 3"]);
+    assert_eq!(seqs(&seen), [1, 2, 3]);
+    // An end whose ack was lost is of no use any more, and the host may forget it.
+    drop(host);
+    let (_host, registered) = again(&runtime.address, "h1", Fail, &of).await;
+    assert_eq!((registered.keep.len(), registered.drop), (0, vec![of]));
+}
+
+#[tokio::test]
+async fn a_second_stream_of_a_host_takes_over_from_the_first() {
+    let (_dir, runtime) = start();
+    let mut first = host_of(&runtime, "h1", Fail).await;
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    alice.submit("a", json!(1)).await;
+    let of = running(&mut first).await;
+    let (mut second, registered) = again(&runtime.address, "h1", Fail, &of).await;
+    assert_eq!(registered.keep.len(), 1);
+    assert!(first.end().await.message().contains("taken over"));
+    second.report(&of, vec![result(2, "2")]).await;
+    assert_eq!(words(&alice.until_terminal().await), ["one", "result 2"]);
+}
+
+#[tokio::test]
+async fn a_cut_host_that_does_not_come_back_or_forgot_its_job_has_lost_it() {
+    let (_dir, runtime) = start();
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    let mut host = host_of(&runtime, "h1", Fail).await;
+    alice.submit("a", json!(1)).await;
+    running(&mut host).await;
+    drop(host);
+    assert_eq!(
+        words(&alice.until_terminal().await),
+        ["one", "INTERNAL_ERROR true"]
+    );
+    let mut host = host_of(&runtime, "h2", Fail).await;
+    alice.submit("a", json!(1)).await;
+    running(&mut host).await;
+    drop(host);
+    let _forgetful = host_of(&runtime, "h2", Fail).await;
+    assert_eq!(
+        words(&alice.until_terminal().await),
+        ["one", "INTERNAL_ERROR true"]
+    );
+}
+
+#[tokio::test]
+async fn a_killed_runtime_takes_the_job_up_where_the_host_is() {
+    let (dir, runtime) = start();
+    let mut host = host_of(&runtime, "h1", Fail).await;
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    alice.submit("a", json!(1)).await;
+    let of = running(&mut host).await;
+    // Not acked: nobody knows whether it is in the log.
+    host.report(&of, vec![log(2, "two")]).await;
+    let mut seen = vec![alice.next().await];
+    let address = runtime.address.clone();
+    let (session, token) = (alice.session_id.clone(), alice.resume_token.clone());
+    runtime.kill();
+    let runtime = restart(&dir, &address);
+    let (mut host, registered) = again(&address, "h1", Fail, &of).await;
+    assert_eq!(registered.keep.len(), 1, "{registered:?}");
+    let acked = registered.keep[0].acked_seq;
+    assert!(acked == 1 || acked == 2);
+    host.report(&of, vec![log(1, "one"), log(2, "two"), log(3, "three")])
+        .await;
+    host.report(&of, vec![result(4, "4")]).await;
+    host.acked(4).await;
+    let alice = Peer::resume(&address, ALICE, &session, &token, 1).await;
+    seen.extend(alice.welcomed().await.until_terminal().await);
+    assert_eq!(words(&seen), ["one", "two", "three", "result 4"]);
+    assert_eq!(seqs(&seen), [1, 2, 3, 4]);
+    drop(runtime);
+}
+
+#[tokio::test]
+async fn after_a_kill_what_no_host_comes_back_for_goes_its_policys_way() {
+    let (dir, runtime) = start();
+    let address = runtime.address.clone();
+    let mut alice = Peer::connect(&address, ALICE).await;
+    let mut host = host_of(&runtime, "h1", Checkpoint).await;
+    let job = alice.submit("a", json!(1)).await;
+    let of = running(&mut host).await;
+    host.report(&of, vec![checkpoint(2, b"half")]).await;
+    host.acked(2).await;
+    // One that nobody has accepted, and its place is taken by no one.
+    host.say(Say::Capacity(proto::Capacity { max_in_flight: 1 }))
+        .await;
+    let waiting = alice.submit("a", json!(2)).await;
+    let (session, token) = (alice.session_id.clone(), alice.resume_token.clone());
+    runtime.kill();
+    let runtime = restart(&dir, &address);
+    // Known from before, so a job for it waits for a host.
+    let mut other = host_of(&runtime, "h2", Checkpoint).await;
+    let (first, of) = other.assigned().await;
+    assert_eq!((first.input_json.as_str(), first.attempt), ("2", 1));
+    assert_eq!(of.job_id, waiting);
+    other.accept(&of).await;
+    other.report(&of, vec![result(1, "2")]).await;
+    let (second, of) = other.assigned_at_last().await;
+    assert_eq!((of.job_id.as_str(), second.attempt), (&*job, 2));
+    assert_eq!(second.checkpoint, b"half");
+    other.accept(&of).await;
+    other.report(&of, vec![result(1, "1")]).await;
+    let alice = Peer::resume(&address, ALICE, &session, &token, 0).await;
+    let mut alice = alice.welcomed().await;
+    let mut seen = alice.until_terminal().await;
+    seen.extend(alice.until_terminal().await);
+    assert_eq!(seqs(&seen), (1..=seen.len() as u64).collect::<Vec<_>>());
+    let of_job = |id: &str| -> Vec<String> {
+        let own: Vec<_> = seen.iter().filter(|e| e.job_id == id).cloned().collect();
+        words(&own)
+    };
+    assert_eq!(of_job(&job), ["one", "retrying", "result 1"]);
+    assert_eq!(of_job(&waiting), ["result 2"]);
+}
+
+#[tokio::test]
+async fn a_drained_runtime_tells_its_hosts_and_the_next_one_has_them_back() {
+    let (dir, runtime) = start();
+    let address = runtime.address.clone();
+    let mut host = host_of(&runtime, "h1", Fail).await;
+    let mut alice = Peer::connect(&address, ALICE).await;
+    alice.submit("a", json!(1)).await;
+    let of = running(&mut host).await;
+    let (session, token) = (alice.session_id.clone(), alice.resume_token.clone());
+    runtime.signal("-TERM");
+    let Hear::Drain(drain) = host.next().await else {
+        panic!("expected drain")
+    };
+    assert!(drain.reconnect_after.is_some() && drain.reason.contains("shutting down"));
+    assert_eq!(host.end().await.code(), tonic::Code::Unavailable);
+    drop((host, alice));
+    assert!(runtime.exited().await.success());
+    let _runtime = restart(&dir, &address);
+    let (mut host, registered) = again(&address, "h1", Fail, &of).await;
+    assert_eq!(registered.keep.len(), 1);
+    host.report(&of, vec![result(2, "2")]).await;
+    let alice = Peer::resume(&address, ALICE, &session, &token, 0).await;
+    let seen = alice.welcomed().await.until_terminal().await;
+    assert_eq!(words(&seen), ["one", "result 2"]);
+}
+
+#[tokio::test]
+async fn a_cancel_before_a_kill_still_holds_after_it() {
+    let (dir, runtime) = start();
+    let address = runtime.address.clone();
+    let mut host = host_of(&runtime, "h1", Fail).await;
+    let mut alice = Peer::connect(&address, ALICE).await;
+    let job = alice.submit("a", json!(1)).await;
+    let of = running(&mut host).await;
+    alice
+        .send(&job, Payload::JobCancel(Default::default()))
+        .await;
+    assert!(matches!(host.next().await, Hear::Cancel(_)));
+    // The cancel is stored by the time the host's next report is.
+    host.report(&of, vec![log(2, "two")]).await;
+    host.acked(2).await;
+    let (session, token) = (alice.session_id.clone(), alice.resume_token.clone());
+    runtime.kill();
+    let _runtime = restart(&dir, &address);
+    let (mut host, registered) = again(&address, "h1", Fail, &of).await;
+    assert!(registered.keep[0].cancelled);
+    host.report(&of, vec![result(3, "3")]).await;
+    let alice = Peer::resume(&address, ALICE, &session, &token, 0).await;
+    let seen = alice.welcomed().await.until_terminal().await;
+    assert_eq!(words(&seen), ["one", "two", "CANCELLED false"]);
+}
