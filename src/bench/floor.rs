@@ -4,6 +4,7 @@
 //! echo              every request is answered with one small envelope
 //! stream:N:B        N envelopes and a terminal, B in a message, encoded by prost
 //! fanout            what `start:N` says: N envelopes, encoded once, 64 in a message
+//! relay             the reports of a host's stream, as envelopes
 //! idle              nothing
 //! ```
 //! The WebSocket side of `/ws?N` sends N texts, flushed by 64.
@@ -24,7 +25,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 
 use super::peer::{sample, sample_end};
+use super::relay::Relay;
 use crate::transport::grpc::{Frame, SessionCodec};
+use crate::wire::proto::agent_host_service_server::AgentHostServiceServer;
 use crate::wire::proto::envelope::Payload;
 use crate::wire::proto::runtime_service_server::{RuntimeService, RuntimeServiceServer};
 use crate::wire::proto::{SessionRequest, SessionResponse};
@@ -45,7 +48,9 @@ impl Floor {
             serde_json::json!({ "fields": { "listen": listener.local_addr()?.to_string() } });
         eprintln!("{ready}");
         let fan = Fan(broadcast::Sender::new(1024));
-        let grpc = tonic::service::Routes::new(RuntimeServiceServer::new(Bare));
+        let relay = Relay::default();
+        let grpc = tonic::service::Routes::new(RuntimeServiceServer::new(Bare(relay.clone())))
+            .add_service(AgentHostServiceServer::new(relay));
         let app = Router::new()
             .route("/fan/Session", post(fan_out))
             .with_state(fan)
@@ -57,7 +62,7 @@ impl Floor {
     }
 }
 
-struct Bare;
+struct Bare(Relay);
 
 #[tonic::async_trait]
 impl RuntimeService for Bare {
@@ -76,6 +81,7 @@ impl RuntimeService for Bare {
         let responses: Responses = match name.split(':').collect::<Vec<_>>()[..] {
             ["stream", count, batch] => stream(number(count)?, number(batch)?),
             ["echo"] => echo(requests),
+            ["relay"] => relayed(&self.0),
             _ => idle(requests),
         };
         Ok(tonic::Response::new(responses))
@@ -121,6 +127,16 @@ fn echo(mut requests: Streaming<SessionRequest>) -> Responses {
             sent = tx.send(Ok(SessionResponse { envelopes })).await;
         }
     });
+    Box::pin(ReceiverStream::new(rx))
+}
+
+/// What a host's stream brings.
+fn relayed(relay: &Relay) -> Responses {
+    let (tx, rx) = mpsc::channel(64);
+    let envelopes = vec![sample(0)];
+    // The channel is new.
+    let _ = tx.try_send(Ok(SessionResponse { envelopes }));
+    relay.to(tx);
     Box::pin(ReceiverStream::new(rx))
 }
 

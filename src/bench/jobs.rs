@@ -77,14 +77,14 @@ pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
 /// Milliseconds of each job, one after the other.
 pub async fn one_client(ground: &Ground, count: u64) -> anyhow::Result<Vec<f64>> {
     let mut peer = Peer::session(channel(&ground.runtime.address).await?).await?;
-    one_after_the_other(&mut peer, count).await
+    one_after_the_other(&mut peer, "echo", count).await
 }
 
-async fn one_after_the_other(peer: &mut Peer, count: u64) -> anyhow::Result<Vec<f64>> {
+async fn one_after_the_other(peer: &mut Peer, agent: &str, count: u64) -> anyhow::Result<Vec<f64>> {
     let mut times = Vec::with_capacity(count as usize);
     for _ in 0..count {
         let started = Instant::now();
-        peer.submit("echo", "1").await?;
+        peer.submit(agent, "1").await?;
         peer.until_terminal().await?;
         times.push(started.elapsed().as_secs_f64() * 1e3);
     }
@@ -107,6 +107,15 @@ async fn echoes(ground: &Ground, count: u64) -> anyhow::Result<Vec<f64>> {
 
 /// Jobs a second of all, and the milliseconds of each.
 async fn many_clients(ground: &Ground, clients: u64, each: u64) -> anyhow::Result<(f64, Vec<f64>)> {
+    many_clients_of(ground, "echo", clients, each).await
+}
+
+pub async fn many_clients_of(
+    ground: &Ground,
+    agent: &'static str,
+    clients: u64,
+    each: u64,
+) -> anyhow::Result<(f64, Vec<f64>)> {
     let mut peers = Vec::new();
     for _ in 0..clients {
         peers.push(Peer::session(channel(&ground.runtime.address).await?).await?);
@@ -114,7 +123,7 @@ async fn many_clients(ground: &Ground, clients: u64, each: u64) -> anyhow::Resul
     let started = Instant::now();
     let mut tasks = JoinSet::new();
     for mut peer in peers {
-        tasks.spawn(async move { one_after_the_other(&mut peer, each).await });
+        tasks.spawn(async move { one_after_the_other(&mut peer, agent, each).await });
     }
     let mut times = Vec::new();
     while let Some(task) = tasks.join_next().await {

@@ -8,10 +8,13 @@
 
 mod fanout;
 mod floor;
+mod host;
+mod hosts;
 mod idle;
 mod jobs;
 mod peer;
 mod process;
+mod relay;
 mod replay;
 mod report;
 mod setup;
@@ -28,7 +31,7 @@ use report::Report;
 
 #[derive(clap::Args)]
 pub struct Bench {
-    /// Measure these only: latency, setup, stream, replay, fanout, stopped, stored, idle.
+    /// Measure these only: latency, setup, stream, replay, fanout, stopped, stored, hosts, idle.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Interleaved rounds of each measure; the median counts.
@@ -101,6 +104,10 @@ impl Bench {
         if wanted("stored") {
             let run = jobs::stored(&self.ground()?, &mut report).await;
             run.context("stored")?;
+        }
+        if wanted("hosts") {
+            let run = hosts::run(&self.ground()?, &mut report).await;
+            run.context("hosts")?;
         }
         if wanted("idle") {
             let run = idle::run(&self.ground()?, &mut report).await;

@@ -1,0 +1,118 @@
+//! An agent host of the bench: plain stubs, nothing re-sent, for hosts that are
+//! never cut.
+
+use anyhow::{Context, bail};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use crate::wire::proto::agent_host_service_client::AgentHostServiceClient;
+use crate::wire::proto::serve_request::Message as Say;
+use crate::wire::proto::serve_response::Message as Hear;
+use crate::wire::proto::{self, AssignmentRef, Report, ServeRequest, ServeResponse};
+
+pub struct Host {
+    requests: mpsc::Sender<ServeRequest>,
+    responses: tonic::Streaming<ServeResponse>,
+}
+
+impl Host {
+    pub async fn serving(
+        channel: Channel,
+        instance: &str,
+        agent: &str,
+        max_in_flight: u32,
+    ) -> anyhow::Result<Self> {
+        let (requests, rx) = mpsc::channel(256);
+        let register = proto::Register {
+            host_name: instance.into(),
+            host_instance_id: instance.into(),
+            agents: vec![proto::HostedAgent {
+                name: agent.into(),
+                version: "1.0.0".into(),
+                ..Default::default()
+            }],
+            max_in_flight,
+            ..Default::default()
+        };
+        let message = Some(Say::Register(register));
+        requests.send(ServeRequest { message }).await?;
+        let mut client = AgentHostServiceClient::new(channel);
+        let responses = client.serve(ReceiverStream::new(rx)).await?.into_inner();
+        let mut host = Self {
+            requests,
+            responses,
+        };
+        match host.hear().await? {
+            Hear::Registered(_) => Ok(host),
+            other => bail!("not registered: {other:?}"),
+        }
+    }
+
+    pub async fn say(&self, message: Say) -> anyhow::Result<()> {
+        let message = Some(message);
+        Ok(self.requests.send(ServeRequest { message }).await?)
+    }
+
+    pub async fn accept(&self, of: &AssignmentRef) -> anyhow::Result<()> {
+        let r#ref = Some(of.clone());
+        self.say(Say::Accept(proto::Accept { r#ref })).await
+    }
+
+    pub async fn report(&self, of: &AssignmentRef, reports: Vec<Report>) -> anyhow::Result<()> {
+        let r#ref = Some(of.clone());
+        self.say(Say::Reports(proto::Reports { r#ref, reports }))
+            .await
+    }
+
+    pub async fn hear(&mut self) -> anyhow::Result<Hear> {
+        let response = self.responses.message().await?;
+        let response = response.context("the runtime hung up")?;
+        response.message.context("an empty message")
+    }
+
+    /// The next assignment; acks on the way are passed over.
+    pub async fn assigned(&mut self) -> anyhow::Result<AssignmentRef> {
+        loop {
+            match self.hear().await? {
+                Hear::Assign(assign) => return assign.r#ref.context("no ref"),
+                Hear::Ack(_) | Hear::HeartbeatAck(_) => {}
+                other => bail!("not an assignment: {other:?}"),
+            }
+        }
+    }
+
+    /// Completes every job at once, with its input as the result.
+    pub async fn echo(&mut self) -> anyhow::Result<()> {
+        loop {
+            let of = self.assigned().await?;
+            self.accept(&of).await?;
+            self.report(&of, vec![result(1)]).await?;
+        }
+    }
+}
+
+/// A report like the events of a firehose.
+pub fn sample(seq: u64, ts: prost_types::Timestamp) -> Report {
+    let log = proto::Log {
+        level: "info".into(),
+        message: format!("{:.<128}", format!("{seq:08}")),
+        attributes_json: String::new(),
+    };
+    let event = proto::JobEvent {
+        ts: Some(ts),
+        body: Some(proto::job_event::Body::Log(log)),
+    };
+    Report {
+        seq,
+        report: Some(proto::report::Report::Event(event)),
+    }
+}
+
+pub fn result(seq: u64) -> Report {
+    let outcome = Some(proto::complete::Outcome::ResultJson("1".into()));
+    Report {
+        seq,
+        report: Some(proto::report::Report::Complete(proto::Complete { outcome })),
+    }
+}
