@@ -11,8 +11,9 @@ use super::Log;
 use super::decode::op_from_row;
 use crate::log::{Error, ViewOpRow};
 
-/// Rows in the small table. A move takes a millisecond or two, a read looks at all of them.
-const RECENT_MAX: usize = 1024;
+/// Rows in the small table. The commit that moves them is a fraction of a millisecond
+/// longer for it, and a read looks at all of them.
+const RECENT_MAX: usize = 256;
 
 impl Log {
     /// All of a session's, in their order.
