@@ -132,7 +132,11 @@ impl Server {
         let sessions = self.sessions;
         let health = transport::grpc::health(sessions.draining.clone());
         let app = transport::router(sessions.clone(), self.hosts.clone(), health)?;
-        let admin = transport::admin::router(sessions.clone(), self.listener.open.clone());
+        let admin = transport::admin::router(
+            sessions.clone(),
+            self.hosts.clone(),
+            self.listener.open.clone(),
+        );
         let clients = tokio::spawn(self.listener.serve(app, sessions.draining.clone()));
         // Admin answers to the end, so that a probe sees the drain.
         let admin = tokio::spawn(axum::serve(self.admin, admin).into_future());

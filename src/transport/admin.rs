@@ -12,21 +12,28 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::agent::host::Hosts;
 use crate::session::Sessions;
 
 #[derive(Clone)]
 struct Admin {
     sessions: Arc<Sessions>,
+    hosts: Arc<Hosts>,
     connections_open: Arc<AtomicUsize>,
 }
 
-pub fn router(sessions: Arc<Sessions>, connections_open: Arc<AtomicUsize>) -> Router {
+pub fn router(
+    sessions: Arc<Sessions>,
+    hosts: Arc<Hosts>,
+    connections_open: Arc<AtomicUsize>,
+) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(Admin {
             sessions,
+            hosts,
             connections_open,
         })
 }
@@ -84,6 +91,11 @@ async fn metrics(
         "store_healthy",
         "1 while commits succeed",
         i64::from(sessions.log.healthy()),
+    );
+    gauge(
+        "hosts",
+        "Agent hosts that are connected or may yet be back",
+        admin.hosts.count() as i64,
     );
     let used = sessions.log.bytes_used().await.unwrap_or(0);
     let store: Gauge = Gauge::default();
