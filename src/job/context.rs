@@ -55,6 +55,28 @@ impl JobContext {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn for_test(log: Log) -> Self {
+        let row = JobRow {
+            id: "job_1".into(),
+            stream: 1,
+            session_id: String::new(),
+            principal: "alice".into(),
+            agent: "a@1.0.0".into(),
+            input_json: "null".into(),
+            trace_id: "t".into(),
+            created_at_ms: 0,
+            status: "pending".into(),
+            ended_at_ms: None,
+            last_seq: 0,
+            end_position: None,
+            idempotency_key: None,
+            fingerprint: Vec::new(),
+            idempotency_expires_at_ms: None,
+        };
+        Self::new(row, 1, Limits::default(), log)
+    }
+
     /// Before the context is shared.
     pub(super) fn with(
         mut self,

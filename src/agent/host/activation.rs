@@ -1,27 +1,20 @@
-//! One activation of one job: what fences it, and how its reports get into the log.
+//! One activation of one job: what fences it, and how far it is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use base64::Engine;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
+use super::applying::Applying;
 use super::outbox::Outbox;
 use super::process::Host;
-use crate::job::{JobContext, now, utf8_pieces};
-use crate::log::{ReportMark, ResultMark};
-use crate::protocol::host::{AssignmentRef, Completion, HostReply, LossPolicy, Report, ReportBody};
-use crate::protocol::{Event, EventBody, Failure, Outcome, id};
-use crate::wire;
-
-/// Bytes of records that are pushed at once.
-const PUSH_BYTES: usize = 64 * 1024;
-/// Decoded bytes of one chunk of a result.
-const CHUNK_BYTES: usize = 512 * 1024;
+use crate::job::JobContext;
+use crate::log::ReportMark;
+use crate::protocol::host::{AssignmentRef, HostReply, LossPolicy, Report};
 
 /// offered ──accept──▶ running ──complete──▶ over
 ///     │                  │
@@ -161,6 +154,15 @@ impl Activation {
         self.job.on_durable(None);
     }
 
+    /// When a batch of reports is done, or cut off.
+    pub fn put_back(&self, mark: ReportMark) {
+        *self.mark.lock() = Some(mark);
+    }
+
+    pub fn set_checkpoint(&self, state: Bytes) {
+        *self.checkpoint.lock() = Some(state);
+    }
+
     pub fn take_checkpoint(&self) -> Option<Bytes> {
         self.checkpoint.lock().take()
     }
@@ -204,12 +206,10 @@ impl Activation {
             }
         }
         applying.push().await;
-        let Applying { mark, answers, .. } = applying;
-        *self.mark.lock() = Some(mark);
-        answers
+        std::mem::take(&mut applying.answers)
     }
 
-    fn rejected(&self, seq: u64, message: impl Into<String>) -> HostReply {
+    pub fn rejected(&self, seq: u64, message: impl Into<String>) -> HostReply {
         HostReply::Rejected {
             of: Some(self.reference()),
             seq,
@@ -220,206 +220,4 @@ impl Activation {
 
 fn hash(token: &str) -> Vec<u8> {
     Sha256::digest(token).to_vec()
-}
-
-/// A batch of reports on its way into the job's buffer.
-struct Applying<'a> {
-    activation: &'a Activation,
-    mark: ReportMark,
-    records: BytesMut,
-    count: u32,
-    /// The mark has moved since the last push.
-    moved: bool,
-    answers: Vec<HostReply>,
-}
-
-type Flow = std::ops::ControlFlow<()>;
-
-impl<'a> Applying<'a> {
-    fn new(activation: &'a Activation, mark: ReportMark) -> Self {
-        Self {
-            activation,
-            mark,
-            records: BytesMut::new(),
-            count: 0,
-            moved: false,
-            answers: Vec::new(),
-        }
-    }
-
-    async fn take(&mut self, report: Report) -> Flow {
-        let due = self.mark.seq + 1;
-        if report.seq < due {
-            // A repeat: its ack was lost.
-            if report.seq > 0 && self.activation.acked() >= report.seq {
-                self.answers.push(HostReply::Ack {
-                    of: self.activation.reference(),
-                    seq: self.activation.acked(),
-                });
-            }
-            return Flow::Continue(());
-        }
-        if report.seq > due {
-            let text = format!("reports.seq: {} where {due} was due", report.seq);
-            self.reject(report.seq, text);
-            return Flow::Break(());
-        }
-        (self.mark.seq, self.moved) = (due, true);
-        let taken = match report.body {
-            Ok(ReportBody::Complete(completion)) => {
-                self.push().await;
-                self.complete(completion);
-                return Flow::Break(());
-            }
-            Ok(body) => self.record(body),
-            Err(message) => Err(message),
-        };
-        if let Err(message) = taken {
-            self.reject(due, message);
-        }
-        if self.records.len() >= PUSH_BYTES {
-            self.push().await;
-        }
-        Flow::Continue(())
-    }
-
-    fn reject(&mut self, seq: u64, message: String) {
-        self.answers.push(self.activation.rejected(seq, message));
-    }
-
-    fn record(&mut self, body: ReportBody) -> Result<(), String> {
-        let job = &self.activation.job;
-        match body {
-            ReportBody::Event { ts, body } => {
-                let ts = ts.unwrap_or_else(now);
-                let record = job.checked(Event { ts, body }).map_err(|f| f.message)?;
-                self.add(&record);
-            }
-            ReportBody::Text(text) => {
-                self.begin_result(true, text.len())?;
-                for piece in utf8_pieces(&text) {
-                    self.chunk(piece.to_owned(), piece.len(), true);
-                }
-            }
-            ReportBody::Data(data) => {
-                self.begin_result(false, data.len())?;
-                for piece in data.chunks(CHUNK_BYTES) {
-                    let text = base64::engine::general_purpose::STANDARD.encode(piece);
-                    self.chunk(text, piece.len(), true);
-                }
-            }
-            ReportBody::Checkpoint(state) => self.mark.checkpoint = Some(Bytes::from(state)),
-            ReportBody::Complete(_) => {}
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, record: &[u8]) {
-        self.records.extend_from_slice(record);
-        self.count += 1;
-    }
-
-    fn begin_result(&mut self, is_text: bool, bytes: usize) -> Result<(), String> {
-        let limit = self.activation.job.limits().result_bytes_max;
-        let result = &mut self.mark.result;
-        if result.result_id.is_empty() {
-            *result = ResultMark {
-                result_id: id::result_id(),
-                is_text,
-                ..ResultMark::default()
-            };
-        }
-        if result.is_text != is_text {
-            return Err("result_part: the parts of a result are all text or all data".into());
-        }
-        if result.bytes + bytes as u64 > limit {
-            return Err(format!(
-                "result_part: more than {limit} bytes in all, which is the limit; use an artifact"
-            ));
-        }
-        Ok(())
-    }
-
-    fn chunk(&mut self, data: String, bytes: usize, more: bool) {
-        let result = &mut self.mark.result;
-        let body = EventBody::ResultChunk {
-            result_id: result.result_id.clone(),
-            chunk_seq: result.chunks,
-            data,
-            encoding: if result.is_text { "utf8" } else { "base64" }.into(),
-            more,
-        };
-        result.chunks += 1;
-        result.bytes += bytes as u64;
-        let mut record = BytesMut::new();
-        wire::encode_event(Event { ts: now(), body }, &mut record);
-        self.add(&record);
-    }
-
-    /// Hands what there is to the job's buffer, the mark with it.
-    async fn push(&mut self) {
-        if !std::mem::take(&mut self.moved) {
-            return;
-        }
-        let (records, count) = (std::mem::take(&mut self.records), self.count);
-        self.count = 0;
-        let mark = self.mark.clone();
-        if let Some(state) = self.mark.checkpoint.take() {
-            *self.activation.checkpoint.lock() = Some(state);
-        }
-        let pushed = self.activation.job.push(count, Some(mark), &records).await;
-        if pushed.is_err() {
-            self.over();
-        }
-    }
-
-    /// The job was ended by somebody else.
-    fn over(&mut self) {
-        self.answers.push(HostReply::Revoked {
-            of: self.activation.reference(),
-            reason: "the job is over".into(),
-        });
-    }
-
-    fn complete(&mut self, completion: Completion) {
-        let job = &self.activation.job;
-        let outcome = match completion {
-            // Whatever it says: it was asked to stop, and has.
-            _ if job.is_cancelled() => Outcome::Cancelled {
-                message: "cancelled by the client".into(),
-            },
-            Completion::Outcome(outcome) => said(outcome),
-            Completion::Parts { summary } if !self.mark.result.result_id.is_empty() => {
-                // The end of the chunks and the terminal are one block.
-                self.chunk(String::new(), 0, false);
-                Outcome::Chunked {
-                    result_id: self.mark.result.result_id.clone(),
-                    result_size: self.mark.result.bytes,
-                    summary,
-                }
-            }
-            Completion::Parts { .. } => Outcome::Failed(Failure::invalid(
-                "complete.parts: no result_part was reported before",
-            )),
-        };
-        let records = std::mem::take(&mut self.records);
-        let (count, mark) = (std::mem::take(&mut self.count), self.mark.clone());
-        self.moved = false;
-        if job.end_with(count, &records, outcome, mark) {
-            self.activation.move_to(Phase::Completed);
-        } else {
-            self.over();
-        }
-    }
-}
-
-/// One SDK drops an error frame without a message.
-fn said(outcome: Outcome) -> Outcome {
-    match outcome {
-        Outcome::Failed(mut failure) if failure.message.is_empty() => {
-            failure.message = "the agent gave no reason".into();
-            Outcome::Failed(failure)
-        }
-        outcome => outcome,
-    }
 }

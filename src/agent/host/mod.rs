@@ -12,6 +12,8 @@
 //! both. Whether a job may run a second time is its agent's loss policy.
 
 mod activation;
+mod applying;
+mod arrival;
 mod connection;
 mod drive;
 mod known;

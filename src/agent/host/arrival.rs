@@ -1,0 +1,137 @@
+//! How a host comes, or comes back: who it is, what it offers, and which of the
+//! jobs it still holds are its own.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use tokio_util::sync::CancellationToken;
+
+use super::activation::{Activation, Phase};
+use super::connection::{Connection, Incoming};
+use super::process::Host;
+use super::registry::Hosts;
+use crate::job::now;
+use crate::log::{Command, HostedAgentRow, Log};
+use crate::protocol::host::{AssignmentRef, HostRefusal, HostRequest, Kept, Register, Registered};
+
+/// Largest message a host may send.
+const MESSAGE_BYTES_MAX: u32 = 1_000_000;
+/// Reports of one assignment, and their bytes, that may wait for an ack.
+const UNACKED_REPORTS_MAX: u32 = 4_096;
+const UNACKED_BYTES_MAX: u32 = 4 * 1024 * 1024;
+
+pub(super) async fn open(
+    hosts: &Arc<Hosts>,
+    token: &str,
+    inbound: &mut Incoming,
+    log: &Log,
+) -> Result<(Arc<Host>, Register), HostRefusal> {
+    let unauthenticated =
+        || HostRefusal::Unauthenticated("authorization: the token is not valid".into());
+    let principal = hosts.rights.principal(token).ok_or_else(unauthenticated)?;
+    let first = tokio::time::timeout(hosts.options.lost_after, inbound.next()).await;
+    let register = match first {
+        Ok(Some(Ok(HostRequest::Register(register)))) => register,
+        Ok(Some(Ok(_))) => {
+            let text = "message: the first must be register";
+            return Err(HostRefusal::Invalid(text.into()));
+        }
+        Ok(Some(Err(invalid))) => return Err(HostRefusal::Invalid(invalid.message)),
+        Ok(None) => {
+            return Err(HostRefusal::Invalid(
+                "register: the stream ended before it".into(),
+            ));
+        }
+        Err(_) => {
+            return Err(HostRefusal::Invalid(
+                "register: it did not come in time".into(),
+            ));
+        }
+    };
+    if hosts.draining.is_cancelled() {
+        return Err(HostRefusal::Unavailable(
+            "the runtime is shutting down".into(),
+        ));
+    }
+    hosts.check(&principal, &register)?;
+    let rows = register.agents.iter().map(|agent| HostedAgentRow {
+        name: agent.name.clone(),
+        version: agent.version.clone(),
+        principal: principal.clone(),
+        seen_at_ms: now().0,
+    });
+    let kept = log.execute(Command::KeepAgents(rows.collect())).await;
+    kept.map_err(|_| HostRefusal::Unavailable("the store is not available".into()))?;
+    Ok((hosts.host_of(&principal, &register), register))
+}
+
+impl Connection {
+    /// Waits until the connection before this one has let go.
+    pub async fn take_over(&self) -> (CancellationToken, CancellationToken, u64) {
+        let (displaced, released) = (CancellationToken::new(), CancellationToken::new());
+        let (before, generation) = {
+            let mut state = self.host.state.lock();
+            state.generation += 1;
+            state.displaced.cancel();
+            state.displaced = displaced.clone();
+            let before = std::mem::replace(&mut state.released, released.clone());
+            (before, state.generation)
+        };
+        if generation > 1 {
+            before.cancelled().await;
+        }
+        (displaced, released, generation)
+    }
+
+    /// What the process still holds is its own again, or to be dropped; what it
+    /// does not know of any more is lost.
+    pub fn resume(&self, register: &Register) -> Registered {
+        let options = &self.hosts.options;
+        let (mut keep, mut drop) = (Vec::new(), Vec::new());
+        for of in &register.resume {
+            match self.take_back(of) {
+                Some(activation) => keep.push(Kept {
+                    of: of.clone(),
+                    acked_seq: activation.acked(),
+                    cancelled: activation.job.is_cancelled(),
+                }),
+                None => drop.push(of.clone()),
+            }
+        }
+        for activation in self.host.held() {
+            let kept = keep
+                .iter()
+                .any(|kept| kept.of.job_id == activation.job.job_id());
+            if !kept {
+                activation.move_to(Phase::Lost("the host no longer has the job".into()));
+            }
+        }
+        Registered {
+            host_id: self.host.id.to_string(),
+            heartbeat_interval: options.heartbeat_interval,
+            lost_after: options.lost_after,
+            accept_within: options.accept_within,
+            message_bytes_max: MESSAGE_BYTES_MAX,
+            unacked_reports_max: UNACKED_REPORTS_MAX,
+            unacked_bytes_max: UNACKED_BYTES_MAX,
+            keep,
+            drop,
+        }
+    }
+
+    fn take_back(&self, of: &AssignmentRef) -> Option<Arc<Activation>> {
+        let found = self.host.find(of);
+        let activation = match found {
+            Some(activation) => activation,
+            None => {
+                let orphan = self.hosts.adopt(&of.job_id, &of.lease_token)?;
+                self.host.hold(orphan.clone());
+                orphan.set_adopted_by(&self.host);
+                orphan
+            }
+        };
+        activation.attach(&self.host.outbox, Some(&of.lease_token));
+        activation.move_to(Phase::Running);
+        (!activation.is_over()).then_some(activation)
+    }
+}
