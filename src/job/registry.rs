@@ -25,6 +25,7 @@ pub struct Jobs {
 
 /// A submit whose sender is known.
 pub struct NewJob {
+    /// Empty without a session.
     pub session_id: String,
     pub principal: String,
     pub trace_id: Option<String>,
@@ -72,7 +73,7 @@ impl Jobs {
 
     /// Makes a job durable. It runs only once [`Jobs::start`] is called, so the
     /// submitter can be watching before its first event. `op` says how the job
-    /// enters the submitter's view.
+    /// enters the submitting session's view, if there is one.
     pub async fn submit(
         &self,
         new: NewJob,

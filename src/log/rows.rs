@@ -23,6 +23,7 @@ pub struct SessionRow {
 pub struct JobRow {
     pub id: String,
     pub stream: StreamId,
+    /// Empty for a job that no session submitted.
     pub session_id: String,
     pub principal: String,
     /// `name@version`.

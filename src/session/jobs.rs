@@ -8,20 +8,9 @@ use super::numbering;
 use super::unavailable;
 use super::view::{Change, Op};
 use crate::job::NewJob;
-use crate::log::{JobRow, ListFilter};
+use crate::log::JobRow;
 use crate::protocol::message::{JobSummary, ListJobs, ReplyBody, Submit};
-use crate::protocol::{ErrorCode, Failure, Timestamp};
-
-const LIST_LIMIT_DEFAULT: u32 = 100;
-const LIST_LIMIT_MAX: u32 = 1_000;
-const STATUSES: [&str; 6] = [
-    "pending",
-    "running",
-    "success",
-    "error",
-    "cancelled",
-    "timed_out",
-];
+use crate::protocol::{Failure, Timestamp};
 
 impl Actor {
     /// Returns the job's id.
@@ -86,17 +75,8 @@ impl Actor {
         job_id: Option<&str>,
         reason: Option<String>,
     ) -> Result<(), Failure> {
-        let job = self.visible(job_id).await?;
-        // §7.4 reserves the cancel to the submitting session. While nobody has
-        // that session its principal may act for it, or nobody could ever stop
-        // a job whose client is gone.
-        let theirs = job.session_id != self.row.id;
-        if theirs && self.sessions.is_attached(&job.session_id) {
-            let text = "job.cancel: the session that submitted this job is connected, \
-                        and only it may cancel";
-            return Err(Failure::new(ErrorCode::PermissionDenied, text));
-        }
-        self.sessions.jobs.cancel(&job.id);
+        let (principal, own) = (&self.row.principal, Some(&*self.row.id));
+        let job = self.sessions.cancel(principal, own, job_id).await?;
         // Also when it is over: a cancel said twice is answered twice.
         let body = ReplyBody::Cancelled { reason };
         self.reply_about(Some(job.id), Some(job.trace_id), body);
@@ -105,26 +85,12 @@ impl Actor {
 
     pub(super) async fn list(&mut self, request_id: &str, list: ListJobs) -> Result<(), Failure> {
         self.require("list_jobs")?;
-        let limit = match list.limit {
-            0 => LIST_LIMIT_DEFAULT,
-            limit => limit.min(LIST_LIMIT_MAX),
-        };
-        let after = list.cursor.as_deref().map(parse_cursor).transpose()?;
-        let filter = filter(list)?;
-        let log = &self.sessions.log;
-        let rows = log.list_jobs(&self.row.principal, filter, limit as usize + 1, after);
-        let mut rows = rows.await.map_err(unavailable)?;
-        let more = rows.len() > limit as usize;
-        rows.truncate(limit as usize);
-        let next_cursor = rows
-            .last()
-            .filter(|_| more)
-            .map(|row| format!("{}.{}", row.created_at_ms, row.id));
-        let jobs = self.summaries(rows).await.map_err(unavailable)?;
+        let page = self.sessions.page(&self.row.principal, list).await?;
+        let jobs = self.summaries(page.rows).await.map_err(unavailable)?;
         self.reply(ReplyBody::Jobs {
             request_id: request_id.into(),
             jobs,
-            next_cursor,
+            next_cursor: page.next_cursor,
         });
         Ok(())
     }
@@ -160,26 +126,4 @@ impl Actor {
         }
         Ok(jobs)
     }
-}
-
-fn filter(list: ListJobs) -> Result<ListFilter, Failure> {
-    if let Some(unknown) = list.statuses.iter().find(|s| !STATUSES.contains(&&***s)) {
-        return Err(Failure::invalid(format!(
-            "filter.status: {unknown:?} is none of {}",
-            STATUSES.join(", ")
-        )));
-    }
-    Ok(ListFilter {
-        statuses: list.statuses,
-        agent: list.agent,
-        created_after_ms: list.created_after.map(|at| at.0),
-        created_before_ms: list.created_before.map(|at| at.0),
-    })
-}
-
-/// Opaque to clients: the place after the last row of a page.
-fn parse_cursor(text: &str) -> Result<(i64, String), Failure> {
-    text.split_once('.')
-        .and_then(|(at, id)| Some((at.parse().ok()?, id.to_owned())))
-        .ok_or_else(|| Failure::invalid("cursor: is not one that session.jobs returned"))
 }

@@ -15,10 +15,12 @@ mod jobs;
 mod numbering;
 mod open;
 mod outbox;
+mod principal;
 mod recent;
 mod requests;
 mod subscribe;
 mod view;
+mod watch;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use attach::attach;
 pub use outbox::Chunk;
+pub use watch::Watch;
 
 use crate::fanout::Hub;
 use crate::job::Jobs;

@@ -33,8 +33,6 @@ pub(super) async fn open(
     new_id: &str,
     hello: Hello,
 ) -> Result<Opened, Failure> {
-    let unauthenticated =
-        || Failure::new(ErrorCode::Unauthenticated, "auth: the token is not valid");
     if hello.auth_scheme != "bearer"
         && !(hello.auth_scheme.is_empty() && hello.auth_token.is_empty())
     {
@@ -43,10 +41,7 @@ pub(super) async fn open(
             "auth.scheme: must be \"bearer\"",
         ));
     }
-    let principal = sessions
-        .authenticator
-        .principal(&hello.auth_token)
-        .ok_or_else(unauthenticated)?;
+    let principal = sessions.authenticate(&hello.auth_token)?;
     match &hello.resume {
         None => open_new(sessions, new_id, principal, &hello).await,
         Some(resume) => open_resumed(sessions, principal, resume, &hello).await,

@@ -146,10 +146,7 @@ impl Actor {
 
     /// The job, if this principal may know of it; otherwise there is none.
     pub(super) async fn visible(&self, job_id: Option<&str>) -> Result<JobRow, Failure> {
-        let job_id = job_id.ok_or_else(|| Failure::invalid("job_id: missing"))?;
-        let job = self.sessions.log.job(job_id).await.map_err(unavailable)?;
-        job.filter(|job| job.principal == self.row.principal)
-            .ok_or_else(Failure::job_not_found)
+        self.sessions.visible(&self.row.principal, job_id).await
     }
 
     /// Makes changes of the view durable, all or none; the caller applies them after.

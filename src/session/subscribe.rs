@@ -69,7 +69,7 @@ impl Actor {
         let ops = log.view_ops(&job.session_id).await.map_err(unavailable)?;
         if ops.is_empty() {
             return Err(Failure::invalid(
-                "from_event_seq: the submitting session is gone, and its numbering with it; \
+                "from_event_seq: no session has a numbering of this job, or it is gone; \
                  leave it out, or use from_job_seq",
             ));
         }

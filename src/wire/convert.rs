@@ -3,7 +3,7 @@
 use super::proto;
 use crate::protocol::{ErrorCode, Event, EventBody, Failure, Outcome, Timestamp};
 
-pub(super) fn ts_to_proto(ts: Timestamp) -> Option<prost_types::Timestamp> {
+pub fn ts_to_proto(ts: Timestamp) -> Option<prost_types::Timestamp> {
     Some(prost_types::Timestamp {
         seconds: ts.0.div_euclid(1000),
         nanos: (ts.0.rem_euclid(1000) * 1_000_000) as i32,

@@ -8,6 +8,7 @@ mod convert;
 mod event_json;
 mod host_in;
 mod host_out;
+mod job_service;
 mod json_in;
 mod json_out;
 mod json_record;
@@ -27,14 +28,17 @@ pub mod proto {
 /// The schema, for reflection.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/arcp_descriptor.bin"));
 
+pub use convert::ts_to_proto;
 pub use event_json::{check_event_json, event_from_json, present};
 pub use host_in::host_request_from_proto;
 pub use host_out::host_reply_to_proto;
+pub use job_service::{job_id, list_from_proto, outcome, submit_from_proto};
 pub use json_in::parse_json;
 pub use json_record::{JsonTails, json_len, json_tail, python_tail};
 pub use proto_in::request_from_proto;
 pub use record::{
-    JobHeader, SessionHeader, encode_event, encode_outcome, encode_own_event, frame_record,
+    JobHeader, SessionHeader, encode_event, encode_outcome, encode_own_event, frame_job_record,
+    frame_record,
 };
 pub use reply::{encode_reply_json, encode_reply_proto};
 pub use withheld::{feature_of, withheld};

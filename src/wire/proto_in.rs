@@ -130,7 +130,7 @@ fn body(payload: proto::envelope::Payload) -> Result<RequestBody, Invalid> {
     })
 }
 
-fn submit(m: proto::JobSubmit) -> Result<Submit, Invalid> {
+pub(super) fn submit(m: proto::JobSubmit) -> Result<Submit, Invalid> {
     let text = |text: String, default: &str| {
         if text.is_empty() {
             default.into()

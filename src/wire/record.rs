@@ -15,6 +15,9 @@ use crate::protocol::{Event, Outcome, Timestamp, VERSION, id::EventIds};
 
 /// Tag of `SessionResponse.envelopes`.
 const ENVELOPES_TAG: u32 = 1;
+/// Tag of `WatchJobResponse.records`, and of the number in one.
+const RECORDS_TAG: u32 = 1;
+const JOB_SEQ_TAG: u32 = 1;
 const ID_TAG: u32 = 2;
 const ID_LEN: usize = 26;
 const EVENT_SEQ_TAG: u32 = 6;
@@ -125,6 +128,16 @@ pub fn frame_record(header: &JobHeader, event_seq: u64, payload: &[u8], out: &mu
     out.put_slice(&header.ids.at(event_seq));
     encode_key(EVENT_SEQ_TAG, WireType::Varint, out);
     encode_varint(event_seq, out);
+    out.put_slice(payload);
+}
+
+/// Appends one record of a `WatchJobResponse`; the payload's numbers are the same there.
+pub fn frame_job_record(job_seq: u64, payload: &[u8], out: &mut BytesMut) {
+    let len = 1 + encoded_len_varint(job_seq) + payload.len();
+    encode_key(RECORDS_TAG, WireType::LengthDelimited, out);
+    encode_varint(len as u64, out);
+    encode_key(JOB_SEQ_TAG, WireType::Varint, out);
+    encode_varint(job_seq, out);
     out.put_slice(payload);
 }
 

@@ -167,6 +167,18 @@ impl Log {
         .await
     }
 
+    /// What is left of a job whose records have been removed.
+    pub async fn trimmed_job(&self, id: &str) -> Result<Option<JobRow>, Error> {
+        let id = id.to_owned();
+        self.read(move |connection| {
+            connection
+                .prepare_cached("SELECT * FROM job WHERE id = ?1 AND trimmed = 1")?
+                .query_row(params![id], job_from_row)
+                .optional()
+        })
+        .await
+    }
+
     pub async fn job_by_stream(&self, stream: StreamId) -> Result<Option<JobRow>, Error> {
         self.read(move |connection| {
             connection

@@ -1,0 +1,145 @@
+//! What a principal may do with its jobs, in a session or without one.
+
+use bytes::Bytes;
+
+use super::{Sessions, unavailable};
+use crate::job::NewJob;
+use crate::log::{JobRow, ListFilter};
+use crate::protocol::message::{ListJobs, Submit};
+use crate::protocol::{ErrorCode, Failure};
+
+const LIST_LIMIT_DEFAULT: u32 = 100;
+const LIST_LIMIT_MAX: u32 = 1_000;
+const STATUSES: [&str; 6] = [
+    "pending",
+    "running",
+    "success",
+    "error",
+    "cancelled",
+    "timed_out",
+];
+
+/// A part of a principal's jobs, oldest first.
+pub struct Page {
+    pub rows: Vec<JobRow>,
+    /// None when there is no further page.
+    pub next_cursor: Option<String>,
+}
+
+impl Sessions {
+    /// Who shows this token.
+    pub fn authenticate(&self, token: &str) -> Result<String, Failure> {
+        let principal = self.authenticator.principal(token);
+        principal
+            .ok_or_else(|| Failure::new(ErrorCode::Unauthenticated, "auth: the token is not valid"))
+    }
+
+    /// The job, if this principal may know of it; otherwise there is none.
+    pub async fn visible(&self, principal: &str, job_id: Option<&str>) -> Result<JobRow, Failure> {
+        let job_id = job_id.ok_or_else(|| Failure::invalid("job_id: missing"))?;
+        let job = self.log.job(job_id).await.map_err(unavailable)?;
+        job.filter(|job| job.principal == principal)
+            .ok_or_else(Failure::job_not_found)
+    }
+
+    /// Submits without a session and starts the job. Also whether an earlier
+    /// submit made it.
+    pub async fn submit(
+        &self,
+        principal: String,
+        trace_id: Option<String>,
+        submit: Submit,
+    ) -> Result<(JobRow, bool), Failure> {
+        let new = NewJob {
+            session_id: String::new(),
+            principal,
+            trace_id,
+            submit,
+        };
+        let accepted = self.jobs.submit(new, |_| None).await?;
+        let answer = (accepted.row.clone(), accepted.duplicate);
+        self.jobs.start(accepted);
+        Ok(answer)
+    }
+
+    /// Asks a job to stop; `asking` is the session that does, if it is one.
+    pub async fn cancel(
+        &self,
+        principal: &str,
+        asking: Option<&str>,
+        job_id: Option<&str>,
+    ) -> Result<JobRow, Failure> {
+        let job = self.visible(principal, job_id).await?;
+        // §7.4 reserves the cancel to the submitting session. While nobody has
+        // that session its principal may act for it, or nobody could ever stop
+        // a job whose client is gone. A job without one is its principal's.
+        if asking != Some(&job.session_id) && self.is_attached(&job.session_id) {
+            let text = "job.cancel: the session that submitted this job is connected, \
+                        and only it may cancel";
+            return Err(Failure::new(ErrorCode::PermissionDenied, text));
+        }
+        self.jobs.cancel(&job.id);
+        Ok(job)
+    }
+
+    pub async fn page(&self, principal: &str, list: ListJobs) -> Result<Page, Failure> {
+        let limit = match list.limit {
+            0 => LIST_LIMIT_DEFAULT,
+            limit => limit.min(LIST_LIMIT_MAX),
+        } as usize;
+        let after = list.cursor.as_deref().map(parse_cursor).transpose()?;
+        let filter = filter(list)?;
+        let rows = self.log.list_jobs(principal, filter, limit + 1, after);
+        let mut rows = rows.await.map_err(unavailable)?;
+        let more = rows.len() > limit;
+        rows.truncate(limit);
+        let next_cursor = rows
+            .last()
+            .filter(|_| more)
+            .map(|row| format!("{}.{}", row.created_at_ms, row.id));
+        Ok(Page { rows, next_cursor })
+    }
+
+    /// A job's records so far.
+    pub async fn last_job_seq(&self, job: &JobRow) -> Result<u64, Failure> {
+        if job.end_position.is_some() {
+            return Ok(job.last_seq);
+        }
+        let seq = self.log.seq_at(job.stream, self.log.committed());
+        seq.await.map_err(unavailable)
+    }
+
+    /// The record an ended job ended with.
+    pub async fn terminal(&self, job: &JobRow) -> Result<Option<Bytes>, Failure> {
+        let Some(position) = job.end_position else {
+            return Ok(None);
+        };
+        let after = job.last_seq.saturating_sub(1);
+        let blocks = self.log.read_stream(job.stream, after, position, 1);
+        let blocks = blocks.await.map_err(unavailable)?;
+        let block = blocks.last().filter(|block| block.terminal);
+        Ok(block.map(|block| Bytes::copy_from_slice(block.record(block.count as usize - 1))))
+    }
+}
+
+fn filter(list: ListJobs) -> Result<ListFilter, Failure> {
+    if let Some(unknown) = list.statuses.iter().find(|s| !STATUSES.contains(&&***s)) {
+        return Err(Failure::invalid(format!(
+            "filter.status: {unknown:?} is none of {}",
+            STATUSES.join(", ")
+        )));
+    }
+    Ok(ListFilter {
+        statuses: list.statuses,
+        agent: list.agent,
+        created_after_ms: list.created_after.map(|at| at.0),
+        created_before_ms: list.created_before.map(|at| at.0),
+    })
+}
+
+/// Opaque to clients: the place after the last row of a page.
+fn parse_cursor(text: &str) -> Result<(i64, String), Failure> {
+    text.split_once('.')
+        .and_then(|(at, id)| Some((at.parse().ok()?, id.to_owned())))
+        .ok_or_else(|| Failure::invalid("cursor: is not one that a page came with"))
+}
