@@ -47,6 +47,8 @@ pub(super) struct Serve {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     tls_client_ca: Option<PathBuf>,
+    #[command(flatten)]
+    cors: CorsFlags,
     /// Offer the demonstration agents.
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -59,6 +61,14 @@ pub(super) struct Serve {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     drain_deadline_sec: Option<u64>,
+}
+
+#[derive(clap::Args, Serialize)]
+struct CorsFlags {
+    /// Origin of pages that may use JobService; may be given more than once [default: none]
+    #[arg(long = "cors-allow-origin", value_name = "ORIGIN")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    allow_origins: Vec<String>,
 }
 
 impl Serve {
@@ -112,6 +122,7 @@ fn config(settings: Settings) -> anyhow::Result<Config> {
         durability: settings.durability,
         tokens: tokens(&settings)?,
         tls,
+        cors: settings.cors()?,
         agents: settings.agents()?,
         job_limits: limits.job(),
         session_limits: limits.session(),

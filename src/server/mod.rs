@@ -28,7 +28,7 @@ use crate::fanout::{self, Hub};
 use crate::job::{self, AgentDirectory, Jobs, now};
 use crate::log::{Command, Durability, Log, OpenOptions};
 use crate::session::{self, Sessions};
-use crate::transport;
+use crate::transport::{self, Cors};
 use hosting::HostRights;
 use listener::Listener;
 use retention::Retention;
@@ -45,6 +45,8 @@ pub struct Config {
     pub durability: Durability,
     pub tokens: Tokens,
     pub tls: Option<TlsFiles>,
+    /// Pages of other origins that may use `JobService`.
+    pub cors: Cors,
     pub agents: AgentDirectory,
     /// Who may bring agents of their own.
     pub hosting: Vec<Hosting>,
@@ -68,6 +70,7 @@ impl Config {
             durability: Durability::default(),
             tokens,
             tls: None,
+            cors: Cors::Off,
             agents,
             hosting: Vec::new(),
             host_options: Default::default(),
@@ -84,6 +87,7 @@ impl Config {
 pub struct Server {
     listener: Listener,
     admin: TcpListener,
+    cors: Cors,
     sessions: Arc<Sessions>,
     hosts: Arc<Hosts>,
     retention: Retention,
@@ -96,6 +100,7 @@ impl Server {
         let (listen, admin_listen) = (config.listen, config.admin_listen);
         let listener_limits = config.listener_limits.clone();
         let (retention, drain_deadline) = (config.retention.clone(), config.drain_deadline);
+        let cors = config.cors.clone();
         let (sessions, hosts) = open(config).await?;
         let bind = |address: SocketAddr| async move {
             TcpListener::bind(address)
@@ -111,6 +116,7 @@ impl Server {
         Ok(Self {
             listener,
             admin: bind(admin_listen).await?,
+            cors,
             sessions,
             hosts,
             retention,
@@ -131,7 +137,7 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let sessions = self.sessions;
         let health = transport::grpc::health(sessions.draining.clone());
-        let app = transport::router(sessions.clone(), self.hosts.clone(), health)?;
+        let app = transport::router(sessions.clone(), self.hosts.clone(), health, &self.cors)?;
         let admin = transport::admin::router(
             sessions.clone(),
             self.hosts.clone(),

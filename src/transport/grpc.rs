@@ -10,9 +10,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::routing::post;
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use futures_util::{StreamExt, stream};
-use http_body_util::StreamBody;
+use bytes::{Buf, BufMut, Bytes};
+use futures_util::StreamExt;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,12 +22,16 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 
-use super::{MESSAGE_BYTES_MAX, OUTBOUND_CHUNKS_MAX};
-use crate::session::{Chunk, Connection, Encoding, Sessions, attach};
+use super::{MESSAGE_BYTES_MAX, OUTBOUND_CHUNKS_MAX, call};
+use crate::session::{Connection, Encoding, Sessions, attach};
 use crate::wire::{DESCRIPTOR_SET, Invalid, proto, request_from_proto};
 
-const GRPC: &str = "application/grpc";
-const SERVICES: [&str; 3] = ["", "arcp.v1.RuntimeService", "arcp.v1.AgentHostService"];
+const SERVICES: [&str; 4] = [
+    "",
+    "arcp.v1.RuntimeService",
+    "arcp.v1.JobService",
+    "arcp.v1.AgentHostService",
+];
 const SESSION_PATH: &str = "/arcp.v1.RuntimeService/Session";
 
 pub type Health = HealthServer<HealthService>;
@@ -62,6 +65,8 @@ pub fn router(
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // The details of a refusal, so that grpcurl shows them as text.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let routes = tonic::service::Routes::new(health)
         .add_service(agent_host)
@@ -73,19 +78,15 @@ pub fn router(
     Ok(session.merge(routes.prepare().into_axum_router().reset_fallback()))
 }
 
-/// What `tonic::server::Grpc` does for a stream, but for one thing: the chunks of
-/// a session go to HTTP/2 as they are, without a copy into a buffer of messages.
+/// The chunks of a session go to HTTP/2 as they are, without a copy into a
+/// buffer of messages.
 async fn session(
     State(sessions): State<Arc<Sessions>>,
     request: axum::extract::Request,
 ) -> http::Response<Body> {
     let (parts, body) = request.into_parts();
-    let content_type = parts.headers.get(http::header::CONTENT_TYPE);
-    if !content_type.is_some_and(|kind| kind.as_bytes().starts_with(GRPC.as_bytes())) {
-        return refused(http::StatusCode::UNSUPPORTED_MEDIA_TYPE);
-    }
-    if parts.headers.contains_key("grpc-encoding") && parts.headers["grpc-encoding"] != "identity" {
-        return Status::unimplemented("grpc-encoding: only identity is supported").into_http();
+    if let Some(refusal) = call::refuse(&parts.headers) {
+        return refusal;
     }
     let requests = Streaming::new_request(SessionCodec, body, None, Some(MESSAGE_BYTES_MAX));
     let (outbound, chunks) = mpsc::channel(OUTBOUND_CHUNKS_MAX);
@@ -99,38 +100,8 @@ async fn session(
         bearer: super::bearer(&parts.headers),
     };
     tokio::spawn(attach(sessions, connection));
-    let frames = ReceiverStream::new(chunks)
-        .map(|chunk| framed(chunk.bytes))
-        .map(|bytes| Ok::<_, std::convert::Infallible>(http_body::Frame::data(bytes)))
-        .chain(stream::once(std::future::ready(Ok(
-            http_body::Frame::trailers(trailers()),
-        ))));
-    let mut response = http::Response::new(Body::new(StreamBody::new(frames)));
-    let headers = response.headers_mut();
-    headers.insert(
-        http::header::CONTENT_TYPE,
-        http::HeaderValue::from_static(GRPC),
-    );
-    response
-}
-
-fn refused(status: http::StatusCode) -> http::Response<Body> {
-    let mut response = http::Response::new(Body::empty());
-    *response.status_mut() = status;
-    response
-}
-
-/// Not compressed, and the length, in the room left for them.
-fn framed(mut message: BytesMut) -> Bytes {
-    let length = message.len() - Chunk::PREFIX_BYTES;
-    message[1..Chunk::PREFIX_BYTES].copy_from_slice(&(length as u32).to_be_bytes());
-    message.freeze()
-}
-
-/// Errors of a session are messages in it; its stream always ends well.
-fn trailers() -> http::HeaderMap {
-    let status = http::HeaderName::from_static("grpc-status");
-    http::HeaderMap::from_iter([(status, http::HeaderValue::from_static("0"))])
+    // Errors of a session are messages in it; its stream always ends well.
+    call::answer(ReceiverStream::new(chunks).map(|chunk| Ok(chunk.bytes)))
 }
 
 pub(crate) type Frame = Result<proto::SessionRequest, prost::DecodeError>;

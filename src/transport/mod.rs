@@ -1,17 +1,23 @@
-//! The sockets: gRPC and WebSocket on one port, admin on another.
+//! The sockets: gRPC, gRPC-Web and WebSocket on one port, admin on another.
 //!
 //! A transport turns its frames into requests and writes the chunks a session
-//! gives it; it knows nothing of jobs.
+//! gives it. What may be done with a job is not its to say.
 
 pub mod admin;
 pub mod agent_host;
+mod call;
+mod cors;
 pub mod grpc;
+mod jobs;
+mod status;
 pub mod websocket;
 
 use std::sync::Arc;
 
 use axum::Router;
 use futures_util::{Stream, StreamExt};
+
+pub use cors::Cors;
 
 use crate::agent::host::Hosts;
 use crate::session::Sessions;
@@ -26,10 +32,16 @@ pub fn router(
     sessions: Arc<Sessions>,
     hosts: Arc<Hosts>,
     health: grpc::Health,
+    cors: &Cors,
 ) -> Result<Router, tonic_reflection::server::Error> {
     let agent_host = agent_host::service(hosts, sessions.log.clone());
-    let grpc = grpc::router(sessions.clone(), agent_host, health)?;
-    Ok(grpc.merge(websocket::router(sessions)))
+    let mut jobs = jobs::router(sessions.clone()).layer(tonic_web::GrpcWebLayer::new());
+    if let Some(cors) = cors.layer() {
+        jobs = jobs.layer(cors);
+    }
+    Ok(grpc::router(sessions.clone(), agent_host, health)?
+        .merge(jobs)
+        .merge(websocket::router(sessions)))
 }
 
 /// The frames of a stream up to the first that could not be read, that one included:

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use hosts::HostSettings;
 pub use limits::Limits;
@@ -26,6 +26,7 @@ use super::retention::Retention;
 use crate::agent::command::CommandAgent;
 use crate::job::AgentDirectory;
 use crate::log::Durability;
+use crate::transport::Cors;
 
 /// Names under the prefix that belong to the client commands.
 const NOT_OURS: [&str; 5] = ["server", "token", "ca", "tokens", "config"];
@@ -53,6 +54,7 @@ pub struct Settings {
     pub dev: bool,
     /// From SIGTERM to the exit, at most.
     pub drain_deadline_sec: u64,
+    pub cors: CorsSettings,
     pub limits: Limits,
     pub retention: Retention,
     pub hosts: HostSettings,
@@ -60,6 +62,15 @@ pub struct Settings {
     pub hosting: Vec<Hosting>,
     /// Programs to offer as agents.
     pub agent: Vec<CommandSettings>,
+}
+
+/// Pages of other origins, and what a browser lets them use.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CorsSettings {
+    /// Of `JobService`; a list, or one text with commas.
+    #[serde(deserialize_with = "list")]
+    pub allow_origins: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -95,6 +106,7 @@ impl Default for Settings {
             demo_agents: false,
             dev: false,
             drain_deadline_sec: 20,
+            cors: CorsSettings::default(),
             limits: Limits::default(),
             retention: Retention::default(),
             hosts: HostSettings::default(),
@@ -139,10 +151,17 @@ impl Settings {
         if self.tls_client_ca.is_some() && self.tls_cert.is_none() {
             bail!("tls_client_ca: needs tls_cert and tls_key");
         }
+        if self.cors()? == Cors::Any && !self.dev {
+            bail!("cors.allow_origins: \"*\" is for dev only; name the origins");
+        }
         self.limits.check()?;
         self.retention.check()?;
         self.hosts.check()?;
         self.hosting.iter().try_for_each(Hosting::check)
+    }
+
+    pub fn cors(&self) -> anyhow::Result<Cors> {
+        Cors::parse(&self.cors.allow_origins).map_err(anyhow::Error::msg)
     }
 
     /// As one line of JSON, without what is secret.
@@ -196,6 +215,24 @@ fn is_setting(key: &figment::value::UncasedStr) -> bool {
         || key.ends_with("_port")
         || key.contains("_port_");
     !of_kubernetes && !NOT_OURS.contains(&&*key)
+}
+
+/// The environment has no lists.
+fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Listed {
+        Text(String),
+        List(Vec<String>),
+    }
+    Ok(match Listed::deserialize(deserializer)? {
+        Listed::List(list) => list,
+        Listed::Text(text) => text
+            .split(',')
+            .map(|item| item.trim().to_owned())
+            .filter(|item| !item.is_empty())
+            .collect(),
+    })
 }
 
 fn explain(error: figment::Error) -> anyhow::Error {

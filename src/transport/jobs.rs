@@ -1,0 +1,209 @@
+//! `JobService`: jobs without a session, over gRPC and gRPC-Web.
+//!
+//! Each call is authenticated, its message checked and handed on; what a
+//! principal may do is the session folder's to say, which code a refusal has is
+//! [`super::status`]'s.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use axum::routing::{MethodRouter, post};
+use futures_util::stream;
+use http::request::Parts;
+use prost::Message;
+use secrecy::ExposeSecret;
+
+use super::call;
+use super::status::status;
+use crate::log::JobRow;
+use crate::protocol::{ErrorCode, Failure, Timestamp, id};
+use crate::session::{Sessions, Watch};
+use crate::wire::{self, Invalid, proto};
+
+pub fn router(sessions: Arc<Sessions>) -> Router {
+    Router::new()
+        .route("/arcp.v1.JobService/SubmitJob", unary(submit))
+        .route("/arcp.v1.JobService/GetJob", unary(get))
+        .route("/arcp.v1.JobService/ListJobs", unary(list))
+        .route("/arcp.v1.JobService/CancelJob", unary(cancel))
+        .route("/arcp.v1.JobService/WatchJob", post(watch))
+        .with_state(sessions)
+        .layer(from_fn(grpc_only))
+}
+
+async fn grpc_only(request: Request, next: Next) -> Response {
+    match call::refuse(request.headers()) {
+        Some(refusal) => refusal,
+        None => next.run(request).await,
+    }
+}
+
+type Called<M> = (Arc<Sessions>, Call<M>);
+
+async fn submit(
+    (sessions, call): Called<proto::SubmitJobRequest>,
+) -> Result<proto::SubmitJobResponse, Failure> {
+    let submit = wire::submit_from_proto(call.message).map_err(invalid)?;
+    let submitted = sessions.submit(call.principal, call.trace_id, submit);
+    let (row, duplicate) = submitted.await?;
+    let job = Some(described(&sessions, row).await?);
+    Ok(proto::SubmitJobResponse { job, duplicate })
+}
+
+async fn get(
+    (sessions, call): Called<proto::GetJobRequest>,
+) -> Result<proto::GetJobResponse, Failure> {
+    let job_id = wire::job_id(call.message.job_id).map_err(invalid)?;
+    let row = sessions.visible(&call.principal, Some(&job_id)).await?;
+    let job = Some(described(&sessions, row).await?);
+    Ok(proto::GetJobResponse { job })
+}
+
+async fn list(
+    (sessions, call): Called<proto::ListJobsRequest>,
+) -> Result<proto::ListJobsResponse, Failure> {
+    let list = wire::list_from_proto(call.message).map_err(invalid)?;
+    let page = sessions.page(&call.principal, list).await?;
+    let mut jobs = Vec::with_capacity(page.rows.len());
+    for row in page.rows {
+        let last_job_seq = sessions.last_job_seq(&row).await?;
+        jobs.push(job(row, last_job_seq));
+    }
+    let next_page_token = page.next_cursor.unwrap_or_default();
+    Ok(proto::ListJobsResponse {
+        jobs,
+        next_page_token,
+    })
+}
+
+async fn cancel(
+    (sessions, call): Called<proto::CancelJobRequest>,
+) -> Result<proto::CancelJobResponse, Failure> {
+    let job_id = wire::job_id(call.message.job_id).map_err(invalid)?;
+    let row = sessions
+        .cancel(&call.principal, None, Some(&job_id))
+        .await?;
+    let job = Some(described(&sessions, row).await?);
+    Ok(proto::CancelJobResponse { job })
+}
+
+async fn watch(State(sessions): State<Arc<Sessions>>, request: Request) -> Response {
+    let watch = async {
+        let call = open::<proto::WatchJobRequest>(&sessions, request).await?;
+        let after = call.message.after_job_seq;
+        let job_id = wire::job_id(call.message.job_id).map_err(invalid)?;
+        sessions.watch(&call.principal, &job_id, after).await
+    };
+    match watch.await {
+        Ok(watch) => {
+            let next = |(sessions, mut watch): (Arc<Sessions>, Watch)| async move {
+                let message = tokio::select! {
+                    biased;
+                    () = sessions.draining.cancelled() => Err(draining()),
+                    message = watch.next() => message,
+                };
+                let message = message.map_err(status).transpose()?;
+                Some((message, (sessions, watch)))
+            };
+            call::answer(stream::unfold((sessions, watch), next))
+        }
+        Err(failure) => status(failure).into_http(),
+    }
+}
+
+/// A call whose caller is known and whose message is there.
+struct Call<M> {
+    principal: String,
+    trace_id: Option<String>,
+    message: M,
+}
+
+async fn open<M>(sessions: &Sessions, request: Request) -> Result<Call<M>, Failure>
+where
+    M: Message + Default + 'static,
+{
+    let (parts, body) = request.into_parts();
+    let principal = authenticate(sessions, &parts)?;
+    if sessions.draining.is_cancelled() {
+        return Err(draining());
+    }
+    let traceparent = parts.headers.get("traceparent");
+    let trace_id = traceparent.and_then(|text| id::parse_trace_id(text.to_str().ok()?));
+    let message = call::message(body).await?;
+    Ok(Call {
+        principal,
+        trace_id,
+        message,
+    })
+}
+
+/// A method with one answer.
+fn unary<M, R, F>(run: fn(Called<M>) -> F) -> MethodRouter<Arc<Sessions>>
+where
+    M: Message + Default + 'static,
+    R: Message + 'static,
+    F: Future<Output = Result<R, Failure>> + Send + 'static,
+{
+    post(
+        move |State(sessions): State<Arc<Sessions>>, request: Request| async move {
+            let answer = async {
+                let call = open(&sessions, request).await?;
+                run((sessions, call)).await
+            };
+            match answer.await {
+                Ok(message) => call::answer(stream::iter([Ok(call::encoded(&message))])),
+                Err(failure) => status(failure).into_http::<Body>(),
+            }
+        },
+    )
+}
+
+fn authenticate(sessions: &Sessions, parts: &Parts) -> Result<String, Failure> {
+    let token = super::bearer(&parts.headers);
+    let shown = token.as_ref().map_or("", |token| token.expose_secret());
+    sessions.authenticate(shown).map_err(|failure| match token {
+        Some(_) => failure,
+        None => {
+            let text = "authorization: missing; send `Bearer` and a token";
+            Failure::new(ErrorCode::Unauthenticated, text)
+        }
+    })
+}
+
+fn draining() -> Failure {
+    Failure::internal("the runtime is going down; call again")
+}
+
+fn invalid(invalid: Invalid) -> Failure {
+    Failure::invalid(invalid.message)
+}
+
+/// A job with how it ended.
+async fn described(sessions: &Sessions, row: JobRow) -> Result<proto::Job, Failure> {
+    let last_job_seq = sessions.last_job_seq(&row).await?;
+    let terminal = sessions.terminal(&row).await?;
+    let mut job = job(row, last_job_seq);
+    job.outcome = terminal.and_then(|record| wire::outcome(&record));
+    Ok(job)
+}
+
+fn job(row: JobRow, last_job_seq: u64) -> proto::Job {
+    proto::Job {
+        created_at: wire::ts_to_proto(row.created_at()),
+        ended_at: row
+            .ended_at_ms
+            .and_then(|at| wire::ts_to_proto(Timestamp(at))),
+        job_id: row.id,
+        agent: row.agent,
+        status: row.status,
+        trace_id: row.trace_id,
+        last_job_seq,
+        parent_job_id: String::new(),
+        lease_json: "{}".into(),
+        outcome: None,
+    }
+}
