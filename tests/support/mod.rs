@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 pub mod host;
+pub mod jobs;
 pub mod ws;
 
 use std::collections::VecDeque;

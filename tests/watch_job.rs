@@ -1,0 +1,186 @@
+//! `JobService.WatchJob`: a job's records by its own numbers.
+
+mod support;
+
+use arcpd::wire::proto::job_record::Record;
+use serde_json::json;
+use support::jobs::*;
+use support::*;
+use tonic::Code;
+
+#[tokio::test]
+async fn every_watcher_sees_every_record_once_whenever_it_comes_and_however_slow_it_is() {
+    let (_dir, runtime) = start();
+    let mut alice = connect(&runtime, ALICE).await;
+    let input = json!({ "events": 60_000, "bytes": 128, "pause_every": 2_000, "pause_ms": 5 });
+    let job = submit(&mut alice, "firehose", input).await;
+    // One who takes a message and then nothing more until the job is over.
+    let mut slow = watch(&mut connect(&runtime, ALICE).await, &job, 0)
+        .await
+        .unwrap();
+    let mut seen_slowly = slow.message().await.unwrap().unwrap().records;
+
+    let mut watching = tokio::task::JoinSet::new();
+    for after in [0, 1, 7_777, 30_000] {
+        let (mut alice, job) = (connect(&runtime, ALICE).await, job.clone());
+        watching.spawn(async move {
+            let mut stream = watch(&mut alice, &job, after).await.unwrap();
+            (after, rest(&mut stream).await)
+        });
+    }
+    let all = watching.join_all().await;
+    let late = watch_all(&mut alice, &job).await;
+    assert_eq!(numbers(&late), (1..=60_001).collect::<Vec<_>>());
+    let Some(Record::JobResult(_)) = late[60_000].record else {
+        panic!("{:?}", late[60_000])
+    };
+    for (after, records) in all {
+        assert!(records == late[after as usize..], "after {after}");
+    }
+    seen_slowly.extend(rest(&mut slow).await);
+    assert!(seen_slowly == late, "slowly");
+}
+
+#[tokio::test]
+async fn records_that_trickle_come_at_once_and_a_burst_in_few_messages() {
+    let (_dir, runtime) = start();
+    let mut alice = connect(&runtime, ALICE).await;
+    let input = json!({ "count": 2, "interval_ms": 300 });
+    let job = submit(&mut alice, "ticker", input).await;
+    let mut stream = watch(&mut alice, &job, 0).await.unwrap();
+    for seq in 1..=3 {
+        let records = stream.message().await.unwrap().unwrap().records;
+        // The last tick and the terminal may come together.
+        assert_eq!(records[0].job_seq, seq);
+        if records.len() > 1 {
+            assert_eq!(numbers(&records), [2, 3]);
+            break;
+        }
+    }
+    let job = submit(
+        &mut alice,
+        "firehose",
+        json!({ "events": 5_000, "bytes": 100 }),
+    )
+    .await;
+    watch_all(&mut alice, &job).await;
+    let mut stream = watch(&mut alice, &job, 0).await.unwrap();
+    let mut messages = vec![];
+    while let Some(response) = stream.message().await.unwrap() {
+        messages.push(prost::Message::encoded_len(&response));
+    }
+    // Some 700 kB: full ones, and the rest of each read of the log.
+    assert!(messages.iter().all(|len| *len < 34_000), "{messages:?}");
+    assert!(messages.len() < 30, "{messages:?}");
+}
+
+#[tokio::test]
+async fn a_cursor_beyond_the_last_record_waits_or_is_at_the_end() {
+    let (_dir, runtime) = start();
+    let mut alice = connect(&runtime, ALICE).await;
+    let job = submit(
+        &mut alice,
+        "ticker",
+        json!({ "count": 5, "interval_ms": 100 }),
+    )
+    .await;
+    let mut connection = connect(&runtime, ALICE).await;
+    let mut fourth = watch(&mut connection, &job, 3).await.unwrap();
+    let mut beyond = watch(&mut connection, &job, 1_000_000).await.unwrap();
+    let mut farthest = watch(&mut connection, &job, u64::MAX).await.unwrap();
+    assert_eq!(numbers(&rest(&mut fourth).await), [4, 5, 6]);
+    assert_eq!(rest(&mut beyond).await, []);
+    assert_eq!(rest(&mut farthest).await, []);
+    for (after, left) in [
+        (4, vec![5, 6]),
+        (5, vec![6]),
+        (6, vec![]),
+        (7, vec![]),
+        (u64::MAX, vec![]),
+    ] {
+        let mut stream = watch(&mut alice, &job, after).await.unwrap();
+        assert_eq!(numbers(&rest(&mut stream).await), left);
+    }
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_behind_a_killed_runtime() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    let address = runtime.address.clone();
+    let mut alice = connect(&runtime, ALICE).await;
+    let input = json!({ "events": 1_000_000, "bytes": 64, "pause_every": 200, "pause_ms": 1 });
+    let job = submit(&mut alice, "firehose", input).await;
+    let mut stream = watch(&mut alice, &job, 0).await.unwrap();
+    let mut seen = vec![];
+    while seen.len() < 2_000 {
+        seen.extend(stream.message().await.unwrap().unwrap().records);
+    }
+    runtime.kill();
+    // What had arrived when it went counts too.
+    while let Ok(Some(response)) = stream.message().await {
+        seen.extend(response.records);
+    }
+    let runtime = Runtime::start_at(dir.path(), &address);
+    let mut alice = connect(&runtime, ALICE).await;
+    let last = seen.last().unwrap().job_seq;
+    seen.extend(rest(&mut watch(&mut alice, &job, last).await.unwrap()).await);
+    assert_eq!(numbers(&seen), (1..=seen.len() as u64).collect::<Vec<_>>());
+    assert!(seen == watch_all(&mut alice, &job).await);
+    let Some(Record::JobError(error)) = &seen.last().unwrap().record else {
+        panic!("{:?}", seen.last())
+    };
+    assert_eq!((&*error.code, error.retryable), ("INTERNAL_ERROR", true));
+}
+
+#[tokio::test]
+async fn a_drain_ends_a_watch_with_when_to_come_again() {
+    let (_dir, runtime) = start();
+    let mut alice = connect(&runtime, ALICE).await;
+    let job = submit(
+        &mut alice,
+        "ticker",
+        json!({ "count": 1_000, "interval_ms": 20 }),
+    )
+    .await;
+    let mut stream = watch(&mut alice, &job, 0).await.unwrap();
+    stream.message().await.unwrap().unwrap();
+    runtime.signal("-TERM");
+    let ended = loop {
+        match stream.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the job runs on"),
+            Err(status) => break status,
+        }
+    };
+    let expected = (
+        Code::Unavailable,
+        "INTERNAL_ERROR".into(),
+        String::new(),
+        true,
+    );
+    assert_eq!(refusal(Err::<(), _>(ended)), expected);
+    assert!(runtime.exited().await.success());
+}
+
+#[tokio::test]
+async fn records_no_longer_kept_are_out_of_range() {
+    let dir = tempfile::tempdir().unwrap();
+    let toml = "[retention]\nage_max_sec = 1\ncheck_interval_sec = 1";
+    let runtime = Runtime::start_with(dir.path(), toml);
+    let mut alice = connect(&runtime, ALICE).await;
+    let job = submit(&mut alice, "echo", json!(1)).await;
+    watch_all(&mut alice, &job).await;
+    while !runtime.log().contains("trimmed ended jobs") {
+        tokio::task::yield_now().await;
+    }
+    let expected = refused(Code::NotFound, "JOB_NOT_FOUND", "");
+    assert_eq!(refusal(get(&mut alice, &job).await), expected);
+    let (code, reason, ..) = refusal(watch(&mut alice, &job, 1).await);
+    assert_eq!(
+        (code, &*reason),
+        (Code::OutOfRange, "RESUME_WINDOW_EXPIRED")
+    );
+    let mut bob = connect(&runtime, BOB).await;
+    assert_eq!(refusal(watch(&mut bob, &job, 1).await), expected);
+}
