@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -210,4 +210,70 @@ fn a_store_in_use_names_the_folder() {
     let _runtime = Runtime::start(dir.path());
     let said = refused(&mut serve(dir.path()));
     assert!(said.contains("in use by another arcpd"), "{said}");
+}
+
+/// What a browser asks before a page may call `JobService`.
+fn preflight(runtime: &Runtime, origin: &str) -> String {
+    let mut socket = std::net::TcpStream::connect(&runtime.address).unwrap();
+    let request = format!(
+        "OPTIONS /arcp.v1.JobService/SubmitJob HTTP/1.1\r\nhost: {}\r\norigin: {origin}\r\n\
+         access-control-request-method: POST\r\nconnection: close\r\n\r\n",
+        runtime.address
+    );
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn pages_of_origins_named_anywhere_are_let_and_no_others() {
+    let (one, two) = ("https://one.example", "https://two.example:8443");
+    let allowed = |runtime: &Runtime, origin: &str| {
+        let header = format!("access-control-allow-origin: {origin}\r\n");
+        preflight(runtime, origin).contains(&header)
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let toml = format!("[cors]\nallow_origins = [\"{one}\", \"{two}\"]");
+    let runtime = Runtime::start_with(dir.path(), &toml);
+    assert!(allowed(&runtime, one) && allowed(&runtime, two));
+    assert!(!allowed(&runtime, "https://one.example:8443"));
+    runtime.kill();
+
+    let mut command = serve(dir.path());
+    command.env("ARCPD_CORS__ALLOW_ORIGINS", format!("{one}, {two}"));
+    let runtime = Runtime::spawn(&mut command);
+    assert!(allowed(&runtime, one) && allowed(&runtime, two));
+    runtime.kill();
+
+    command.args(["--cors-allow-origin", one]);
+    let runtime = Runtime::spawn(&mut command);
+    assert!(allowed(&runtime, one) && !allowed(&runtime, two));
+    runtime.kill();
+
+    // Off unless asked for: not even the word.
+    let runtime = Runtime::start(dir.path());
+    let answer = preflight(&runtime, one);
+    assert!(!answer.contains("access-control"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+}
+
+#[test]
+fn an_origin_that_can_never_match_is_refused_and_any_is_for_development() {
+    let dir = tempfile::tempdir().unwrap();
+    for wrong in ["https://a.example/", "a.example", "*"] {
+        let mut command = serve(dir.path());
+        let said = refused(command.args(["--cors-allow-origin", wrong]));
+        assert!(said.contains("cors.allow_origins"), "{said}");
+    }
+    let mut command = serve(dir.path());
+    command
+        .args(["--dev", "--cors-allow-origin", "*"])
+        .env_remove("ARCPD_TOKENS");
+    let runtime = Runtime::spawn(&mut command);
+    let answer = preflight(&runtime, "https://one.example");
+    assert!(
+        answer.contains("access-control-allow-origin: *"),
+        "{answer}"
+    );
 }

@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+
 use arcpd::wire::proto::job_record::Record;
 use serde_json::json;
 use support::jobs::*;
@@ -183,4 +186,42 @@ async fn records_no_longer_kept_are_out_of_range() {
     );
     let mut bob = connect(&runtime, BOB).await;
     assert_eq!(refusal(watch(&mut bob, &job, 1).await), expected);
+}
+
+/// HTTP/1.1 has no resets: a browser that has seen enough closes its socket.
+#[tokio::test]
+async fn a_watcher_over_http_1_gets_its_head_at_once_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    let mut alice = connect(&runtime, ALICE).await;
+    // It has no record while it runs.
+    let job = submit(&mut alice, "sleeper", json!({ "ms": 600_000 })).await;
+    drop(alice);
+    let message = prost::Message::encode_to_vec(&arcpd::wire::proto::WatchJobRequest {
+        job_id: job,
+        after_job_seq: 0,
+    });
+    let mut socket = TcpStream::connect(&runtime.address).unwrap();
+    let head = format!(
+        "POST /arcp.v1.JobService/WatchJob HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {ALICE}\r\n\
+         content-type: application/grpc-web+proto\r\ncontent-length: {}\r\n\r\n",
+        runtime.address,
+        5 + message.len()
+    );
+    socket.write_all(head.as_bytes()).unwrap();
+    socket
+        .write_all(&[0, 0, 0, 0, message.len() as u8])
+        .unwrap();
+    socket.write_all(&message).unwrap();
+    let mut lines = BufReader::new(&socket).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "HTTP/1.1 200 OK");
+    drop(lines);
+    drop(socket);
+    while !runtime
+        .admin_get("/metrics")
+        .1
+        .contains("arcpd_connections_open 0")
+    {
+        tokio::task::yield_now().await;
+    }
 }
