@@ -21,7 +21,7 @@ async fn every_watcher_sees_every_record_once_whenever_it_comes_and_however_slow
     let mut slow = watch(&mut connect(&runtime, ALICE).await, &job, 0)
         .await
         .unwrap();
-    let mut seen_slowly = slow.message().await.unwrap().unwrap().records;
+    let mut seen_slowly = next(&mut slow).await.unwrap().unwrap();
 
     let mut watching = tokio::task::JoinSet::new();
     for after in [0, 1, 7_777, 30_000] {
@@ -52,7 +52,7 @@ async fn records_that_trickle_come_at_once_and_a_burst_in_few_messages() {
     let job = submit(&mut alice, "ticker", input).await;
     let mut stream = watch(&mut alice, &job, 0).await.unwrap();
     for seq in 1..=3 {
-        let records = stream.message().await.unwrap().unwrap().records;
+        let records = next(&mut stream).await.unwrap().unwrap();
         // The last tick and the terminal may come together.
         assert_eq!(records[0].job_seq, seq);
         if records.len() > 1 {
@@ -117,12 +117,12 @@ async fn a_watch_goes_on_behind_a_killed_runtime() {
     let mut stream = watch(&mut alice, &job, 0).await.unwrap();
     let mut seen = vec![];
     while seen.len() < 2_000 {
-        seen.extend(stream.message().await.unwrap().unwrap().records);
+        seen.extend(next(&mut stream).await.unwrap().unwrap());
     }
     runtime.kill();
     // What had arrived when it went counts too.
-    while let Ok(Some(response)) = stream.message().await {
-        seen.extend(response.records);
+    while let Ok(Some(more)) = next(&mut stream).await {
+        seen.extend(more);
     }
     let runtime = Runtime::start_at(dir.path(), &address);
     let mut alice = connect(&runtime, ALICE).await;
@@ -147,10 +147,10 @@ async fn a_drain_ends_a_watch_with_when_to_come_again() {
     )
     .await;
     let mut stream = watch(&mut alice, &job, 0).await.unwrap();
-    stream.message().await.unwrap().unwrap();
+    next(&mut stream).await.unwrap().unwrap();
     runtime.signal("-TERM");
     let ended = loop {
-        match stream.message().await {
+        match next(&mut stream).await {
             Ok(Some(_)) => {}
             Ok(None) => panic!("the job runs on"),
             Err(status) => break status,

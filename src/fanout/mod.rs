@@ -86,6 +86,11 @@ impl Hub {
             .is_some_and(|sender| sender.receiver_count() > 0)
     }
 
+    #[cfg(test)]
+    pub fn channels(&self) -> usize {
+        self.channels.lock().len()
+    }
+
     /// Every block up to here has been sent.
     pub fn published(&self) -> Position {
         self.published.load(Ordering::Acquire)

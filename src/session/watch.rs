@@ -212,3 +212,19 @@ impl Drop for Channel {
         self.hub.release(self.stream);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_to_follow_a_job_takes_its_channel_along() {
+        let hub = Hub::new(0);
+        let one = Following::new(hub.clone(), 1);
+        let two = Following::new(hub.clone(), 1);
+        drop(one);
+        assert!(hub.is_followed(1));
+        drop(two);
+        assert_eq!(hub.channels(), 0);
+    }
+}

@@ -1,5 +1,7 @@
 //! A client of `JobService`, and what its refusals say.
 
+use std::time::Duration;
+
 use arcpd::wire::proto::{self, job_service_client::JobServiceClient};
 use serde_json::Value;
 use tonic::service::Interceptor;
@@ -75,11 +77,20 @@ pub async fn watch(
     Ok(jobs.watch_job(request).await?.into_inner())
 }
 
+/// The next message of a watch; none at its end.
+pub async fn next(
+    stream: &mut Streaming<proto::WatchJobResponse>,
+) -> Result<Option<Vec<proto::JobRecord>>, Status> {
+    let message = tokio::time::timeout(Duration::from_secs(30), stream.message());
+    let message = message.await.expect("a message or an end within 30 s")?;
+    Ok(message.map(|response| response.records))
+}
+
 /// Everything up to the end of the call.
 pub async fn rest(stream: &mut Streaming<proto::WatchJobResponse>) -> Vec<proto::JobRecord> {
     let mut records = Vec::new();
-    while let Some(response) = stream.message().await.unwrap() {
-        records.extend(response.records);
+    while let Some(more) = next(stream).await.unwrap() {
+        records.extend(more);
     }
     records
 }
