@@ -554,3 +554,18 @@ async fn health_names_the_service() {
     let answer = health.check(request).await.unwrap().into_inner();
     assert_eq!(answer.status, 1);
 }
+
+/// The stream ended before the session was let go, and the cancel was refused.
+#[tokio::test]
+async fn whoever_saw_a_session_end_finds_nobody_connected_to_it() {
+    let (_dir, runtime) = start();
+    let mut alice = connect(&runtime, ALICE).await;
+    for _ in 0..50 {
+        let mut peer = Peer::connect(&runtime.address, ALICE).await;
+        let job = peer.submit("sleeper", json!({ "ms": 600_000 })).await;
+        let close = proto::SessionClose::default();
+        peer.send("", Payload::SessionClose(close)).await;
+        while peer.try_next().await.is_some() {}
+        cancel(&mut alice, &job).await.unwrap();
+    }
+}

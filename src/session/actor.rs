@@ -85,9 +85,11 @@ pub(super) enum End {
 }
 
 impl Actor {
-    pub async fn run(mut self, mut connection: Connection, claim: &Claim) {
-        let end = self.serve(&mut connection, claim).await;
-        if end == End::Close && !self.outbox.is_empty() {
+    /// Returns whether the peer was told a last thing.
+    pub async fn run(mut self, connection: &mut Connection, claim: &Claim) -> bool {
+        let end = self.serve(connection, claim).await;
+        let told = end == End::Close && !self.outbox.is_empty();
+        if told {
             // A peer that does not read its last message is not waited for, nor one
             // that is back on another connection.
             let limit = self.sessions.limits.hello_timeout;
@@ -96,8 +98,8 @@ impl Actor {
                 _ = sent => {}
                 () = claim.displaced.cancelled(), if !claim.displaced.is_cancelled() => {}
             }
-            connection.linger();
         }
+        told
     }
 
     async fn serve(&mut self, connection: &mut Connection, claim: &Claim) -> End {

@@ -91,7 +91,7 @@ async fn refuse(
     connection.linger();
 }
 
-async fn serve(sessions: Arc<Sessions>, connection: Connection, mut opened: Opened) {
+async fn serve(sessions: Arc<Sessions>, mut connection: Connection, mut opened: Opened) {
     let mut feed = Feed::new(
         sessions.log.clone(),
         sessions.hub.clone(),
@@ -135,8 +135,13 @@ async fn serve(sessions: Arc<Sessions>, connection: Connection, mut opened: Open
         feed,
         outbox,
     };
-    actor.run(connection, &claim).await;
+    let told = actor.run(&mut connection, &claim).await;
     claim.park().await;
+    drop(claim);
+    // After the claim: whoever has seen the stream end finds the session free.
+    if told {
+        connection.linger();
+    }
 }
 
 fn welcome(sessions: &Sessions, opened: &Opened) -> Reply {
