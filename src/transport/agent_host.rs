@@ -2,30 +2,24 @@
 //! [`crate::agent::host`]; a status only ends the stream, or refuses to open it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt;
-use rand::Rng;
 use secrecy::ExposeSecret;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use tonic_types::{ErrorDetails, StatusExt};
 
 use super::MESSAGE_BYTES_MAX;
+use super::status::of_host;
 use crate::agent::host::{Hosts, serve};
 use crate::log::Log;
-use crate::protocol::ErrorCode;
-use crate::protocol::host::{HostRefusal, HostRequest};
+use crate::protocol::host::HostRequest;
 use crate::wire::proto::agent_host_service_server::{AgentHostService, AgentHostServiceServer};
 use crate::wire::proto::{ServeRequest, ServeResponse};
 use crate::wire::{Invalid, host_reply_to_proto, host_request_from_proto};
 
 /// Replies that may wait for the transport.
 const REPLIES_MAX: usize = 64;
-/// A host that was turned away comes back after a part of this.
-const RETRY_MAX: Duration = Duration::from_secs(5);
-const DOMAIN: &str = "arcp";
 
 pub type Service = AgentHostServiceServer<Serving>;
 
@@ -64,7 +58,7 @@ impl AgentHostService for Serving {
         let replies = ReceiverStream::new(replies).map(|reply| Ok(host_reply_to_proto(reply)));
         let end = futures_util::stream::once(async move {
             match served.await {
-                Ok(refusal) => Err(status(refusal)),
+                Ok(refusal) => Err(of_host(refusal)),
                 Err(_) => Err(Status::internal("the stream's task panicked")),
             }
         });
@@ -87,52 +81,4 @@ fn received(frame: Result<ServeRequest, Status>) -> Option<Result<HostRequest, I
         )))),
         Err(_) => None,
     }
-}
-
-/// The whole mapping. RetryInfo where dialling again makes sense.
-fn status(refusal: HostRefusal) -> Status {
-    let (code, reason, text, retry) = match refusal {
-        HostRefusal::Unauthenticated(text) => (
-            tonic::Code::Unauthenticated,
-            ErrorCode::Unauthenticated,
-            text,
-            false,
-        ),
-        HostRefusal::PermissionDenied(text) => (
-            tonic::Code::PermissionDenied,
-            ErrorCode::PermissionDenied,
-            text,
-            false,
-        ),
-        HostRefusal::Invalid(text) => (
-            tonic::Code::InvalidArgument,
-            ErrorCode::InvalidRequest,
-            text,
-            false,
-        ),
-        HostRefusal::TooMany(text) => (
-            tonic::Code::ResourceExhausted,
-            ErrorCode::InternalError,
-            text,
-            true,
-        ),
-        HostRefusal::Unavailable(text) => (
-            tonic::Code::Unavailable,
-            ErrorCode::InternalError,
-            text,
-            true,
-        ),
-    };
-    let mut details = ErrorDetails::new();
-    details.set_error_info(reason.as_str(), DOMAIN, [] as [(String, String); 0]);
-    if code == tonic::Code::InvalidArgument
-        && let Some((field, description)) = text.split_once(": ")
-    {
-        details.add_bad_request_violation(field, description);
-    }
-    if retry {
-        let after = rand::rng().random_range(Duration::ZERO..=RETRY_MAX);
-        details.set_retry_info(Some(after));
-    }
-    Status::with_error_details(code, text, details)
 }

@@ -3,14 +3,18 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use rand::Rng;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::protocol::host::HostRefusal;
 use crate::protocol::{ErrorCode, Failure};
 
 const DOMAIN: &str = "arcp";
 /// When to come again with what may succeed later.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// A host that was turned away comes back after a part of this.
+const HOST_RETRY_MAX: Duration = Duration::from_secs(5);
 const MESSAGE_BYTES_MAX: usize = 512;
 /// What a session calls otherwise.
 const FIELDS: [(&str, &str); 4] = [
@@ -54,6 +58,33 @@ pub fn status(failure: Failure) -> Status {
         details.set_retry_info(Some(RETRY_DELAY));
     }
     Status::with_error_details(code(&failure), message, details)
+}
+
+/// Why a host's stream ends, or was never opened.
+pub fn of_host(refusal: HostRefusal) -> Status {
+    let (code, reason, text) = match refusal {
+        HostRefusal::Unauthenticated(text) => {
+            (Code::Unauthenticated, ErrorCode::Unauthenticated, text)
+        }
+        HostRefusal::PermissionDenied(text) => {
+            (Code::PermissionDenied, ErrorCode::PermissionDenied, text)
+        }
+        HostRefusal::Invalid(text) => (Code::InvalidArgument, ErrorCode::InvalidRequest, text),
+        HostRefusal::TooMany(text) => (Code::ResourceExhausted, ErrorCode::InternalError, text),
+        HostRefusal::Unavailable(text) => (Code::Unavailable, ErrorCode::InternalError, text),
+    };
+    let (message, field) = named(cut(&text));
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason.as_str(), DOMAIN, HashMap::<String, String>::new());
+    if let (Some(field), Code::InvalidArgument) = (field, code) {
+        details.add_bad_request_violation(field, &message);
+    }
+    if matches!(code, Code::ResourceExhausted | Code::Unavailable) {
+        // Many may be turned away at once: each has a moment of its own.
+        let after = rand::rng().random_range(Duration::ZERO..=HOST_RETRY_MAX);
+        details.set_retry_info(Some(after));
+    }
+    Status::with_error_details(code, message, details)
 }
 
 /// It travels in headers, which have little room, and may quote what was sent.
