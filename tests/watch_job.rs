@@ -188,6 +188,30 @@ async fn records_no_longer_kept_are_out_of_range() {
     assert_eq!(refusal(watch(&mut bob, &job, 1).await), expected);
 }
 
+#[tokio::test]
+async fn a_job_stays_until_its_slowest_watcher_has_read_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let toml = "[retention]\nage_max_sec = 1\ncheck_interval_sec = 1";
+    let runtime = Runtime::start_with(dir.path(), toml);
+    let mut alice = connect(&runtime, ALICE).await;
+    let input = json!({ "events": 60_000, "bytes": 128, "delay_ms": 100 });
+    let job = submit(&mut alice, "firehose", input).await;
+    let mut slow = connect(&runtime, ALICE).await;
+    let mut slow = watch(&mut slow, &job, 0).await.unwrap();
+    let mut seen = next(&mut slow).await.unwrap().unwrap();
+    watch_all(&mut alice, &job).await;
+    // One that ended later goes, and this one is still there.
+    let later = submit(&mut alice, "echo", json!(1)).await;
+    watch_all(&mut alice, &later).await;
+    while !runtime.log().contains("trimmed ended jobs") {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(refusal(get(&mut alice, &later).await).0, Code::NotFound);
+    assert_eq!(get(&mut alice, &job).await.unwrap().last_job_seq, 60_001);
+    seen.extend(rest(&mut slow).await);
+    assert_eq!(numbers(&seen), (1..=60_001).collect::<Vec<_>>());
+}
+
 /// HTTP/1.1 has no resets: a browser that has seen enough closes its socket.
 #[tokio::test]
 async fn a_watcher_over_http_1_gets_its_head_at_once_and_leaves_nothing_behind() {

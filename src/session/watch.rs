@@ -46,7 +46,15 @@ impl Sessions {
             Ok(job) => job,
             Err(failure) => return Err(self.unless_trimmed(principal, job_id, failure).await),
         };
-        Ok(Watch::new(self, &job, after_seq))
+        // What a trim leaves after this stays: the watch follows the stream.
+        let pin = self.hub.pin([job.stream]).await;
+        let watch = Watch::new(self, &job, after_seq);
+        drop(pin);
+        let trimmed = self.log.any_trimmed(vec![job.stream]).await;
+        match trimmed.map_err(unavailable)? {
+            true => Err(expired()),
+            false => Ok(watch),
+        }
     }
 
     /// A job whose records are gone was there: what is left of it says so.
@@ -133,10 +141,6 @@ impl Watch {
         let job = self.log.job_by_stream(stream).await.map_err(unavailable)?;
         let last_seq = job.and_then(|job| job.end_position.map(|_| job.last_seq));
         self.over = last_seq.is_some_and(|last_seq| last_seq <= self.after_seq);
-        let trimmed = self.log.any_trimmed(vec![stream]).await;
-        if !self.over && trimmed.map_err(unavailable)? {
-            return Err(expired());
-        }
         self.behind = false;
         Ok(())
     }

@@ -11,8 +11,9 @@ use crate::protocol::host::HostRefusal;
 use crate::protocol::{ErrorCode, Failure};
 
 const DOMAIN: &str = "arcp";
-/// When to come again with what may succeed later.
-const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// What may succeed later is to be tried again after a part of this, not by all
+/// at once.
+const RETRY_MAX: Duration = Duration::from_secs(2);
 /// A host that was turned away comes back after a part of this.
 const HOST_RETRY_MAX: Duration = Duration::from_secs(5);
 const MESSAGE_BYTES_MAX: usize = 512;
@@ -55,7 +56,8 @@ pub fn status(failure: Failure) -> Status {
         details.add_bad_request_violation(field, &message);
     }
     if failure.retryable {
-        details.set_retry_info(Some(RETRY_DELAY));
+        let after = rand::rng().random_range(Duration::ZERO..=RETRY_MAX);
+        details.set_retry_info(Some(after));
     }
     Status::with_error_details(code(&failure), message, details)
 }
