@@ -130,3 +130,28 @@ async fn a_drain_waits_for_a_websocket_that_reads_late() {
     assert_eq!(last, Some(json!("session.bye")));
     assert!(runtime.exited().await.success());
 }
+
+/// A peer that was gone without a word and had negotiated no heartbeat was never
+/// found out over HTTP/1.1: nothing was sent to it.
+#[tokio::test]
+async fn a_silent_connection_is_probed_by_tcp() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    let socket = std::net::TcpStream::connect(&runtime.address).unwrap();
+    let peer = socket.local_addr().unwrap();
+    // As the kernel lists it, from the runtime's side: the peer's port, and the
+    // timer, of which 2 is the keepalive.
+    let remote = format!("0100007F:{:04X}", peer.port());
+    let probed = || {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        table.lines().any(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            fields.get(2) == Some(&&*remote) && fields.get(5).is_some_and(|t| t.starts_with("02:"))
+        })
+    };
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    while !probed() {
+        assert!(std::time::Instant::now() < until, "no keepalive timer");
+        tokio::task::yield_now().await;
+    }
+}

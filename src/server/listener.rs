@@ -14,8 +14,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
 use rand::Rng;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +34,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A peer that is gone without a word is found out by these.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// When the process has no descriptors left, accepting again at once would spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -80,8 +82,7 @@ impl Listener {
                     continue;
                 }
             };
-            // Only costs latency when it fails.
-            let _ = stream.set_nodelay(true);
+            prepare(&stream);
             if self.open.load(Ordering::Relaxed) >= self.limits.connections_max {
                 // Closed at once: a peer that waits would hold what is scarce.
                 tracing::warn!(limit = self.limits.connections_max, "refused a connection");
@@ -152,6 +153,20 @@ impl Connection {
             tracing::debug!(%error, "a connection broke");
         }
     }
+}
+
+/// HTTP/2 has pings of its own; a WebSocket without heartbeats and a call over
+/// HTTP/1.1 have not, and TCP's find out that their peer is gone.
+fn prepare(stream: &TcpStream) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(TCP_KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(3);
+    if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&keepalive) {
+        tracing::debug!(%error, "a connection has no keepalive");
+    }
+    // Only costs latency when it fails.
+    let _ = stream.set_nodelay(true);
 }
 
 /// Resolves when the connection has reached its age, or everything is to stop.
