@@ -11,7 +11,7 @@ fn a_quick_run_has_its_rows_beside_their_floor() {
             "bench",
             "--quick",
             "--only",
-            "latency,stream,fanout",
+            "latency,setup,stream,many,replay,fanout,hosts",
             "--json",
         ])
         .arg(&json)
@@ -25,8 +25,21 @@ fn a_quick_run_has_its_rows_beside_their_floor() {
     let results: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
     let rows = results["rows"].as_array().unwrap();
-    for measure in ["one job, gRPC", "one job, WebSocket", "100 observers, gRPC"] {
-        let row = rows.iter().find(|row| row["measure"] == measure).unwrap();
+    for measure in [
+        "submit→result, 64 clients, p50, WebSocket",
+        "sessions set up, 64 at a time, WebSocket",
+        "one job, gRPC",
+        "one job, WebSocket",
+        "20 jobs at once, 1 session, gRPC",
+        "64 jobs at once, 64 sessions, WebSocket",
+        "replay of a job's events, WebSocket",
+        "100 observers, gRPC",
+        "1000 observers, WebSocket",
+        "one job on a remote agent, gRPC",
+        "jobs through 16 hosts, 64 clients",
+    ] {
+        let row = rows.iter().find(|row| row["measure"] == measure);
+        let row = row.unwrap_or_else(|| panic!("no row {measure}"));
         assert!(row["arcpd"].as_f64().unwrap() > 0.0, "{row}");
         assert!(row["ratio"].as_f64().unwrap() > 0.0, "{row}");
     }

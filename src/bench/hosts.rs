@@ -4,14 +4,14 @@
 use std::time::Instant;
 
 use anyhow::ensure;
-use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::host::{Host, result, sample};
-use super::peer::{Peer, channel};
+use super::client::host::{Host, result, sample};
+use super::client::{Client, Wire, channel};
+use super::jobs::{Trip, trips};
 use super::process::Process;
 use super::report::{Report, Target};
-use super::{Ground, jobs, median, percentile};
+use super::{Ground, median, percentile};
 
 const AGENT: &str = "remote";
 const BATCH: u64 = 64;
@@ -45,8 +45,8 @@ pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
 }
 
 /// Reads to the terminal while the host sends; events a second.
-async fn read(mut peer: Peer, started: Instant, events: u64) -> anyhow::Result<f64> {
-    let received = peer.until_terminal().await?;
+async fn read(mut client: Client, started: Instant, events: u64) -> anyhow::Result<f64> {
+    let received = client.until_ended(1).await?;
     ensure!(received == events + 1, "{received} of {events}");
     Ok(events as f64 / started.elapsed().as_secs_f64())
 }
@@ -76,23 +76,23 @@ async fn send(mut host: Host, events: u64) -> anyhow::Result<()> {
 async fn streamed(ground: &Ground, events: u64) -> anyhow::Result<f64> {
     let address = &ground.runtime.address;
     let host = Host::serving(channel(address).await?, "one", AGENT, 1).await?;
-    let mut peer = Peer::session(channel(address).await?).await?;
+    let mut client = ground.runtime.dial(Wire::Grpc).session().await?;
     let started = Instant::now();
-    peer.submit(AGENT, "1").await?;
+    client.submit(AGENT, "1").await?;
     let sender = tokio::spawn(send(host, events));
-    let rate = read(peer, started, events).await;
+    let rate = read(client, started, events).await;
     sender.abort();
     rate
 }
 
 async fn relayed(ground: &Ground, events: u64) -> anyhow::Result<f64> {
     let address = &ground.floor.address;
-    let mut peer = Peer::open(channel(address).await?, "relay", None).await?;
-    peer.recv().await?;
+    let mut client = ground.floor.dial(Wire::Grpc).open("relay", None).await?;
+    client.recv().await?;
     let host = Host::serving(channel(address).await?, "one", AGENT, 1).await?;
     let started = Instant::now();
     let sender = tokio::spawn(send(host, events));
-    let rate = read(peer, started, events).await;
+    let rate = read(client, started, events).await;
     sender.abort();
     rate
 }
@@ -101,16 +101,16 @@ async fn relayed(ground: &Ground, events: u64) -> anyhow::Result<f64> {
 async fn assign(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     let address = &ground.runtime.address;
     let mut host = Host::serving(channel(address).await?, "assign", AGENT, 1).await?;
-    let mut peer = Peer::session(channel(address).await?).await?;
+    let mut client = ground.runtime.dial(Wire::Grpc).session().await?;
     let mut times = vec![];
     for _ in 0..ground.amount(5_000) {
         let started = Instant::now();
-        peer.submit(AGENT, "1").await?;
+        client.submit(AGENT, "1").await?;
         let of = host.assigned().await?;
         times.push(started.elapsed().as_secs_f64() * 1e3);
         host.accept(&of).await?;
         host.report(&of, vec![result(1)]).await?;
-        peer.until_terminal().await?;
+        client.until_ended(1).await?;
     }
     let (p50, p99) = (percentile(&mut times, 0.5), percentile(&mut times, 0.99));
     report.add("submit→assigned, p50", "ms", p50, None, Target::AtMost(0.5));
@@ -127,7 +127,8 @@ async fn many(ground: &Ground, hosts: u64) -> anyhow::Result<f64> {
         serving.spawn(async move { host.echo().await });
     }
     let each = ground.amount(20_000) / 64;
-    let (rate, _) = jobs::many_clients_of(ground, AGENT, 64, each.max(1)).await?;
+    let trip = Trip::Job(AGENT);
+    let (rate, _) = trips(&ground.runtime, Wire::Grpc, trip, 64, each.max(1)).await?;
     if let Some(Ok(ended)) = serving.try_join_next() {
         ended?;
     }
@@ -151,17 +152,10 @@ async fn idle(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     let each = (runtime.memory() - before) / f64::from(count) / 1024.0;
     let name = format!("memory of an idle host, {count}, 100 a connection");
     report.add(name, "KiB", each, None, Target::None);
-    // What they cost a job: its place is found among all of them.
-    let mut peer = Peer::session(channel(&runtime.address).await?).await?;
-    let input = json!(1).to_string();
-    let started = Instant::now();
-    let submits = ground.amount(1_000);
-    for _ in 0..submits {
-        peer.submit("echo", &input).await?;
-        peer.until_terminal().await?;
-    }
-    let each = started.elapsed().as_secs_f64() * 1e3 / submits as f64;
-    let name = format!("submit→result beside {count} idle hosts, mean");
-    report.add(name, "ms", each, None, Target::None);
+    // What they cost a job: its place is looked for among all of them.
+    let (submits, trip) = (ground.amount(1_000), Trip::Job("echo"));
+    let mut times = trips(&runtime, Wire::Grpc, trip, 1, submits).await?.1;
+    let name = format!("submit→result beside {count} idle hosts, p50");
+    report.add(name, "ms", median(&mut times), None, Target::None);
     Ok(())
 }

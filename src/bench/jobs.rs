@@ -5,134 +5,140 @@ use std::time::Instant;
 
 use tokio::task::JoinSet;
 
-use super::peer::{Peer, channel};
+use super::client::{Ask, Client, Wire};
+use super::process::Process;
 use super::report::{Report, Target};
-use super::{Ground, median, percentile};
-use crate::wire::proto::envelope::Payload;
+use super::{Ground, median, percentile, stream};
+
+const CLIENTS: u64 = 64;
+
+/// What a client does again and again, and is timed at.
+#[derive(Clone, Copy)]
+pub enum Trip {
+    /// A job of an agent of the runtime, from its submit to its result.
+    Job(&'static str),
+    /// A request of the floor, and its answer.
+    Echo,
+}
 
 pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
-    let count = ground.amount(3_000);
-    let (mut ours, mut theirs) = (vec![], vec![]);
-    for _ in 0..ground.rounds {
-        theirs.extend(echoes(ground, count).await?);
-        ours.extend(one_client(ground, count).await?);
+    for wire in Wire::ALL {
+        one(ground, report, wire).await?;
+        many(ground, report, wire).await?;
     }
-    let floor = |share: f64, theirs: &mut Vec<f64>| Some(percentile(theirs, share));
-    let p50 = (percentile(&mut ours, 0.5), floor(0.5, &mut theirs));
-    report.add(
-        "submit→result, 1 client, p50",
-        "ms",
-        p50.0,
-        p50.1,
-        Target::RatioAtMost(4.0),
-    );
-    let p99 = (percentile(&mut ours, 0.99), floor(0.99, &mut theirs));
-    report.add(
-        "submit→result, 1 client, p99",
-        "ms",
-        p99.0,
-        p99.1,
-        Target::AtMost(0.7),
-    );
-    let p999 = (percentile(&mut ours, 0.999), floor(0.999, &mut theirs));
-    report.add(
-        "submit→result, 1 client, p99.9",
-        "ms",
-        p999.0,
-        p999.1,
-        Target::AtMost(2.0),
-    );
-
-    let (mut rates, mut times) = (vec![], vec![]);
-    for _ in 0..ground.rounds {
-        let (rate, taken) = many_clients(ground, 64, ground.amount(60_000) / 64).await?;
-        rates.push(rate);
-        times.extend(taken);
-    }
-    report.add(
-        "jobs, 64 clients",
-        "jobs/s",
-        median(&mut rates),
-        None,
-        Target::AtLeast(25_000.0),
-    );
-    let (p50, p99) = (percentile(&mut times, 0.5), percentile(&mut times, 0.99));
-    report.add(
-        "submit→result, 64 clients, p50",
-        "ms",
-        p50,
-        None,
-        Target::None,
-    );
-    report.add(
-        "submit→result, 64 clients, p99",
-        "ms",
-        p99,
-        None,
-        Target::None,
-    );
     Ok(())
 }
 
-/// Milliseconds of each job, one after the other.
-pub async fn one_client(ground: &Ground, count: u64) -> anyhow::Result<Vec<f64>> {
-    let mut peer = Peer::session(channel(&ground.runtime.address).await?).await?;
-    one_after_the_other(&mut peer, "echo", count).await
-}
-
-async fn one_after_the_other(peer: &mut Peer, agent: &str, count: u64) -> anyhow::Result<Vec<f64>> {
-    let mut times = Vec::with_capacity(count as usize);
-    for _ in 0..count {
-        let started = Instant::now();
-        peer.submit(agent, "1").await?;
-        peer.until_terminal().await?;
-        times.push(started.elapsed().as_secs_f64() * 1e3);
+async fn one(ground: &Ground, report: &mut Report, wire: Wire) -> anyhow::Result<()> {
+    let count = ground.amount(3_000);
+    let (mut ours, mut theirs) = (vec![], vec![]);
+    for _ in 0..ground.rounds {
+        theirs.extend(trips(&ground.floor, wire, Trip::Echo, 1, count).await?.1);
+        ours.extend(
+            trips(&ground.runtime, wire, Trip::Job("echo"), 1, count)
+                .await?
+                .1,
+        );
     }
-    Ok(times)
-}
-
-async fn echoes(ground: &Ground, count: u64) -> anyhow::Result<Vec<f64>> {
-    let mut peer = Peer::open(channel(&ground.floor.address).await?, "echo", None).await?;
-    peer.recv().await?;
-    let mut times = Vec::with_capacity(count as usize);
-    for _ in 0..count {
-        let started = Instant::now();
-        peer.send("", Payload::SessionPing(Default::default()))
-            .await?;
-        peer.recv().await?;
-        times.push(started.elapsed().as_secs_f64() * 1e3);
+    for (share, name, target) in [
+        (0.5, "p50", Target::RatioAtMost(4.0)),
+        (0.99, "p99", Target::AtMost(0.7)),
+        (0.999, "p99.9", Target::AtMost(2.0)),
+    ] {
+        let (ours, theirs) = (percentile(&mut ours, share), percentile(&mut theirs, share));
+        let name = format!("submit→result, 1 client, {name}, {wire}");
+        report.add(name, "ms", ours, Some(theirs), of_grpc(wire, target));
     }
-    Ok(times)
+    Ok(())
 }
 
-/// Jobs a second of all, and the milliseconds of each.
-async fn many_clients(ground: &Ground, clients: u64, each: u64) -> anyhow::Result<(f64, Vec<f64>)> {
-    many_clients_of(ground, "echo", clients, each).await
+async fn many(ground: &Ground, report: &mut Report, wire: Wire) -> anyhow::Result<()> {
+    let each = ground.amount(60_000).div_ceil(CLIENTS);
+    let (mut rates, mut times) = (vec![], vec![]);
+    let (mut floor_rates, mut floor_times) = (vec![], vec![]);
+    for _ in 0..ground.rounds {
+        let (rate, taken) = trips(&ground.floor, wire, Trip::Echo, CLIENTS, each).await?;
+        floor_rates.push(rate);
+        floor_times.extend(taken);
+        let (rate, taken) = trips(&ground.runtime, wire, Trip::Job("echo"), CLIENTS, each).await?;
+        rates.push(rate);
+        times.extend(taken);
+    }
+    let (ours, theirs) = (median(&mut rates), median(&mut floor_rates));
+    let target = of_grpc(wire, Target::AtLeast(25_000.0));
+    let name = format!("jobs, {CLIENTS} clients, {wire}");
+    report.add(name, "jobs/s", ours, Some(theirs), target);
+    for (share, name) in [(0.5, "p50"), (0.99, "p99")] {
+        let ours = percentile(&mut times, share);
+        let theirs = percentile(&mut floor_times, share);
+        let name = format!("submit→result, {CLIENTS} clients, {name}, {wire}");
+        report.add(name, "ms", ours, Some(theirs), Target::None);
+    }
+    Ok(())
 }
 
-pub async fn many_clients_of(
-    ground: &Ground,
-    agent: &'static str,
+/// The targets of small jobs are those of gRPC.
+fn of_grpc(wire: Wire, target: Target) -> Target {
+    match wire {
+        Wire::Grpc => target,
+        Wire::WebSocket => Target::None,
+    }
+}
+
+/// Trips a second of all clients, and the milliseconds of each trip.
+pub async fn trips(
+    process: &Process,
+    wire: Wire,
+    trip: Trip,
     clients: u64,
     each: u64,
 ) -> anyhow::Result<(f64, Vec<f64>)> {
-    let mut peers = Vec::new();
+    let mut ready = Vec::new();
     for _ in 0..clients {
-        peers.push(Peer::session(channel(&ground.runtime.address).await?).await?);
+        let mut dialler = process.dial(wire);
+        ready.push(match trip {
+            Trip::Job(_) => dialler.session().await?,
+            Trip::Echo => {
+                let mut client = dialler.open("echo", None).await?;
+                client.recv().await?;
+                client
+            }
+        });
     }
     let started = Instant::now();
     let mut tasks = JoinSet::new();
-    for mut peer in peers {
-        tasks.spawn(async move { one_after_the_other(&mut peer, agent, each).await });
+    for client in ready {
+        tasks.spawn(one_after_the_other(client, trip, each));
     }
     let mut times = Vec::new();
     while let Some(task) = tasks.join_next().await {
         times.extend(task??);
     }
-    Ok((
-        (clients * each) as f64 / started.elapsed().as_secs_f64(),
-        times,
-    ))
+    let rate = (clients * each) as f64 / started.elapsed().as_secs_f64();
+    Ok((rate, times))
+}
+
+async fn one_after_the_other(
+    mut client: Client,
+    trip: Trip,
+    count: u64,
+) -> anyhow::Result<Vec<f64>> {
+    let mut times = Vec::with_capacity(count as usize);
+    for _ in 0..count {
+        let started = Instant::now();
+        match trip {
+            Trip::Job(agent) => {
+                client.submit(agent, "1").await?;
+                client.until_ended(1).await?;
+            }
+            Trip::Echo => {
+                client.send(Ask::Ping).await?;
+                client.recv().await?;
+            }
+        }
+        times.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(times)
 }
 
 /// The same job when few, more and very many jobs are stored.
@@ -146,12 +152,20 @@ pub async fn stored(ground: &Ground, report: &mut Report) -> anyhow::Result<()> 
     let mut stored = 0;
     let mut first = None;
     for step in steps {
-        let more = step.saturating_sub(stored).div_ceil(64);
-        many_clients(ground, 64, more).await?;
-        stored += more * 64;
+        let clients = CLIENTS.min(step - stored);
+        let more = (step - stored).div_ceil(clients);
+        trips(
+            &ground.runtime,
+            Wire::Grpc,
+            Trip::Job("echo"),
+            clients,
+            more,
+        )
+        .await?;
+        stored += more * clients;
         let mut rates = vec![];
         for _ in 0..ground.rounds {
-            rates.push(super::stream::job(ground, events).await?);
+            rates.push(stream::job(ground, Wire::Grpc, events).await?);
         }
         let rate = median(&mut rates);
         // The floor of the later ones is the first: cost must not grow.

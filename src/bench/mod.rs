@@ -1,46 +1,61 @@
 //! `arcpd bench`: what the runtime does, beside what the raw library does.
 //!
 //! A runtime and a floor each run in a process of their own; this one is the
-//! client of both. The floor is bare tonic, or a bare WebSocket, moving messages
-//! of the same size in the same pattern. Rounds of the two are interleaved and
-//! the ratio of their medians is what counts: the machine is the same for both.
-//! Every stream is checked while it is measured; a wrong one fails the run.
+//! client of both, over gRPC and over WebSocket. The floor is bare tonic, or a
+//! bare WebSocket, moving messages of the same size in the same pattern. Rounds of
+//! the two are interleaved and the ratio of their medians is what counts: the
+//! machine is the same for both. Every stream is checked while it is measured; a wrong one fails the run.
 
+mod client;
 mod fanout;
 mod floor;
-mod host;
 mod hosts;
 mod idle;
 mod jobs;
-mod peer;
+mod many;
 mod process;
-mod relay;
 mod replay;
 mod report;
 mod setup;
+mod stopped;
 mod stream;
-mod ws;
 
 use std::path::PathBuf;
 
 use anyhow::Context;
+use clap::ValueEnum;
 
 pub use floor::Floor;
 use process::Process;
 use report::Report;
 
+/// In the order of their rows.
+#[derive(Clone, Copy, Debug, PartialEq, clap::ValueEnum)]
+enum Measure {
+    Latency,
+    Setup,
+    Stream,
+    Many,
+    Replay,
+    Fanout,
+    Stopped,
+    Stored,
+    Hosts,
+    Idle,
+}
+
 #[derive(clap::Args)]
 pub struct Bench {
-    /// Measure these only: latency, setup, stream, replay, fanout, stopped, stored, hosts, idle.
+    /// Measure these only.
     #[arg(long, value_delimiter = ',')]
-    only: Vec<String>,
+    only: Vec<Measure>,
     /// Interleaved rounds of each measure; the median counts.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Small amounts and one round: shows that it works, not how fast.
     #[arg(long)]
     quick: bool,
-    /// With 100,000 stored jobs and 10,000 sessions where fewer are the default.
+    /// With 100,000 stored jobs where fewer are the default.
     #[arg(long)]
     long: bool,
     /// Write the results to a file as JSON.
@@ -76,42 +91,11 @@ impl Bench {
     pub async fn run(self) -> anyhow::Result<()> {
         process::raise_open_files();
         let mut report = Report::default();
-        let wanted = |name: &str| self.only.is_empty() || self.only.iter().any(|o| o == name);
-        if wanted("latency") {
-            let run = jobs::run(&self.ground()?, &mut report).await;
-            run.context("latency")?;
-        }
-        if wanted("setup") {
-            let run = setup::run(&self.ground()?, &mut report).await;
-            run.context("setup")?;
-        }
-        if wanted("stream") {
-            let run = stream::run(&self.ground()?, &mut report).await;
-            run.context("stream")?;
-        }
-        if wanted("replay") {
-            let run = replay::run(&self.ground()?, &mut report).await;
-            run.context("replay")?;
-        }
-        if wanted("fanout") {
-            let run = fanout::run(&self.ground()?, &mut report).await;
-            run.context("fanout")?;
-        }
-        if wanted("stopped") {
-            let run = fanout::stopped(&self.ground()?, &mut report).await;
-            run.context("stopped")?;
-        }
-        if wanted("stored") {
-            let run = jobs::stored(&self.ground()?, &mut report).await;
-            run.context("stored")?;
-        }
-        if wanted("hosts") {
-            let run = hosts::run(&self.ground()?, &mut report).await;
-            run.context("hosts")?;
-        }
-        if wanted("idle") {
-            let run = idle::run(&self.ground()?, &mut report).await;
-            run.context("idle")?;
+        for measure in Measure::value_variants() {
+            if self.only.is_empty() || self.only.contains(measure) {
+                let run = measure.run(&self.ground()?, &mut report).await;
+                run.with_context(|| format!("{measure:?}"))?;
+            }
         }
         report.print();
         if let Some(path) = &self.json {
@@ -132,6 +116,23 @@ impl Bench {
             long: self.long,
             _dir: dir,
         })
+    }
+}
+
+impl Measure {
+    async fn run(self, ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
+        match self {
+            Self::Latency => jobs::run(ground, report).await,
+            Self::Setup => setup::run(ground, report).await,
+            Self::Stream => stream::run(ground, report).await,
+            Self::Many => many::run(ground, report).await,
+            Self::Replay => replay::run(ground, report).await,
+            Self::Fanout => fanout::run(ground, report).await,
+            Self::Stopped => stopped::run(ground, report).await,
+            Self::Stored => jobs::stored(ground, report).await,
+            Self::Hosts => hosts::run(ground, report).await,
+            Self::Idle => idle::run(ground, report).await,
+        }
     }
 }
 

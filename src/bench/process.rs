@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
 
+use super::client::{Dialler, Wire};
+
 /// Killed when dropped.
 pub struct Process {
     child: Child,
@@ -43,6 +45,16 @@ impl Process {
         // Keep reading, or the process would block on a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
         Ok(Self { child, address })
+    }
+
+    /// Opens clients with a connection each.
+    pub fn dial(&self, wire: Wire) -> Dialler {
+        self.dial_sharing(wire, 1)
+    }
+
+    /// Opens clients that share connections, where the wire can.
+    pub fn dial_sharing(&self, wire: Wire, per_connection: u64) -> Dialler {
+        Dialler::sharing(wire, &self.address, per_connection)
     }
 
     /// Seconds of processor time so far.

@@ -61,7 +61,7 @@ impl Report {
 
     pub fn print(&self) {
         println!(
-            "{:<52} {:>10} {:>10} {:>7}  target",
+            "{:<60} {:>10} {:>10} {:>7}  target",
             "measure", "arcpd", "floor", "ratio"
         );
         for row in &self.rows {
@@ -79,7 +79,7 @@ fn line(row: &Row) -> String {
     };
     let measure = format!("{} [{}]", row.measure, row.unit);
     format!(
-        "{measure:<52} {:>10} {:>10} {:>7}  {} {met}",
+        "{measure:<60} {:>10} {:>10} {:>7}  {} {met}",
         short(row.arcpd),
         optional(row.floor),
         row.ratio

@@ -3,104 +3,89 @@
 
 use std::time::Instant;
 
-use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::peer::{Peer, channel};
+use super::client::{Dialler, Wire};
+use super::process::Process;
 use super::report::{Report, Target};
-use super::{Ground, median};
+use super::{Ground, median, stream};
 
 const AT_A_TIME: u64 = 64;
 
 pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
-    let count = ground.amount(500);
-    let (mut ours, mut theirs) = (vec![], vec![]);
-    for _ in 0..ground.rounds {
-        theirs.push(sequential(&ground.floor.address, count).await?);
-        ours.push(sequential(&ground.runtime.address, count).await?);
-    }
-    let floor = Some(median(&mut theirs));
-    report.add(
-        "sessions set up, one at a time",
-        "1/s",
-        median(&mut ours),
-        floor,
-        Target::None,
-    );
-    let count = ground.amount(1_920).max(AT_A_TIME);
-    let (mut ours, mut theirs) = (vec![], vec![]);
-    for _ in 0..ground.rounds {
-        theirs.push(at_a_time(&ground.floor.address, count).await?);
-        ours.push(at_a_time(&ground.runtime.address, count).await?);
-    }
-    let floor = Some(median(&mut theirs));
-    let target = Target::RatioAtLeast(0.5);
-    report.add(
-        "sessions set up, 64 at a time",
-        "1/s",
-        median(&mut ours),
-        floor,
-        target,
-    );
+    for wire in Wire::ALL {
+        let count = ground.amount(500);
+        let (mut ours, mut theirs) = (vec![], vec![]);
+        for _ in 0..ground.rounds {
+            theirs.push(at_a_time(&ground.floor, wire, 1, count).await?);
+            ours.push(at_a_time(&ground.runtime, wire, 1, count).await?);
+        }
+        let (ours, theirs) = (median(&mut ours), median(&mut theirs));
+        let name = format!("sessions set up, one at a time, {wire}");
+        report.add(name, "1/s", ours, Some(theirs), Target::None);
 
-    let mut worst = vec![];
-    for _ in 0..ground.rounds {
-        worst.push(beside_a_firehose(ground).await?);
+        let each = ground.amount(1_920).div_ceil(AT_A_TIME);
+        let (mut ours, mut theirs) = (vec![], vec![]);
+        for _ in 0..ground.rounds {
+            theirs.push(at_a_time(&ground.floor, wire, AT_A_TIME, each).await?);
+            ours.push(at_a_time(&ground.runtime, wire, AT_A_TIME, each).await?);
+        }
+        let (ours, theirs) = (median(&mut ours), median(&mut theirs));
+        let target = match wire {
+            Wire::Grpc => Target::RatioAtLeast(0.5),
+            Wire::WebSocket => Target::None,
+        };
+        let name = format!("sessions set up, {AT_A_TIME} at a time, {wire}");
+        report.add(name, "1/s", ours, Some(theirs), target);
+
+        let mut worst = vec![];
+        for _ in 0..ground.rounds {
+            worst.push(beside_a_firehose(ground, wire).await?);
+        }
+        let name = format!("connect beside a firehose, worst of 50, {wire}");
+        let target = match wire {
+            Wire::Grpc => Target::AtMost(20.0),
+            Wire::WebSocket => Target::None,
+        };
+        report.add(name, "ms", median(&mut worst), None, target);
     }
-    let target = Target::AtMost(20.0);
-    report.add(
-        "connect beside a firehose, worst of 50",
-        "ms",
-        median(&mut worst),
-        None,
-        target,
-    );
     Ok(())
 }
 
 /// A connection of its own, and the first answer on it.
-async fn one(address: &str) -> anyhow::Result<()> {
-    let mut peer = Peer::open(channel(address).await?, "echo", None).await?;
-    peer.recv().await.map(drop)
+async fn one(mut dialler: Dialler) -> anyhow::Result<()> {
+    dialler.open("echo", None).await?.recv().await.map(drop)
 }
 
-async fn sequential(address: &str, count: u64) -> anyhow::Result<f64> {
+/// Sessions a second; so many tasks open `each`, one after the other.
+async fn at_a_time(process: &Process, wire: Wire, tasks: u64, each: u64) -> anyhow::Result<f64> {
     let started = Instant::now();
-    for _ in 0..count {
-        one(address).await?;
-    }
-    Ok(count as f64 / started.elapsed().as_secs_f64())
-}
-
-async fn at_a_time(address: &str, count: u64) -> anyhow::Result<f64> {
-    let started = Instant::now();
-    let mut tasks = JoinSet::new();
-    for _ in 0..AT_A_TIME {
-        let address = address.to_owned();
-        tasks.spawn(async move {
-            for _ in 0..count / AT_A_TIME {
-                one(&address).await?;
+    let mut openers = JoinSet::new();
+    for _ in 0..tasks {
+        let diallers: Vec<_> = (0..each).map(|_| process.dial(wire)).collect();
+        openers.spawn(async move {
+            for dialler in diallers {
+                one(dialler).await?;
             }
             anyhow::Ok(())
         });
     }
-    while let Some(task) = tasks.join_next().await {
-        task??;
+    while let Some(opener) = openers.join_next().await {
+        opener??;
     }
-    Ok((count / AT_A_TIME * AT_A_TIME) as f64 / started.elapsed().as_secs_f64())
+    Ok((tasks * each) as f64 / started.elapsed().as_secs_f64())
 }
 
 /// Milliseconds of the slowest of 50, while another session's job emits.
-async fn beside_a_firehose(ground: &Ground) -> anyhow::Result<f64> {
-    let address = ground.runtime.address.clone();
-    let mut busy = Peer::session(channel(&address).await?).await?;
-    let input = json!({ "events": ground.amount(1_000_000), "bytes": 128 }).to_string();
+async fn beside_a_firehose(ground: &Ground, wire: Wire) -> anyhow::Result<f64> {
+    let mut busy = ground.runtime.dial(wire).session().await?;
+    let input = stream::firehose(ground.amount(1_000_000), 0);
     busy.submit("firehose", &input).await?;
-    let reader = tokio::spawn(async move { busy.until_terminal().await });
+    let reader = tokio::spawn(async move { busy.until_ended(1).await });
     let mut worst: f64 = 0.0;
     for _ in 0..50 {
         let started = Instant::now();
-        one(&address).await?;
+        one(ground.runtime.dial(wire)).await?;
         worst = worst.max(started.elapsed().as_secs_f64() * 1e3);
     }
     reader.abort();

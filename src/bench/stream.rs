@@ -4,78 +4,64 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::peer::{Peer, channel};
+use super::client::{Ask, Wire};
 use super::report::{Report, Target};
-use super::ws::WsPeer;
 use super::{Ground, median};
 
 pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     let events = ground.amount(200_000);
-    let (mut arcpd, mut one, mut batch) = (vec![], vec![], vec![]);
-    for _ in 0..ground.rounds {
-        one.push(floor(ground, events, 1).await?);
-        arcpd.push(job(ground, events).await?);
-        batch.push(floor(ground, events, 64).await?);
+    for wire in Wire::ALL {
+        let (mut arcpd, mut bare) = (vec![], vec![]);
+        for _ in 0..ground.rounds {
+            bare.push(floor(ground, wire, events).await?);
+            arcpd.push(job(ground, wire, events).await?);
+        }
+        let target = match wire {
+            Wire::Grpc => Target::RatioAtLeast(0.6),
+            Wire::WebSocket => Target::RatioAtLeast(0.2),
+        };
+        let (arcpd, bare) = (median(&mut arcpd), median(&mut bare));
+        let name = format!("one job, {wire}");
+        report.add(name, "events/s", arcpd, Some(bare), target);
     }
-    // The faster of the two ways to use tonic.
-    let best = median(&mut one).max(median(&mut batch));
-    let target = Target::RatioAtLeast(0.6);
-    report.add(
-        "one job, gRPC",
-        "events/s",
-        median(&mut arcpd),
-        Some(best),
-        target,
-    );
-
-    let (mut arcpd, mut floor) = (vec![], vec![]);
-    for _ in 0..ground.rounds {
-        floor.push(ws_floor(ground, events).await?);
-        arcpd.push(ws_job(ground, events).await?);
-    }
-    let target = Target::RatioAtLeast(0.2);
-    let floor = median(&mut floor);
-    report.add(
-        "one job, WebSocket",
-        "events/s",
-        median(&mut arcpd),
-        Some(floor),
-        target,
-    );
     Ok(())
 }
 
+/// What a firehose that begins after `delay_ms` is given.
+pub fn firehose(events: u64, delay_ms: u64) -> String {
+    json!({ "events": events, "bytes": 128, "delay_ms": delay_ms }).to_string()
+}
+
 /// Events a second of a firehose.
-pub async fn job(ground: &Ground, events: u64) -> anyhow::Result<f64> {
-    let mut peer = Peer::session(channel(&ground.runtime.address).await?).await?;
-    let input = json!({ "events": events, "bytes": 128 }).to_string();
+pub async fn job(ground: &Ground, wire: Wire, events: u64) -> anyhow::Result<f64> {
+    let mut client = ground.runtime.dial(wire).session().await?;
     let started = Instant::now();
-    peer.submit("firehose", &input).await?;
-    let received = peer.until_terminal().await?;
+    client.submit("firehose", &firehose(events, 0)).await?;
+    let received = client.until_ended(1).await?;
     anyhow::ensure!(received == events + 1, "{received} of {events}");
     Ok(events as f64 / started.elapsed().as_secs_f64())
 }
 
-pub async fn floor(ground: &Ground, events: u64, batch: u64) -> anyhow::Result<f64> {
-    let channel = channel(&ground.floor.address).await?;
-    let started = Instant::now();
-    let mut peer = Peer::open(channel, &format!("stream:{events}:{batch}"), None).await?;
-    peer.until_terminal().await?;
-    Ok(events as f64 / started.elapsed().as_secs_f64())
+/// The better of the ways to use the library: one envelope in a message or
+/// many, each text flushed with others.
+pub async fn floor(ground: &Ground, wire: Wire, events: u64) -> anyhow::Result<f64> {
+    let mut best: f64 = 0.0;
+    for batch in batches(wire) {
+        let name = format!("stream:{events}:{batch}");
+        let mut client = ground.floor.dial(wire).open(&name, None).await?;
+        client.recv().await?;
+        let started = Instant::now();
+        client.send(Ask::Ping).await?;
+        client.until_ended(1).await?;
+        best = best.max(events as f64 / started.elapsed().as_secs_f64());
+    }
+    Ok(best)
 }
 
-async fn ws_job(ground: &Ground, events: u64) -> anyhow::Result<f64> {
-    let mut peer = WsPeer::session(&ground.runtime.address).await?;
-    let started = Instant::now();
-    peer.submit("firehose", json!({ "events": events, "bytes": 128 }))
-        .await?;
-    peer.until(events + 1).await?;
-    Ok(events as f64 / started.elapsed().as_secs_f64())
-}
-
-async fn ws_floor(ground: &Ground, events: u64) -> anyhow::Result<f64> {
-    let mut peer = WsPeer::open(&ground.floor.address, &format!("/ws?count={events}")).await?;
-    let started = Instant::now();
-    peer.until(events).await?;
-    Ok(events as f64 / started.elapsed().as_secs_f64())
+/// Messages that are sent together: what the floor is tried with.
+pub fn batches(wire: Wire) -> &'static [u64] {
+    match wire {
+        Wire::Grpc => &[1, 64],
+        Wire::WebSocket => &[64],
+    }
 }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::peer::{sample, sample_end};
+use crate::bench::client::{sample, sample_end};
 use crate::wire::proto::agent_host_service_server::AgentHostService;
 use crate::wire::proto::envelope::Payload;
 use crate::wire::proto::serve_request::Message as Say;
