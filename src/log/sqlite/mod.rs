@@ -5,6 +5,7 @@ mod checkpoint;
 mod decode;
 mod execute;
 mod hosted;
+mod merged;
 mod reader;
 mod recent;
 mod schema;

@@ -1,6 +1,5 @@
 //! Reads, on connections of their own; an append never waits for them.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,8 +12,6 @@ use super::{Log, schema, unavailable};
 use crate::log::{Block, Error, JobRow, ListFilter, Position, SessionRow, StreamId};
 
 const READERS: usize = 4;
-/// What is read of each of many streams, whatever is left of it in the end.
-const SHARE_BYTES_MIN: usize = 16 * 1024;
 
 pub(super) struct Pool {
     idle: Arc<Mutex<Vec<Connection>>>,
@@ -72,49 +69,6 @@ impl Log {
         self.read(move |connection| {
             let after = block_start(connection, stream, after_seq + 1)?;
             blocks_from(connection, stream, after, 0, up_to, bytes_max)
-        })
-        .await
-    }
-
-    /// Blocks of several streams in log order, `after < position <= up_to`, about
-    /// `bytes_max` of them all;
-    /// those wholly at or below a stream's `after_seq` are left out. Empty
-    /// means that there are none up to `up_to`.
-    pub async fn read_merged(
-        &self,
-        streams: &HashMap<StreamId, u64>,
-        after: Position,
-        up_to: Position,
-        bytes_max: usize,
-    ) -> Result<Vec<Arc<Block>>, Error> {
-        let recent = &self.shared.state.recent;
-        if let Some(blocks) = recent.read(streams, after, up_to, bytes_max) {
-            return Ok(blocks);
-        }
-        let streams: Vec<_> = streams.iter().map(|(s, seq)| (*s, *seq)).collect();
-        self.read(move |connection| {
-            let share = (bytes_max / streams.len().max(1)).max(SHARE_BYTES_MIN);
-            let mut merged = Vec::new();
-            // Past where one stream's read was cut the order of all is not known.
-            let mut complete_to = up_to;
-            for (stream, after_seq) in streams {
-                let start = block_start(connection, stream, after_seq + 1)?;
-                let blocks = blocks_from(connection, stream, start, after, up_to, share)?;
-                let bytes: usize = blocks.iter().map(|block| block.data.len()).sum();
-                if let Some(last) = blocks.last().filter(|_| bytes >= share) {
-                    complete_to = complete_to.min(last.position);
-                }
-                merged.extend(blocks);
-            }
-            merged.retain(|block| block.position <= complete_to);
-            merged.sort_unstable_by_key(|block| block.position);
-            let mut bytes = 0;
-            merged.retain(|block| {
-                let more = bytes < bytes_max;
-                bytes += block.data.len();
-                more
-            });
-            Ok(merged)
         })
         .await
     }
@@ -284,7 +238,11 @@ fn matches(filter: &ListFilter, job: &JobRow) -> bool {
 }
 
 /// The `first_seq` of the block that holds `seq`, or `seq` where none does.
-fn block_start(connection: &Connection, stream: StreamId, seq: u64) -> rusqlite::Result<i64> {
+pub(super) fn block_start(
+    connection: &Connection,
+    stream: StreamId,
+    seq: u64,
+) -> rusqlite::Result<i64> {
     let start: Option<i64> = connection
         .prepare_cached(
             "SELECT first_seq FROM block WHERE stream = ?1 AND first_seq <= ?2
