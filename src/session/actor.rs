@@ -180,7 +180,7 @@ impl Actor {
             if self.barrier.is_none()
                 && let Some(request) = self.deferred.pop_front()
             {
-                self.handle(request).await?;
+                Box::pin(self.handle(request)).await?;
                 continue;
             }
             if self.feed.holds_newer() {
@@ -337,7 +337,9 @@ impl Actor {
             self.deferred.push_back(request);
             return Ok(());
         }
-        self.handle(request).await
+        // A request is rare and its steps are large: kept apart, an idle session is
+        // half its size.
+        Box::pin(self.handle(request)).await
     }
 
     pub(super) fn reply(&mut self, body: ReplyBody) {

@@ -35,7 +35,8 @@ pub async fn attach(sessions: Arc<Sessions>, mut connection: Connection) {
         .resume
         .as_ref()
         .map_or_else(|| would_be.clone(), |r| r.session_id.clone());
-    match open(&sessions, &would_be, hello).await {
+    // Over soon, and large: not part of what an idle session keeps.
+    match Box::pin(open(&sessions, &would_be, hello)).await {
         Ok(opened) => serve(sessions, connection, opened).await,
         Err(failure) => refuse(connection, named, Some(request_id), failure).await,
     }
