@@ -5,6 +5,7 @@ pub mod buf;
 pub mod chromium;
 pub mod host;
 pub mod jobs;
+pub mod proxy;
 pub mod ws;
 
 use std::collections::VecDeque;
