@@ -1,0 +1,1 @@
+"""Stubs generated out of `proto/arcp/v1` while the wheel is built."""
