@@ -43,8 +43,11 @@ pytestmark = pytest.mark.skipif(not ARCPD, reason="ARCPD_BIN is not set")
 class Runtime:
     def __init__(self, folder: Path) -> None:
         arguments = ["serve", "--dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+        # Of these variables it would refuse those it does not know.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ARCPD_")}
         self.process = subprocess.Popen(
-            [ARCPD, *arguments, "--data-dir", str(folder)], stderr=subprocess.PIPE, text=True
+            [ARCPD, *arguments, "--data-dir", str(folder)],
+            env=environment, stderr=subprocess.PIPE, text=True,
         )
         assert self.process.stderr is not None
         for line in self.process.stderr:

@@ -95,7 +95,8 @@ def test_a_silent_stream_is_dialled_again(runtime: FakeRuntime) -> None:
 def test_a_stream_that_is_answered_is_not_silent(runtime: FakeRuntime) -> None:
     Running(runtime, NOP)
     stream = runtime.stream()
-    stream.register(lost_after=duration(0.1), heartbeat_interval=duration(0.02))
+    stream.register(lost_after=duration(0.5), heartbeat_interval=duration(0.05))
+    # Longer than the silence that would end it.
     for _ in range(30):
         stream.say(heartbeat_ack=pb.HeartbeatAck(nonce=stream.expect("heartbeat").nonce))
     assert runtime.streams.empty()
