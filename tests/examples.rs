@@ -15,10 +15,16 @@ use arcpd::wire::proto::{self, envelope::Payload, job_event::Body};
 use support::proxy::Proxy;
 use support::*;
 
-/// What the examples are built from, beside their own folders.
-const BESIDE: [&str; 2] = ["buf.yaml", "proto"];
-/// What a build by hand leaves in a folder.
-const BUILT: [&str; 6] = ["node_modules", "target", "gen", "bin", "dist", ".venv"];
+/// What a build by hand leaves in a folder, beside what begins with a dot.
+const BUILT: [&str; 7] = [
+    "node_modules",
+    "target",
+    "gen",
+    "bin",
+    "dist",
+    "__pycache__",
+    "examples/python/arcp",
+];
 /// (a folder of `examples`, a program its commands need, what to install)
 const TOOLS: [(&str, &str, &str); 7] = [
     ("go", "go", "Go 1.26 or later"),
@@ -29,6 +35,7 @@ const TOOLS: [(&str, &str, &str); 7] = [
     ("typescript", "node", "Node 20 or later"),
     ("typescript", "npm", "Node 20 or later, with npm"),
 ];
+
 /// A built example.
 struct Example {
     language: String,
@@ -47,8 +54,10 @@ fn sources(part: &Path, found: &mut Vec<(PathBuf, Vec<u8>)>) {
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
     for name in names {
-        if !BUILT.iter().any(|built| name == *built) {
-            sources(&part.join(name), found);
+        let part = part.join(&name);
+        let built = BUILT.iter().any(|built| part.ends_with(built));
+        if !built && !name.as_encoded_bytes().starts_with(b".") {
+            sources(&part, found);
         }
     }
 }
@@ -74,9 +83,12 @@ impl Example {
         let folder = base.join("examples").join(language);
         let mut files = Vec::new();
         sources(&Path::new("examples").join(language), &mut files);
-        BESIDE
-            .iter()
-            .for_each(|part| sources(Path::new(part), &mut files));
+        sources(Path::new("buf.yaml"), &mut files);
+        sources(Path::new("proto"), &mut files);
+        if language == "python" {
+            // The agents' helper.
+            sources(Path::new("python"), &mut files);
+        }
         let readme = files.iter().find(|(path, _)| path.ends_with("README.md"));
         let readme = String::from_utf8(readme.expect("a README").1.clone()).unwrap();
         let block = readme

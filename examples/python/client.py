@@ -1,6 +1,6 @@
-"""Submits `word-count`, follows it through broken connections, prints its result."""
+"""client.py AGENT FILE [STEP_MS]: submits a text, follows the job through broken connections, prints its result."""
 
-import os, queue, sys, time, uuid
+import json, os, queue, sys, time, uuid
 
 import grpc
 from arcp.v1.envelope_pb2 import Envelope, JobSubmit, Resume, SessionHello
@@ -8,8 +8,11 @@ from arcp.v1.runtime_service_pb2 import SessionRequest
 from arcp.v1.runtime_service_pb2_grpc import RuntimeServiceStub
 
 SERVER = os.environ.get("ARCPD_SERVER", "http://127.0.0.1:7777").removeprefix("http://")
+agent, file, *step_ms = sys.argv[1:]
+with open(file, encoding="utf-8", newline="") as opened:
+    input_json = json.dumps({"text": opened.read(), "step_ms": int(step_ms[0]) if step_ms else 0})
 # The same key each time: however often it is sent, it is one job.
-submit = JobSubmit(agent="word-count", input_json=sys.argv[1], idempotency_key=str(uuid.uuid4()))
+submit = JobSubmit(agent=agent, input_json=input_json, idempotency_key=str(uuid.uuid4()))
 resume, parts = None, []
 
 
@@ -33,11 +36,11 @@ def follow(send, stream):
             resume = Resume(session_id=session_id, resume_token=token)
         elif kind == "job_event" and message.HasField("progress"):
             at = message.progress
-            print(f"{envelope.event_seq}: {at.current:.0f} of {at.total:.0f}", file=sys.stderr, flush=True)
+            print(f"progress {at.current:.0f}/{at.total:.0f}", file=sys.stderr, flush=True)
         elif kind == "job_event" and message.HasField("result_chunk"):
             parts.append(message.result_chunk.data)
         elif kind == "job_result":
-            print("".join(parts).rstrip() or message.result_json)
+            print("".join(parts) or message.result_json)
             sys.exit()
         elif kind in ("job_error", "session_error"):
             sys.exit(f"{message.code}: {message.message}")
