@@ -185,7 +185,8 @@ impl Cut {
     /// before the last, whatever the language frames them in.
     fn places(self) -> (usize, usize) {
         match self {
-            Cut::Client | Cut::Reports => (200, 1_700),
+            Cut::Client => (300, 2_700),
+            Cut::Reports => (200, 1_700),
             Cut::Assignment => (10, 1_000),
         }
     }
@@ -352,15 +353,20 @@ async fn every_client_works_with_every_agent_through_a_cut_connection() {
     }
     until_hosted(&runtime, hosts.len()).await;
 
-    // Each pair is cut somewhere else, at the same places in every run.
-    let pairs = examples.len() * examples.len();
+    // Each pair is cut somewhere else, at the same places in every run: for each client
+    // and for each agent from the beginning to the end.
+    let of = examples.len();
     let of_agents = hosts.iter().enumerate().map(|(index, (agent, proxy, _))| {
         let (examples, address, text) = (&examples, &runtime.address, &text);
         async move {
             for (turn, client) in examples.iter().enumerate() {
                 for what in [Cut::Client, Cut::Reports, Cut::Assignment] {
+                    let nth = match what {
+                        Cut::Client => index * of + turn,
+                        Cut::Reports | Cut::Assignment => turn * of + index,
+                    };
                     let (first, last) = what.places();
-                    let place = first + (last - first) * (turn * examples.len() + index) / pairs;
+                    let place = first + (last - first) * nth / (of * of);
                     play(client, agent, proxy, address, (what, place), text).await;
                 }
             }
