@@ -157,6 +157,7 @@ fn build_all() -> Vec<Example> {
         .map(|entry| entry.file_name().into_string().unwrap())
         .collect();
     languages.sort();
+    assert_eq!(languages, ["go", "java", "python", "typescript"]);
     std::thread::scope(|scope| {
         let builds: Vec<_> = languages
             .iter()
