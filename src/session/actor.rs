@@ -338,7 +338,7 @@ impl Actor {
             return Ok(());
         }
         // A request is rare and its steps are large: kept apart, an idle session is
-        // half its size.
+        // a quarter smaller.
         Box::pin(self.handle(request)).await
     }
 
