@@ -107,7 +107,10 @@ class FakeRuntime:
 
     def _serve(self, requests: Any, context: grpc.ServicerContext) -> Any:
         stream = Stream(requests, context)
-        context.add_callback(lambda: stream.out.put((grpc.StatusCode.CANCELLED, "gone")))
+        gone = (grpc.StatusCode.CANCELLED, "gone")
+        if not context.add_callback(lambda: stream.out.put(gone)):
+            # Over before it was looked at; nobody would ever say so again.
+            return
         self.streams.put(stream)
         while isinstance(message := stream.out.get(), pb.ServeResponse):
             yield message
