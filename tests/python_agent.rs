@@ -1,0 +1,426 @@
+//! The Python helper for agents, its own tests and its examples, and hosts made
+//! with it that are killed, stopped, cancelled and left without a runtime.
+//!
+//! The packages are pinned in `tests/python/agent-requirements.txt` and installed
+//! into a virtual environment below the target folder.
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use arcpd::wire::proto::envelope::Payload;
+use arcpd::wire::proto::job_event::Body;
+use arcpd::wire::proto::{self, Envelope};
+use support::host::WORKERS;
+use support::*;
+
+const REQUIREMENTS: &str = include_str!("python/agent-requirements.txt");
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Runs to its end or fails with what it printed.
+fn run(command: &mut Command) -> String {
+    let output = command
+        .output()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{command:?}\n{text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    text
+}
+
+/// The interpreter of an environment with the helper, and a folder with stubs.
+fn python() -> &'static (PathBuf, PathBuf) {
+    static READY: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
+    READY.get_or_init(|| {
+        let base = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("python-agent");
+        let (python, stubs) = (base.join("venv/bin/python"), base.join("stubs"));
+        let stamp = base.join("requirements.txt");
+        let pip = || {
+            let mut pip = Command::new(&python);
+            pip.args(["-m", "pip", "install", "--quiet", "--no-deps"]);
+            pip
+        };
+        if std::fs::read_to_string(&stamp).ok().as_deref() != Some(REQUIREMENTS) {
+            let _ = std::fs::remove_dir_all(&base);
+            std::fs::create_dir_all(&base).unwrap();
+            let venv = base.join("venv");
+            run(Command::new("python3").args(["-m", "venv"]).arg(venv));
+            run(pip()
+                .arg("-r")
+                .arg(root("tests/python/agent-requirements.txt")));
+            std::fs::write(&stamp, REQUIREMENTS).unwrap();
+        }
+        // Always anew: the helper and the schema may have changed.
+        run(pip()
+            .args(["--no-build-isolation", "--force-reinstall"])
+            .arg(root("python")));
+        std::fs::create_dir_all(&stubs).unwrap();
+        let out = |flag: &str| format!("{flag}={}", stubs.display());
+        run(Command::new(&python)
+            .current_dir(root("proto"))
+            .args(["-m", "grpc_tools.protoc", "-I."])
+            .args([out("--python_out"), out("--grpc_python_out")])
+            .args(
+                ["envelope", "event", "runtime_service", "agent_host_service"]
+                    .map(|file| format!("arcp/v1/{file}.proto")),
+            ));
+        (python, stubs)
+    })
+}
+
+/// A Python program that talks to a runtime; killed with SIGKILL when dropped.
+struct Program {
+    child: Child,
+    stderr: Receiver<String>,
+}
+
+impl Program {
+    fn start(address: &str, token: &str, arguments: &[&str]) -> Self {
+        let (python, stubs) = python();
+        let mut child = Command::new(python)
+            .args(arguments)
+            .env("ARCPD_SERVER", format!("http://{address}"))
+            .env("ARCPD_TOKEN", token)
+            .env("PYTHONPATH", stubs)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (tx, stderr) = channel();
+        std::thread::spawn(move || {
+            lines
+                .map_while(Result::ok)
+                .for_each(|line| drop(tx.send(line)));
+        });
+        Self { child, stderr }
+    }
+
+    /// A host of `tests/python/host.py` that is registered.
+    fn host(runtime: &Runtime, name: &str, policy: &str) -> Self {
+        let script = root("tests/python/host.py");
+        let arguments = [script.to_str().unwrap(), name, policy];
+        let host = Self::start(&runtime.address, WORKERS, &arguments);
+        host.until("registered with arcpd");
+        host
+    }
+
+    /// Reads on until a line has the text.
+    fn until(&self, text: &str) {
+        let mut seen = Vec::new();
+        while !seen.last().is_some_and(|line: &String| line.contains(text)) {
+            match self.stderr.recv_timeout(Duration::from_secs(30)) {
+                Ok(line) => seen.push(line),
+                Err(error) => panic!("{error} before {text:?}: {seen:#?}"),
+            }
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        run(Command::new("kill").args([name, &pid]));
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Without the demonstration agents, one of which has a name of the examples.
+fn start(data_dir: &Path, listen: &str, lost_after_sec: u32) -> Runtime {
+    let config = data_dir.join("arcpd.toml");
+    let text = format!(
+        "[[hosting]]\nprincipal = \"workers\"\nagents = [\"*\"]\n\
+         [hosts]\nheartbeat_interval_sec = 1\nlost_after_sec = {lost_after_sec}\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_arcpd"));
+    command
+        .args(["serve", "--admin-listen", "127.0.0.1:0"])
+        .args(["--listen", listen, "--drain-deadline-sec", "2"])
+        .arg("--data-dir")
+        .arg(data_dir)
+        .arg("--config")
+        .arg(config)
+        .env("ARCPD_TOKENS", format!("alice={ALICE},workers={WORKERS}"));
+    Runtime::spawn(&mut command)
+}
+
+fn log_of(envelope: &Envelope) -> Option<&str> {
+    match &envelope.payload {
+        Some(Payload::JobEvent(event)) => match &event.body {
+            Some(Body::Log(log)) => Some(&log.message),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Numbered envelopes up to the log event with the text.
+async fn until_log(peer: &mut Peer, text: &str) -> Vec<Envelope> {
+    let mut seen: Vec<Envelope> = Vec::new();
+    while seen.last().and_then(log_of) != Some(text) {
+        let envelope = peer.next().await;
+        assert!(
+            !matches!(
+                envelope.payload,
+                Some(Payload::JobResult(_) | Payload::JobError(_))
+            ),
+            "before {text:?}: {envelope:?}"
+        );
+        if envelope.event_seq > 0 {
+            seen.push(envelope);
+        }
+    }
+    seen
+}
+
+fn logs(envelopes: &[Envelope]) -> Vec<&str> {
+    envelopes.iter().filter_map(log_of).collect()
+}
+
+/// `NAME ATTEMPT STEP` for each step.
+fn steps(name: &str, attempt: u32, steps: std::ops::Range<u32>) -> Vec<String> {
+    steps.map(|n| format!("{name} {attempt} {n}")).collect()
+}
+
+fn check_numbers(seen: &[Envelope]) {
+    assert_eq!(seqs(seen), (1..=seen.len() as u64).collect::<Vec<_>>());
+}
+
+fn result_of(seen: &[Envelope]) -> &str {
+    match &seen.last().unwrap().payload {
+        Some(Payload::JobResult(result)) => &result.result_json,
+        other => panic!("expected a result, got {other:?}"),
+    }
+}
+
+fn error_of(seen: &[Envelope]) -> &proto::JobError {
+    match &seen.last().unwrap().payload {
+        Some(Payload::JobError(error)) => error,
+        other => panic!("expected an error, got {other:?}"),
+    }
+}
+
+fn input(upto: u32) -> serde_json::Value {
+    serde_json::json!({"upto": upto, "step_ms": 10})
+}
+
+#[test]
+fn the_helper_passes_its_own_tests() {
+    let out = run(Command::new(&python().0)
+        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
+        .arg(root("python/tests"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("ARCPD_BIN", env!("CARGO_BIN_EXE_arcpd")));
+    assert!(out.contains(" passed") && !out.contains("skipped"), "{out}");
+}
+
+#[test]
+fn the_helper_is_typed() {
+    let cache = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("mypy");
+    run(Command::new(&python().0)
+        .args(["-m", "mypy", "--strict", "-p", "arcpd_agent"])
+        .arg("--config-file")
+        .arg(root("python/pyproject.toml"))
+        .arg("--cache-dir")
+        .arg(cache)
+        // Not the source, which has no stubs.
+        .current_dir(std::env::temp_dir()));
+}
+
+#[tokio::test]
+async fn a_killed_host_fails_its_job_for_good_under_fail() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = start(dir.path(), "127.0.0.1:0", 1);
+    let host = Program::host(&runtime, "a", "fail");
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    peer.submit("steps", input(100_000)).await;
+    let mut seen = until_log(&mut peer, "a 1 10").await;
+    host.signal("-KILL");
+    let _other = Program::host(&runtime, "b", "fail");
+    seen.extend(peer.until_terminal().await);
+    check_numbers(&seen);
+    let error = error_of(&seen);
+    assert_eq!((&*error.code, error.retryable), ("INTERNAL_ERROR", true));
+    assert!(error.message.contains("agent host lost"), "{error:?}");
+    assert!(logs(&seen).iter().all(|line| line.starts_with("a 1 ")));
+}
+
+#[tokio::test]
+async fn a_killed_hosts_job_runs_again_elsewhere_under_retry() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = start(dir.path(), "127.0.0.1:0", 1);
+    let host = Program::host(&runtime, "a", "retry");
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    peer.submit("steps", input(50)).await;
+    let mut seen = until_log(&mut peer, "a 1 10").await;
+    host.signal("-KILL");
+    let _other = Program::host(&runtime, "b", "retry");
+    seen.extend(peer.until_terminal().await);
+    check_numbers(&seen);
+    let logs = logs(&seen);
+    let first = logs.iter().take_while(|line| line.starts_with('a')).count();
+    assert_eq!(logs[..first], steps("a", 1, 0..first as u32));
+    assert_eq!(logs[first..], steps("b", 2, 0..50));
+    assert_eq!(result_of(&seen), r#"{"by":"b"}"#);
+}
+
+#[tokio::test]
+async fn a_killed_hosts_job_goes_on_from_its_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = start(dir.path(), "127.0.0.1:0", 1);
+    let host = Program::host(&runtime, "a", "checkpoint");
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    peer.submit("steps", input(60)).await;
+    let mut seen = until_log(&mut peer, "a 1 10").await;
+    host.signal("-KILL");
+    let _other = Program::host(&runtime, "b", "checkpoint");
+    seen.extend(peer.until_terminal().await);
+    check_numbers(&seen);
+    let logs = logs(&seen);
+    let first = logs.iter().take_while(|line| line.starts_with('a')).count() as u32;
+    // Killed between a step and its checkpoint, that step is done once more.
+    let second = steps("b", 2, first..60);
+    let again = steps("b", 2, first - 1..60);
+    let rest = &logs[first as usize..];
+    assert!(
+        rest == second || rest == again,
+        "{first} steps, then {rest:?}"
+    );
+    assert_eq!(result_of(&seen), r#"{"by":"b"}"#);
+}
+
+#[tokio::test]
+async fn a_host_that_wakes_after_it_was_lost_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = start(dir.path(), "127.0.0.1:0", 1);
+    let zombie = Program::host(&runtime, "a", "retry");
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    peer.submit("steps", input(300)).await;
+    let mut seen = until_log(&mut peer, "a 1 10").await;
+    zombie.signal("-STOP");
+    let _other = Program::host(&runtime, "b", "retry");
+    let until_other = until_log(&mut peer, "b 2 0").await;
+    seen.extend(until_other);
+    zombie.signal("-CONT");
+    zombie.until("stopped: Fenced");
+    seen.extend(peer.until_terminal().await);
+    check_numbers(&seen);
+    let logs = logs(&seen);
+    let first = logs.iter().position(|line| line.starts_with('b')).unwrap();
+    assert_eq!(logs[first..], steps("b", 2, 0..300));
+    assert_eq!(result_of(&seen), r#"{"by":"b"}"#);
+}
+
+/// The job goes on through the end of the runtime; the client resumes.
+async fn survives(end: impl AsyncFnOnce(Runtime)) {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = start(dir.path(), "127.0.0.1:0", 10);
+    let address = runtime.address.clone();
+    let _host = Program::host(&runtime, "a", "fail");
+    let mut peer = Peer::connect(&address, ALICE).await;
+    peer.submit("steps", input(200)).await;
+    let mut seen = until_log(&mut peer, "a 1 20").await;
+    end(runtime).await;
+    let _again = start(dir.path(), &address, 10);
+    let (session, token) = (peer.session_id.clone(), peer.resume_token.clone());
+    let last = seen.last().unwrap().event_seq;
+    let resumed = Peer::resume(&address, ALICE, &session, &token, last).await;
+    let mut peer = resumed.welcomed().await;
+    seen.extend(peer.until_terminal().await);
+    check_numbers(&seen);
+    assert_eq!(logs(&seen), steps("a", 1, 0..200));
+    assert_eq!(result_of(&seen), r#"{"by":"a"}"#);
+}
+
+#[tokio::test]
+async fn a_job_outlives_the_kill_of_the_runtime() {
+    survives(async |runtime: Runtime| runtime.kill()).await;
+}
+
+#[tokio::test]
+async fn a_job_outlives_the_drain_of_the_runtime() {
+    survives(async |runtime: Runtime| {
+        let started = Instant::now();
+        assert!(runtime.terminate().await.success());
+        println!("drained in {:?}", started.elapsed());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_cancel_reaches_an_agent_that_keeps_the_processor() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = start(dir.path(), "127.0.0.1:0", 10);
+    let _host = Program::host(&runtime, "a", "fail");
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    let job = peer.submit("busy", serde_json::Value::Null).await;
+    let is_progress = |envelope: &Envelope| matches!(envelope.payload, Some(Payload::JobEvent(_)));
+    while !is_progress(&peer.next().await) {}
+    let started = Instant::now();
+    let cancel = proto::JobCancel::default();
+    peer.send(&job, Payload::JobCancel(cancel)).await;
+    let seen = peer.until_terminal().await;
+    let took = started.elapsed();
+    println!("cancelled in {took:?}");
+    assert_eq!(error_of(&seen).final_status, "cancelled");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test]
+async fn the_examples_outlive_the_kill_of_the_runtime() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = start(dir.path(), "127.0.0.1:0", 10);
+    let address = runtime.address.clone();
+    let example = |name: &str| root("examples/python").join(name).display().to_string();
+    let agent = Program::start(&address, WORKERS, &[&example("agent.py")]);
+    agent.until("registered with arcpd");
+    let text = r#"{"text": "to be or\nnot to be\na\nb\nc\nd\ne\nf", "step_ms": 100}"#;
+    let mut client = Program::start(&address, ALICE, &[&example("client.py"), text]);
+    client.until(": 2 of 8");
+    runtime.kill();
+    client.until("dialling again");
+    let _again = start(dir.path(), &address, 10);
+    // Three events a line: the numbers are the job's, with none left out.
+    client.until("24: 8 of 8");
+    let mut out = String::new();
+    let mut stdout = client.child.stdout.take().unwrap();
+    std::io::Read::read_to_string(&mut stdout, &mut out).unwrap();
+    assert!(client.child.wait().unwrap().success());
+    assert_eq!(
+        out,
+        "2 to\n2 be\n1 or\n1 not\n1 a\n1 b\n1 c\n1 d\n1 e\n1 f\n"
+    );
+}
+
+#[tokio::test]
+async fn stubs_alone_make_an_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = start(dir.path(), "127.0.0.1:0", 10);
+    let path = root("examples/python/agent_raw.py").display().to_string();
+    let mut agent = Program::start(&runtime.address, WORKERS, &[&path]);
+    let mut line = String::new();
+    let mut stdout = BufReader::new(agent.child.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(line, "registered\n");
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    peer.submit("echo", serde_json::json!([1, "two"])).await;
+    let seen = peer.until_terminal().await;
+    assert_eq!(logs(&seen), ["echoing"]);
+    assert_eq!(result_of(&seen), r#"[1,"two"]"#);
+}
