@@ -263,7 +263,9 @@ impl Connection {
 
     /// Says that the runtime goes; acks that are due go first.
     async fn drain(&self) -> HostRefusal {
-        let reconnect_after = rand::rng().random_range(Duration::ZERO..=RECONNECT_MAX);
+        // Well before it would be given up.
+        let limit = RECONNECT_MAX.min(self.hosts.options.lost_after / 2);
+        let reconnect_after = rand::rng().random_range(Duration::ZERO..=limit);
         let reason = "the runtime is shutting down".into();
         self.host.outbox.push(HostReply::Drain {
             reconnect_after,
