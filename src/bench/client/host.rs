@@ -96,7 +96,8 @@ impl Host {
 pub fn sample(seq: u64, ts: prost_types::Timestamp) -> Report {
     let log = proto::Log {
         level: "info".into(),
-        message: format!("{:.<128}", format!("{seq:08}")),
+        // Counted from 0, as a firehose does: the client checks it.
+        message: format!("{:.<128}", format!("{:08}", seq - 1)),
         attributes_json: String::new(),
     };
     let event = proto::JobEvent {
