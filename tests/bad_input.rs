@@ -89,28 +89,32 @@ async fn text_that_is_no_envelope_is_refused_by_field() {
         ),
         (
             r#"{"arcp":1.1,"id":"x","type":"session.ping","payload":{}}"#.to_owned(),
-            "frame",
+            "arcp: ",
         ),
         (
             r#"{"arcp":"1.1","type":"session.ping","payload":{}}"#.to_owned(),
-            "id",
+            "id: ",
         ),
         (
             r#"{"arcp":"1.1","id":"","type":"session.ping"}"#.to_owned(),
-            "id",
+            "id: ",
         ),
         (
             r#"{"arcp":"1.1","id":7,"type":"session.ping"}"#.to_owned(),
-            "frame",
+            "id: ",
         ),
         (
             format!(
                 r#"{{"arcp":"1.1","id":"{}","type":"session.ping"}}"#,
                 "i".repeat(129)
             ),
-            "id",
+            "id: ",
         ),
         (r#"{"arcp":"1.1","id":"x"}"#.to_owned(), "type"),
+        (
+            r#"["1.1","x","session.ping",null,null,null,null,{}]"#.to_owned(),
+            "frame: must be an object",
+        ),
         (
             r#"{"arcp":"1.1","id":"x","type":"session.ping","payload":[]}"#.to_owned(),
             "payload",
@@ -143,64 +147,95 @@ async fn a_member_of_the_wrong_type_is_named() {
     let beside = Beside::start().await;
     let mut ws = Ws::connect(&beside.runtime, ALICE).await;
     let long = "k".repeat(257);
-    for (kind, payload) in [
-        ("job.submit", json!({ "agent": 1 })),
-        ("job.submit", json!({})),
-        ("job.submit", json!({ "agent": "" })),
-        ("job.submit", json!({ "agent": "UPPER" })),
-        ("job.submit", json!({ "agent": "echo@" })),
+    for (kind, field, payload) in [
+        ("job.submit", "agent", json!({ "agent": 1 })),
+        ("job.submit", "agent", json!({})),
+        ("job.submit", "agent", json!({ "agent": "" })),
+        ("job.submit", "agent", json!({ "agent": "UPPER" })),
+        ("job.submit", "agent", json!({ "agent": "echo@" })),
         (
             "job.submit",
+            "max_runtime_sec",
             json!({ "agent": "echo", "max_runtime_sec": -1 }),
         ),
         (
             "job.submit",
+            "max_runtime_sec",
             json!({ "agent": "echo", "max_runtime_sec": 1.5 }),
         ),
         (
             "job.submit",
+            "idempotency_key",
             json!({ "agent": "echo", "idempotency_key": 7 }),
         ),
         (
             "job.submit",
+            "idempotency_key",
             json!({ "agent": "echo", "idempotency_key": long }),
         ),
         (
             "job.submit",
+            "lease_request",
             json!({ "agent": "echo", "lease_request": [] }),
         ),
         (
             "job.submit",
+            "lease_constraints.expires_at",
             json!({ "agent": "echo", "lease_constraints": { "expires_at": "soon" } }),
         ),
-        ("job.subscribe", json!({ "job_id": 7 })),
-        ("job.subscribe", json!({ "history": true })),
+        ("job.subscribe", "job_id", json!({ "job_id": 7 })),
+        ("job.subscribe", "job_id", json!({ "history": true })),
         (
             "job.subscribe",
+            "from_event_seq",
             json!({ "job_id": "j", "from_event_seq": -1 }),
         ),
-        ("job.subscribe", json!({ "job_id": "j", "history": "yes" })),
-        ("job.cancel", json!({})),
-        ("job.cancel", json!({ "job_id": {} })),
-        ("session.list_jobs", json!({ "limit": -1 })),
-        ("session.list_jobs", json!({ "cursor": "made up" })),
+        (
+            "job.subscribe",
+            "history",
+            json!({ "job_id": "j", "history": "yes" }),
+        ),
+        ("job.cancel", "job_id", json!({})),
+        ("job.cancel", "job_id", json!({ "job_id": {} })),
+        ("session.list_jobs", "limit", json!({ "limit": -1 })),
         (
             "session.list_jobs",
+            "cursor",
+            json!({ "cursor": "made up" }),
+        ),
+        (
+            "session.list_jobs",
+            "filter.status",
             json!({ "filter": { "status": "running" } }),
         ),
         (
             "session.list_jobs",
+            "filter.status",
             json!({ "filter": { "status": ["bored"] } }),
         ),
         (
             "session.list_jobs",
+            "filter.created_after",
             json!({ "filter": { "created_after": "yesterday" } }),
         ),
-        ("session.ack", json!({ "last_processed_seq": -1 })),
-        ("session.ack", json!({ "last_processed_seq": "1" })),
-        ("session.ack", json!({ "last_processed_seq": 1e300 })),
-        ("session.ping", json!({ "nonce": 1 })),
         (
+            "session.ack",
+            "last_processed_seq",
+            json!({ "last_processed_seq": -1 }),
+        ),
+        (
+            "session.ack",
+            "last_processed_seq",
+            json!({ "last_processed_seq": "1" }),
+        ),
+        (
+            "session.ack",
+            "last_processed_seq",
+            json!({ "last_processed_seq": 1e300 }),
+        ),
+        ("session.ping", "nonce", json!({ "nonce": 1 })),
+        (
+            "session.hello",
             "session.hello",
             json!({ "auth": { "scheme": "bearer", "token": "x" } }),
         ),
@@ -212,12 +247,60 @@ async fn a_member_of_the_wrong_type_is_named() {
             "{kind} {payload}"
         );
         assert_eq!(refused["payload"]["request_id"], *id);
-        assert!(message_of(&refused).len() > 8);
+        let message = message_of(&refused);
+        assert!(
+            message.starts_with(&format!("{field}:")),
+            "{kind} {payload}: {message}"
+        );
     }
     // An ack of the far future is not refused; it is worth what was sent.
     ws.say("session.ack", json!({ "last_processed_seq": u64::MAX }))
         .await;
     assert_eq!(ws.ping().await, Vec::<Value>::new());
+    beside.undisturbed().await;
+}
+
+/// A refusal repeated what it refused, escaped: frames of 2.7 MB, on which two SDKs
+/// drop the connection.
+#[tokio::test]
+async fn a_refusal_of_a_long_text_is_short() {
+    let beside = Beside::start().await;
+    let mut ws = Ws::connect(&beside.runtime, ALICE).await;
+    let long = "\u{200b}".repeat(300_000);
+    for (kind, payload) in [
+        (
+            "session.list_jobs",
+            json!({ "filter": { "status": [long] } }),
+        ),
+        ("session.ack", json!({ "last_processed_seq": long })),
+        (
+            "job.submit",
+            json!({ "agent": "echo", "max_runtime_sec": long }),
+        ),
+    ] {
+        ws.say(kind, payload).await;
+        let refused = ws.hear().await;
+        assert_eq!(refused["payload"]["code"], "INVALID_REQUEST", "{kind}");
+        assert!(refused.to_string().len() < 10_000, "{kind}");
+    }
+    beside.undisturbed().await;
+}
+
+/// The token names the session there, so there may be no id to answer with; one SDK
+/// drops a frame without.
+#[tokio::test]
+async fn a_refused_resume_without_a_session_id_names_one() {
+    let beside = Beside::start().await;
+    for session_id in ["".to_owned(), "s".repeat(900_000)] {
+        let mut ws = Ws::dial(&beside.runtime).await;
+        let payload = json!({ "session_id": session_id, "resume_token": "made up",
+            "last_event_seq": 0, "auth": { "scheme": "bearer", "token": ALICE } });
+        ws.say("session.resume", payload).await;
+        let refused = ws.hear().await;
+        assert_eq!(refused["payload"]["code"], "RESUME_WINDOW_EXPIRED");
+        let named = refused["session_id"].as_str().unwrap();
+        assert!(named.starts_with("sess_"), "{named:.40}");
+    }
     beside.undisturbed().await;
 }
 

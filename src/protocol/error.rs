@@ -95,6 +95,9 @@ impl ErrorCode {
     }
 }
 
+/// Longest message of a refusal that says what was wrong with a request.
+const INVALID_BYTES_MAX: usize = 2_048;
+
 /// What went wrong, in words a user can act on. `message` is never empty.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("{}: {message}", code.as_str())]
@@ -121,7 +124,17 @@ impl Failure {
         self
     }
 
+    /// The message may repeat what a peer sent, escaped: it is cut to a bound.
     pub fn invalid(message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if message.len() > INVALID_BYTES_MAX {
+            let mut end = INVALID_BYTES_MAX;
+            while !message.is_char_boundary(end) {
+                end -= 1;
+            }
+            message.truncate(end);
+            message.push('…');
+        }
         Self::new(ErrorCode::InvalidRequest, message)
     }
 

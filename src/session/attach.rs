@@ -14,7 +14,7 @@ use super::{Connection, Sessions};
 use crate::job::now;
 use crate::protocol::message::{Hello, Profile, Reply, ReplyBody, Welcome};
 use crate::protocol::{Failure, Request, RequestBody, id};
-use crate::wire::SessionHeader;
+use crate::wire::{ID_BYTES_MAX, SessionHeader};
 
 /// Serves one connection from its first frame to its end.
 pub async fn attach(sessions: Arc<Sessions>, mut connection: Connection) {
@@ -31,10 +31,12 @@ pub async fn attach(sessions: Arc<Sessions>, mut connection: Connection) {
         hello.auth_token = bearer.expose_secret().into();
     }
     // A peer reads the session's id even off a refusal.
-    let named = hello
-        .resume
-        .as_ref()
-        .map_or_else(|| would_be.clone(), |r| r.session_id.clone());
+    let named = match &hello.resume {
+        Some(resume) if (1..=ID_BYTES_MAX).contains(&resume.session_id.len()) => {
+            resume.session_id.clone()
+        }
+        _ => would_be.clone(),
+    };
     // Over soon, and large: not part of what an idle session keeps.
     match Box::pin(open(&sessions, &would_be, hello)).await {
         Ok(opened) => serve(sessions, connection, opened).await,

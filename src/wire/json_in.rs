@@ -2,7 +2,6 @@
 //! are read as `protocol/wire` of the draft allows: unknown ones are ignored.
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::proto_in::{ID_BYTES_MAX, KEY_BYTES_MAX, optional};
@@ -36,11 +35,12 @@ pub fn parse_json(text: &str) -> Result<Request, Invalid> {
             "frame: JSON nested deeper than {JSON_DEPTH_MAX}"
         )));
     }
-    let raw: RawEnvelope = serde_json::from_str(text).map_err(|e| Invalid {
+    let raw: RawEnvelope = object("frame", text).map_err(|invalid| Invalid {
         request_id: serde_json::from_str::<IdOnly>(text)
             .ok()
-            .and_then(|only| only.id),
-        message: format!("frame: not an ARCP envelope: {e}"),
+            .and_then(|only| only.id)
+            .filter(|id| !id.is_empty() && id.len() <= ID_BYTES_MAX),
+        ..invalid
     })?;
     let named = |message: String| Invalid {
         request_id: raw
@@ -106,8 +106,29 @@ fn profile(id: &str, hint: Profile) -> Profile {
     }
 }
 
-fn payload<T: DeserializeOwned>(text: &str) -> Result<T, Invalid> {
-    serde_json::from_str(text).map_err(|e| Invalid::new(format!("payload: {e}")))
+fn payload<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Invalid> {
+    object("payload", text)
+}
+
+/// A JSON object; what is wrong is named by its path, or by `whole`.
+fn object<'a, T: Deserialize<'a>>(whole: &str, text: &'a str) -> Result<T, Invalid> {
+    // An array would be read as the members in their order.
+    if text.trim_start().starts_with('[') {
+        return Err(Invalid::new(format!("{whole}: must be an object")));
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    let read = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path();
+        match path.iter().next() {
+            Some(_) if error.inner().is_data() => {
+                Invalid::new(format!("{path}: {}", error.inner()))
+            }
+            _ => Invalid::new(format!("{whole}: {}", error.inner())),
+        }
+    })?;
+    json.end()
+        .map_err(|error| Invalid::new(format!("{whole}: {error}")))?;
+    Ok(read)
 }
 
 fn body(type_name: &str, text: &str) -> Result<(RequestBody, Option<String>), Invalid> {
@@ -356,7 +377,7 @@ fn submit(text: &str) -> Result<Submit, Invalid> {
     struct Constraints {
         expires_at: Option<String>,
     }
-    let raw: Raw = serde_json::from_str(text).map_err(|e| Invalid::new(format!("payload: {e}")))?;
+    let raw: Raw = payload(text)?;
     let input_json = raw.input.map_or("null", RawValue::get).to_owned();
     check_json("input", &input_json)?;
     let lease_request_json = raw.lease_request.map_or("{}", RawValue::get).to_owned();

@@ -6,7 +6,7 @@ use crate::protocol::message::{Hello, ListJobs, Profile, Request, RequestBody, R
 use crate::protocol::{VERSION, id::parse_trace_id};
 
 /// Longest envelope id, and longest of any other identifier a client names.
-pub(super) const ID_BYTES_MAX: usize = 128;
+pub const ID_BYTES_MAX: usize = 128;
 pub(super) const KEY_BYTES_MAX: usize = 256;
 
 /// Checks everything that needs no state; the session checks the rest.
