@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use arcpd::wire::proto::{self, envelope::Payload};
 use serde_json::{Value, json};
 use support::ws::{self, Ws, hello as ws_hello};
@@ -331,6 +333,51 @@ async fn s_24_a_ping_is_answered_in_the_middle_of_a_history() {
         "{} frames before the pong",
         before.len()
     );
+}
+
+/// After a process had stood still for two intervals every session was given up for
+/// silent, with what it had said in its socket.
+#[tokio::test]
+async fn s_24_what_was_said_while_the_process_stood_still_is_heard() {
+    let (_dir, runtime) = start_with("[limits]\nheartbeat_interval_sec = 1");
+    let mut ws = Ws::connect(&runtime, ALICE).await;
+    runtime.signal("-STOP");
+    ws.say("session.ack", json!({ "last_processed_seq": 0 }))
+        .await;
+    // Longer than two intervals; nothing can tell when the runtime's clock has passed them.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    runtime.signal("-CONT");
+    let frames = ws.ping().await;
+    assert!(
+        frames.iter().all(|frame| frame["type"] == "session.ping"),
+        "{frames:?}"
+    );
+}
+
+/// With as many requests waiting for a history as may, no more are read, and the
+/// peer's pings with them: it was given up while it was reading.
+#[tokio::test]
+async fn s_24_a_peer_whose_requests_wait_is_alive_while_it_reads() {
+    let (_dir, runtime) = start_with("[limits]\nheartbeat_interval_sec = 1");
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    let job = alice
+        .submit("firehose", json!({ "events": 60_000, "bytes": 500 }))
+        .await;
+    alice.until_terminal().await;
+    let mut ws = Ws::connect(&runtime, ALICE).await;
+    let subscribe = json!({ "job_id": job, "history": true });
+    ws.say("job.subscribe", subscribe).await;
+    for _ in 0..100 {
+        ws.say("job.unsubscribe", json!({ "job_id": job })).await;
+    }
+    let started = std::time::Instant::now();
+    let mut slow = tokio::time::interval(Duration::from_millis(1));
+    while started.elapsed() < Duration::from_secs(4) {
+        slow.tick().await;
+        let frame = ws.hear().await;
+        assert_ne!(frame["type"], "session.error", "{frame}");
+        assert_ne!(frame["type"], "job.result", "read too fast to show it");
+    }
 }
 
 #[tokio::test]

@@ -54,6 +54,11 @@ pub(super) struct Actor {
     pub recent: Recent,
     pub last_inbound: Instant,
     pub last_outbound: Instant,
+    /// When the transport last took something.
+    pub last_taken: Instant,
+    /// Set once the peer was silent for too long: it is given up then, unless it is
+    /// heard first.
+    pub give_up_at: Option<Instant>,
 }
 
 /// Records `after_seq < seq <= to_seq` of one stream, still to be sent.
@@ -126,11 +131,13 @@ impl Actor {
                     Ok(permit) => {
                         permit.send(self.outbox.take());
                         self.last_outbound = Instant::now();
+                        self.last_taken = self.last_outbound;
                     }
                     Err(_) => return End::Gone,
                 },
                 request = connection.inbound.next(), if room => {
                     self.last_inbound = Instant::now();
+                    self.give_up_at = None;
                     // What was answered last may still be read.
                     let Some(request) = request else { return End::Close };
                     if let Err(end) = self.receive(request).await {
@@ -139,7 +146,7 @@ impl Actor {
                 }
                 () = self.feed.woken(), if self.outbox.len() < OUTBOX_BYTES_MAX => {}
                 () = tokio::time::sleep_until(deadline) => {
-                    if let Err(end) = self.on_deadline().await {
+                    if let Err(end) = self.on_deadline(room).await {
                         return end;
                     }
                 }

@@ -132,6 +132,8 @@ async fn serve(sessions: Arc<Sessions>, mut connection: Connection, mut opened: 
         recent: Default::default(),
         last_inbound: tokio::time::Instant::now(),
         last_outbound: tokio::time::Instant::now(),
+        last_taken: tokio::time::Instant::now(),
+        give_up_at: None,
         features: opened.features,
         row: opened.row,
         sessions: sessions.clone(),
