@@ -112,6 +112,22 @@ async fn a_websocket_counts_as_a_connection() {
     Ws::connect(&runtime, ALICE).await;
 }
 
+/// Nobody minded a socket that said nothing, or half of what begins HTTP/2: as many
+/// as the runtime takes kept everybody else out for good.
+#[tokio::test]
+async fn a_connection_that_says_nothing_is_closed() {
+    let (_dir, runtime) = start_with("[limits]\nconnections_max = 3");
+    let mut silent = Vec::new();
+    for said in ["", "PRI * HTTP/2.0\r\n", "GET / HT"] {
+        let mut socket = TcpStream::connect(&runtime.address).await.unwrap();
+        socket.write_all(said.as_bytes()).await.unwrap();
+        silent.push(socket);
+    }
+    runtime.until_metric(OPEN, |open| open == 3).await;
+    runtime.until_metric(OPEN, |open| open == 0).await;
+    Ws::connect(&runtime, ALICE).await.ping().await;
+}
+
 /// The process ended while there was still something to be said on WebSockets.
 #[tokio::test]
 async fn a_drain_waits_for_a_websocket_that_reads_late() {

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::counted::{Counted, Open};
+use super::prompt::Prompt;
 use super::tls::Tls;
 
 /// Half of them halve the rate of a single stream; twice as much brings nothing.
@@ -139,6 +140,7 @@ impl Connection {
             .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
             .max_concurrent_streams(self.limits.streams_per_connection_max);
         let service = TowerToHyperService::new(self.app);
+        let stream = Prompt::new(stream, HANDSHAKE_TIMEOUT);
         let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::pin!(served);
         let ended = tokio::select! {

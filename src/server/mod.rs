@@ -4,6 +4,7 @@ pub mod config;
 mod counted;
 mod hosting;
 mod listener;
+mod prompt;
 pub mod retention;
 mod tls;
 mod tokens;
