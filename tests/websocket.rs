@@ -123,3 +123,17 @@ async fn bad_frames_are_answered_and_a_bad_token_names_a_session() {
     say(&mut socket, ping.to_string()).await;
     assert_eq!(hear(&mut socket).await["payload"]["ping_nonce"], "n");
 }
+
+/// The answer to a close was made and never sent: a client that left in order saw
+/// its connection break (1006).
+#[tokio::test]
+async fn a_close_is_answered_with_a_close() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    let mut socket = open(&runtime).await;
+    say(&mut socket, hello(ALICE)).await;
+    hear(&mut socket).await;
+    socket.close(None).await.unwrap();
+    let answer = socket.next().await;
+    assert!(matches!(&answer, Some(Ok(Message::Close(_)))), "{answer:?}");
+}

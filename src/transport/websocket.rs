@@ -112,6 +112,8 @@ async fn write(mut sink: SplitSink<WebSocket, Message>, mut chunks: mpsc::Receiv
         code: close_code::NORMAL,
         reason: Utf8Bytes::from_static(""),
     };
-    // The peer may have gone first.
+    // The peer may have gone first, or have said it first: then this is refused and
+    // the answer to its own is what is flushed.
     let _ = sink.send(Message::Close(Some(frame))).await;
+    let _ = sink.flush().await;
 }
