@@ -80,6 +80,17 @@ fn a_key_nobody_knows_is_refused_by_name() {
     );
 }
 
+/// The first of the two was silently not there.
+#[test]
+fn an_agent_that_is_named_twice_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    let agent = "[[agent]]\nname = \"a\"\ncommand = [\"x\"]\n";
+    std::fs::write(&file, agent.repeat(2)).unwrap();
+    let said = refused(serve(dir.path()).arg("--config").arg(&file));
+    assert!(said.contains("agent a@1.0.0: is there twice"), "{said}");
+}
+
 #[test]
 fn what_kubernetes_puts_into_a_pod_is_no_setting() {
     let dir = tempfile::tempdir().unwrap();

@@ -8,7 +8,7 @@
 mod hosts;
 mod limits;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -187,8 +187,14 @@ impl Settings {
         if self.demo_agents {
             crate::agent::demo::register(&mut agents).map_err(anyhow::Error::msg)?;
         }
+        let mut named = BTreeSet::new();
         for settings in &self.agent {
             let at = || format!("agent {}@{}", settings.name, settings.version);
+            ensure!(
+                named.insert((&settings.name, &settings.version)),
+                "{}: is there twice",
+                at()
+            );
             ensure!(!settings.command.is_empty(), "{}: command is empty", at());
             let agent = CommandAgent {
                 command: settings.command.clone(),
