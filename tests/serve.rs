@@ -91,6 +91,23 @@ fn an_agent_that_is_named_twice_is_refused() {
     assert!(said.contains("agent a@1.0.0: is there twice"), "{said}");
 }
 
+/// Tokens had to be hidden from other users, and what they protect could be read
+/// by them.
+#[test]
+fn a_new_store_is_for_its_owner_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let _runtime = Runtime::start(&store);
+    for path in [
+        store.clone(),
+        store.join("arcpd.db"),
+        store.join("arcpd.db-wal"),
+    ] {
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", path.display());
+    }
+}
+
 #[test]
 fn what_kubernetes_puts_into_a_pod_is_no_setting() {
     let dir = tempfile::tempdir().unwrap();

@@ -84,9 +84,10 @@ impl Log {
         committed: mpsc::Sender<Vec<Arc<Block>>>,
     ) -> Result<Self, Error> {
         let dir = options.dir;
-        std::fs::create_dir_all(&dir).map_err(|e| io(&dir, e))?;
+        create_dir(&dir).map_err(|e| io(&dir, e))?;
         let lock = lock(&dir)?;
         let path = dir.join("arcpd.db");
+        create_file(&path).map_err(|e| io(&path, e))?;
         let (connection, tail) = schema::open_writer(&path, options.durability)?;
         let state = Arc::new(State {
             committed: AtomicI64::new(tail),
@@ -148,6 +149,26 @@ impl Log {
             }
         }
     }
+}
+
+/// A new one is for nobody else: it has what agents are given and what they answer.
+fn create_dir(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+}
+
+/// SQLite gives the files beside it the same mode. One that is there stays as it is.
+fn create_file(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map(drop)
 }
 
 fn lock(dir: &Path) -> Result<File, Error> {
