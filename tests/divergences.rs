@@ -727,3 +727,39 @@ async fn a_feature_that_was_not_negotiated_is_not_used_and_leaves_no_gap() {
         .await;
     assert_eq!(ws.ping().await, Vec::<Value>::new(), "an ack is ignored");
 }
+
+/// §4.6: a retry was refused for what had changed since: no room for a new job
+/// (INTERNAL_ERROR), another default version (DUPLICATE_KEY), the agent gone
+/// (AGENT_NOT_AVAILABLE).
+#[tokio::test]
+async fn a_retry_is_answered_with_its_job_whatever_has_changed_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let limit = "[limits]\nrunning_jobs_per_principal_max = 1\n";
+    let agent = |version: &str| {
+        format!("[[agent]]\nname = \"a\"\nversion = \"{version}\"\ncommand = [\"true\"]\n")
+    };
+    let submit = json!({ "agent": "a", "input": 1, "idempotency_key": "k" });
+    let mut jobs = Vec::new();
+    for (agents, fill) in [
+        (agent("1.0.0"), true),
+        (agent("1.0.0") + &agent("2.0.0"), false),
+        (String::new(), false),
+    ] {
+        let runtime = Runtime::start_with(dir.path(), &format!("{limit}{agents}"));
+        let mut ws = Ws::connect(&runtime, ALICE).await;
+        if fill {
+            ws.say("job.submit", submit.clone()).await;
+            jobs.push(ws.hear_type("job.accepted").await["job_id"].clone());
+            ws.until_terminal().await;
+            ws.submit("sleeper", json!({ "ms": 60_000 })).await;
+        }
+        let mut retry = Ws::connect(&runtime, ALICE).await;
+        retry.say("job.submit", submit.clone()).await;
+        let answer = retry.hear().await;
+        assert_eq!(answer["type"], "job.accepted", "{answer}");
+        jobs.push(answer["job_id"].clone());
+        runtime.kill();
+    }
+    jobs.dedup();
+    assert_eq!(jobs.len(), 1, "{jobs:?}");
+}

@@ -79,10 +79,15 @@ impl Jobs {
         new: NewJob,
         op: impl FnOnce(StreamId) -> Option<ViewOpRow>,
     ) -> Result<Accepted, Failure> {
-        let (agent, runner) = self.agents.resolve(&new.submit.agent)?;
         refuse_unbuilt(&new.submit)?;
-        self.check_running(&new.principal)?;
         let at = now();
+        // Before all that may have changed since: agents, their versions, room.
+        if let Some(earlier) = self.earlier(&new, at).await? {
+            let said = fingerprint(meant(&new.submit.agent, &earlier), &new.submit);
+            return same_or_conflict(earlier, &said);
+        }
+        let (agent, runner) = self.agents.resolve(&new.submit.agent)?;
+        self.check_running(&new.principal)?;
         let stream = self.next_stream();
         let fingerprint = match &new.submit.idempotency_key {
             Some(_) => fingerprint(&agent, &new.submit),
@@ -130,15 +135,7 @@ impl Jobs {
             hosted,
         };
         match self.log.execute(command).await.map_err(unavailable)? {
-            LogOutcome::Duplicate(row) if row.fingerprint == fingerprint => Ok(Accepted {
-                row: *row,
-                duplicate: true,
-                start: None,
-            }),
-            LogOutcome::Duplicate(_) => Err(Failure::new(
-                crate::protocol::ErrorCode::DuplicateKey,
-                "idempotency_key: used before with other parameters; choose a new key",
-            )),
+            LogOutcome::Duplicate(row) => same_or_conflict(*row, &fingerprint),
             LogOutcome::Stale => Err(Failure::internal("the job was not stored; try again")),
             LogOutcome::Done => {
                 let start = Some(Start {
@@ -153,6 +150,16 @@ impl Jobs {
                 })
             }
         }
+    }
+
+    /// The job that has this submit's key.
+    async fn earlier(&self, new: &NewJob, at: Timestamp) -> Result<Option<JobRow>, Failure> {
+        let Some(key) = &new.submit.idempotency_key else {
+            return Ok(None);
+        };
+        let earlier = self.log.job_by_key(&new.principal, key).await;
+        let holds = |job: &JobRow| job.idempotency_expires_at_ms.is_some_and(|ms| ms > at.0);
+        Ok(earlier.map_err(unavailable)?.filter(holds))
     }
 
     /// Starts the agent of a job that was just accepted; nothing for a duplicate.
@@ -224,6 +231,29 @@ impl Jobs {
     pub fn running(&self) -> usize {
         self.live.count()
     }
+}
+
+/// A bare agent name means the version that it meant when the job was made.
+fn meant<'a>(agent: &'a str, earlier: &'a JobRow) -> &'a str {
+    match earlier.agent.split_once('@') {
+        Some((name, _)) if name == agent => &earlier.agent,
+        _ => agent,
+    }
+}
+
+/// The job of an earlier submit with the same key, if that said the same.
+fn same_or_conflict(row: JobRow, said: &[u8]) -> Result<Accepted, Failure> {
+    if row.fingerprint != said {
+        return Err(Failure::new(
+            crate::protocol::ErrorCode::DuplicateKey,
+            "idempotency_key: used before with other parameters; choose a new key",
+        ));
+    }
+    Ok(Accepted {
+        row,
+        duplicate: true,
+        start: None,
+    })
 }
 
 /// Leases are enforced or refused, never accepted and ignored.

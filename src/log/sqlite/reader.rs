@@ -121,6 +121,18 @@ impl Log {
         .await
     }
 
+    /// The principal's job with this idempotency key, expired or not.
+    pub async fn job_by_key(&self, principal: &str, key: &str) -> Result<Option<JobRow>, Error> {
+        let (principal, key) = (principal.to_owned(), key.to_owned());
+        self.read(move |connection| {
+            connection
+                .prepare_cached("SELECT * FROM job WHERE principal = ?1 AND idempotency_key = ?2")?
+                .query_row(params![principal, key], job_from_row)
+                .optional()
+        })
+        .await
+    }
+
     /// What is left of a job whose records have been removed.
     pub async fn trimmed_job(&self, id: &str) -> Result<Option<JobRow>, Error> {
         let id = id.to_owned();
