@@ -390,22 +390,27 @@ async fn the_examples_outlive_the_kill_of_the_runtime() {
     let example = |name: &str| root("examples/python").join(name).display().to_string();
     let agent = Program::start(&address, WORKERS, &[&example("agent.py")]);
     agent.until("registered with arcpd");
-    let text = r#"{"text": "to be or\nnot to be\na\nb\nc\nd\ne\nf", "step_ms": 100}"#;
-    let mut client = Program::start(&address, ALICE, &[&example("client.py"), text]);
-    client.until(": 2 of 8");
+    let text = dir.path().join("text");
+    std::fs::write(&text, "to be or\nnot to be\na\nb\nc\nd\ne\nf").unwrap();
+    let client = [
+        &*example("client.py"),
+        "word-count",
+        text.to_str().unwrap(),
+        "100",
+    ];
+    let mut client = Program::start(&address, ALICE, &client);
+    client.until("progress 2/8");
     runtime.kill();
     client.until("dialling again");
     let _again = start(dir.path(), &address, 10);
-    // Three events a line: the numbers are the job's, with none left out.
-    client.until("24: 8 of 8");
+    client.until("progress 8/8");
     let mut out = String::new();
     let mut stdout = client.child.stdout.take().unwrap();
     std::io::Read::read_to_string(&mut stdout, &mut out).unwrap();
     assert!(client.child.wait().unwrap().success());
-    assert_eq!(
-        out,
-        "2 to\n2 be\n1 or\n1 not\n1 a\n1 b\n1 c\n1 d\n1 e\n1 f\n"
-    );
+    let result: serde_json::Value = serde_json::from_str(&out).expect("one JSON result");
+    assert_eq!(result["words"], 12, "{out}");
+    assert_eq!(result["lines"], 8, "{out}");
 }
 
 #[tokio::test]
