@@ -121,6 +121,49 @@ async fn s_07_31_who_does_not_read_stops_neither_the_agent_nor_anyone_else() {
     );
 }
 
+/// A peer that stopped reading had the channel of each job it watched keep blocks
+/// for it: megabytes a job.
+#[tokio::test]
+async fn who_does_not_read_costs_no_memory_for_each_of_its_jobs() {
+    let (_dir, runtime) = start();
+    let resident_mib = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", runtime.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        kib.expect("VmRSS in kB") / 1024
+    };
+    let mut stopped = Peer::connect(&runtime.address, ALICE).await;
+    let mut other = Peer::connect(&runtime.address, ALICE).await;
+    let before = resident_mib();
+    let (jobs, events) = (40, 8_000);
+    for _ in 0..jobs {
+        // Rests now and then, so that all of them are at it together.
+        let input = json!({ "events": events, "bytes": 300, "pause_every": 400, "pause_ms": 50 });
+        let submit = proto::JobSubmit {
+            agent: "firehose".into(),
+            input_json: input.to_string(),
+            ..Default::default()
+        };
+        stopped.send("", Payload::JobSubmit(submit)).await;
+    }
+    let (mut peak, mut seen) = (0, 0);
+    while seen < 1 || other.running().await > 0 {
+        seen += other.running().await;
+        peak = peak.max(resident_mib());
+    }
+    println!(
+        "{} MiB more at most, of 96 that were reported",
+        peak - before
+    );
+    assert!(peak - before < 70, "{before} MiB, then {peak}");
+    let mut received = Vec::new();
+    for _ in 0..jobs {
+        received.extend(stopped.until_terminal().await);
+    }
+    let all = (events + 1) * jobs;
+    assert_eq!(seqs(&received), (1..=all).collect::<Vec<_>>());
+}
+
 #[tokio::test]
 async fn s_09_a_clients_own_event_reaches_nobody_and_moves_no_number() {
     let (_dir, runtime) = start();

@@ -20,10 +20,32 @@ const CHANNEL_BLOCKS: usize = 32;
 
 #[derive(Default)]
 pub struct Hub {
-    channels: Mutex<HashMap<StreamId, broadcast::Sender<Arc<Block>>>>,
+    channels: Mutex<HashMap<StreamId, Channel>>,
     published: AtomicI64,
     /// Written to while streams are looked at and trimmed.
     trimming: RwLock<()>,
+}
+
+struct Channel {
+    sender: broadcast::Sender<Arc<Block>>,
+    /// Who has still to read the stream and does not follow it: a receiver that is
+    /// never looked at would keep the channel's blocks.
+    pins: usize,
+}
+
+impl Default for Channel {
+    fn default() -> Self {
+        Self {
+            sender: broadcast::Sender::new(CHANNEL_BLOCKS),
+            pins: 0,
+        }
+    }
+}
+
+impl Channel {
+    fn is_wanted(&self) -> bool {
+        self.pins > 0 || self.sender.receiver_count() > 0
+    }
 }
 
 impl Hub {
@@ -37,10 +59,7 @@ impl Hub {
     /// Follows a stream from now on.
     pub fn subscribe(&self, stream: StreamId) -> broadcast::Receiver<Arc<Block>> {
         let mut channels = self.channels.lock();
-        let sender = channels
-            .entry(stream)
-            .or_insert_with(|| broadcast::Sender::new(CHANNEL_BLOCKS));
-        sender.subscribe()
+        channels.entry(stream).or_default().sender.subscribe()
     }
 
     /// Has streams count as followed while only the log is read. Waits for a trim
@@ -60,8 +79,8 @@ impl Hub {
 
     /// For a stream that is pinned already.
     pub fn pin_one(self: &Arc<Self>, stream: StreamId) -> Pin {
+        self.channels.lock().entry(stream).or_default().pins += 1;
         Pin {
-            receiver: Some(self.subscribe(stream)),
             hub: self.clone(),
             stream,
         }
@@ -72,7 +91,7 @@ impl Hub {
         let mut channels = self.channels.lock();
         if channels
             .get(&stream)
-            .is_some_and(|sender| sender.receiver_count() == 0)
+            .is_some_and(|channel| !channel.is_wanted())
         {
             channels.remove(&stream);
         }
@@ -81,9 +100,7 @@ impl Hub {
     /// Whether a connected session has still to see the end of a stream.
     pub fn is_followed(&self, stream: StreamId) -> bool {
         let channels = self.channels.lock();
-        channels
-            .get(&stream)
-            .is_some_and(|sender| sender.receiver_count() > 0)
+        channels.get(&stream).is_some_and(Channel::is_wanted)
     }
 
     #[cfg(test)]
@@ -102,11 +119,11 @@ impl Hub {
             let mut channels = self.channels.lock();
             // Nothing follows a terminal; the channel goes with its last receiver.
             match channels.get(&stream) {
-                Some(sender) if terminal && sender.receiver_count() == 0 => {
+                Some(channel) if terminal && !channel.is_wanted() => {
                     channels.remove(&stream);
                     None
                 }
-                sender => sender.cloned(),
+                channel => channel.map(|channel| channel.sender.clone()),
             }
         };
         if let Some(sender) = sender {
@@ -119,15 +136,15 @@ impl Hub {
 
 /// A stream of which something has still to be read; retention leaves it alone.
 pub struct Pin {
-    /// What it receives is never looked at.
-    receiver: Option<broadcast::Receiver<Arc<Block>>>,
     hub: Arc<Hub>,
     stream: StreamId,
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.receiver = None;
+        if let Some(channel) = self.hub.channels.lock().get_mut(&self.stream) {
+            channel.pins -= 1;
+        }
         self.hub.release(self.stream);
     }
 }

@@ -4,6 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::time::Instant;
@@ -23,6 +24,8 @@ use crate::wire::{JobHeader, SessionHeader};
 
 /// Encoded bytes that may wait for the transport; more are encoded as they go.
 const OUTBOX_BYTES_MAX: usize = 32 * 1024;
+/// A peer that takes nothing for so long is not followed for; the log has it all.
+const STALLED_AFTER: Duration = Duration::from_millis(100);
 /// Above this, requests wait too: replies of a client that does not read are bounded.
 const OUTBOX_BYTES_HARD_MAX: usize = 1024 * 1024;
 /// Requests that wait for a replay to end.
@@ -56,6 +59,8 @@ pub(super) struct Actor {
     pub last_outbound: Instant,
     /// When the transport last took something.
     pub last_taken: Instant,
+    /// Since when the outbox is full and nothing of it is taken.
+    pub full_since: Option<Instant>,
     /// Set once the peer was silent for too long: it is given up then, unless it is
     /// heard first.
     pub give_up_at: Option<Instant>,
@@ -115,6 +120,11 @@ impl Actor {
             }
             let room =
                 self.outbox.len() < OUTBOX_BYTES_HARD_MAX && self.deferred.len() < DEFERRED_MAX;
+            let full = self.outbox.len() >= OUTBOX_BYTES_MAX;
+            let full_since = match full {
+                true => *self.full_since.get_or_insert_with(Instant::now),
+                false => Instant::now(),
+            };
             let deadline = self.next_deadline();
             // Not biased: a client that reads fast and one that asks without end
             // would each keep the other side waiting.
@@ -132,6 +142,7 @@ impl Actor {
                         permit.send(self.outbox.take());
                         self.last_outbound = Instant::now();
                         self.last_taken = self.last_outbound;
+                        self.full_since = None;
                     }
                     Err(_) => return End::Gone,
                 },
@@ -145,6 +156,8 @@ impl Actor {
                     }
                 }
                 () = self.feed.woken(), if self.outbox.len() < OUTBOX_BYTES_MAX => {}
+                () = tokio::time::sleep_until(full_since + STALLED_AFTER),
+                    if full && !self.feed.is_resting() => self.feed.rest(),
                 () = tokio::time::sleep_until(deadline) => {
                     if let Err(end) = self.on_deadline(room).await {
                         return end;

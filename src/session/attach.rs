@@ -133,6 +133,7 @@ async fn serve(sessions: Arc<Sessions>, mut connection: Connection, mut opened: 
         last_inbound: tokio::time::Instant::now(),
         last_outbound: tokio::time::Instant::now(),
         last_taken: tokio::time::Instant::now(),
+        full_since: None,
         give_up_at: None,
         features: opened.features,
         row: opened.row,

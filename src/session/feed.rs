@@ -12,7 +12,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 
 use super::view::Cursor;
-use crate::fanout::Hub;
+use crate::fanout::{self, Hub};
 use crate::log::{Block, Log, Position, StreamId};
 
 /// Bytes of blocks, about, that one look brings.
@@ -28,6 +28,8 @@ pub(super) struct Feed {
     /// Received, not yet known to be in order.
     held: BTreeMap<Position, Arc<Block>>,
     mode: Mode,
+    /// What is watched and not followed, while nobody reads.
+    resting: Option<Vec<fanout::Pin>>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -53,6 +55,38 @@ impl Feed {
             receivers: StreamMap::new(),
             held: BTreeMap::new(),
             mode: Mode::CatchUp,
+            resting: None,
+        }
+    }
+
+    pub fn is_resting(&self) -> bool {
+        self.resting.is_some()
+    }
+
+    /// For a session whose peer has stopped reading: gives back what the channels
+    /// keep for it, and leaves the rest to the log.
+    pub fn rest(&mut self) {
+        let streams = self.watched.keys();
+        self.resting = Some(streams.map(|stream| self.hub.pin_one(*stream)).collect());
+        self.drop_receivers();
+        self.held.clear();
+    }
+
+    /// Follows again; what was missed is read from the log.
+    fn wake(&mut self) {
+        for stream in self.watched.keys() {
+            let receiver = BroadcastStream::new(self.hub.subscribe(*stream));
+            self.receivers.insert(*stream, receiver);
+        }
+        self.resting = None;
+        self.mode = Mode::CatchUp;
+    }
+
+    fn drop_receivers(&mut self) {
+        let streams: Vec<_> = self.receivers.keys().copied().collect();
+        self.receivers.clear();
+        for stream in streams {
+            self.hub.release(stream);
         }
     }
 
@@ -93,6 +127,9 @@ impl Feed {
     /// The next blocks in order, at most up to `limit`. Empty means level with
     /// the log, or with the limit.
     pub async fn next(&mut self, limit: Option<Position>) -> Result<Vec<Next>, crate::log::Error> {
+        if self.is_resting() {
+            self.wake();
+        }
         if self.mode == Mode::CatchUp || limit.is_some() {
             return self.catch_up(limit).await;
         }
@@ -225,11 +262,7 @@ impl Feed {
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        let streams: Vec<_> = self.receivers.keys().copied().collect();
-        self.receivers.clear();
-        for stream in streams {
-            self.hub.release(stream);
-        }
+        self.drop_receivers();
     }
 }
 
