@@ -569,3 +569,27 @@ async fn whoever_saw_a_session_end_finds_nobody_connected_to_it() {
         cancel(&mut alice, &job).await.unwrap();
     }
 }
+
+/// A caller that went between the job's commit and its start took the start with
+/// it: the job stayed as it was for ever, and its key found nothing else.
+#[tokio::test]
+async fn a_submit_that_is_cut_off_leaves_no_job_that_never_runs() {
+    let (_dir, runtime) = start();
+    let mut alice = connect(&runtime, ALICE).await;
+    let keyed = |n: u32| proto::SubmitJobRequest {
+        idempotency_key: format!("k{n}"),
+        ..of("echo", json!(n))
+    };
+    for n in 0..400 {
+        let mut cut_off = alice.clone();
+        let task = tokio::spawn(async move { cut_off.submit_job(keyed(n)).await });
+        // Any moment of a submit.
+        tokio::time::sleep(std::time::Duration::from_micros(u64::from(n % 4) * 700)).await;
+        task.abort();
+    }
+    for n in 0..400 {
+        let job = alice.submit_job(keyed(n)).await.unwrap().into_inner().job;
+        let records = watch_all(&mut alice, &job.unwrap().job_id).await;
+        assert_eq!(numbers(&records), [1]);
+    }
+}

@@ -56,10 +56,17 @@ impl Sessions {
             trace_id,
             submit,
         };
-        let accepted = self.jobs.submit(new, |_| None).await?;
-        let answer = (accepted.row.clone(), accepted.duplicate);
-        self.jobs.start(accepted);
-        Ok(answer)
+        let jobs = self.jobs.clone();
+        // A task of its own: a caller that goes in the middle drops this future, and
+        // a job that is durable has to be started.
+        let submitted = tokio::spawn(async move {
+            let accepted = jobs.submit(new, |_| None).await?;
+            let answer = (accepted.row.clone(), accepted.duplicate);
+            jobs.start(accepted);
+            Ok(answer)
+        });
+        let submitted = submitted.await;
+        submitted.unwrap_or_else(|_| Err(Failure::internal("the submit was cut off; try again")))
     }
 
     /// Asks a job to stop; `asking` is the session that does, if it is one.
