@@ -322,3 +322,55 @@ async fn a_cancel_before_a_kill_still_holds_after_it() {
     let seen = alice.welcomed().await.until_terminal().await;
     assert_eq!(words(&seen), ["one", "two", "CANCELLED false"]);
 }
+
+/// What a host came back with was counted after the line had been served.
+#[tokio::test]
+async fn a_host_that_is_back_after_a_restart_is_given_no_more_than_it_takes() {
+    let (dir, runtime) = start();
+    let only = |resume: Vec<proto::HeldAssignment>| proto::Register {
+        resume,
+        ..register("h1", vec![with_policy("a", Retry)], 1)
+    };
+    let (mut host, _) = HostPeer::connect(&runtime.address, only(vec![]))
+        .await
+        .unwrap();
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    for _ in 0..3 {
+        alice.submit("a", json!(1)).await;
+    }
+    let of = running(&mut host).await;
+    let address = runtime.address.clone();
+    runtime.kill();
+    let _runtime = restart(&dir, &address);
+    let (mut host, registered) = HostPeer::connect(&address, only(vec![held(&of)]))
+        .await
+        .unwrap();
+    assert_eq!(registered.keep.len(), 1);
+    for _ in 0..3 {
+        host.beat().await;
+        let heard = host.hear().await.unwrap();
+        assert!(matches!(heard, Hear::HeartbeatAck(_)), "{heard:?}");
+    }
+    host.report(&of, vec![result(2, "1")]).await;
+    let (_, next) = host.assigned().await;
+    assert_ne!(next.job_id, of.job_id);
+}
+
+/// Its entry stayed, and the host that came for it was told to go on.
+#[tokio::test]
+async fn a_job_that_ended_before_its_host_was_back_is_not_the_hosts_to_keep() {
+    let (dir, runtime) = start();
+    let mut host = host_of(&runtime, "h1", Retry).await;
+    let mut alice = support::jobs::connect(&runtime, ALICE).await;
+    let mut request = support::jobs::of("a", json!(1));
+    request.max_runtime_sec = 1;
+    let job = alice.submit_job(request).await.unwrap().into_inner().job;
+    let of = running(&mut host).await;
+    let address = runtime.address.clone();
+    runtime.kill();
+    let runtime = restart(&dir, &address);
+    let mut alice = support::jobs::connect(&runtime, ALICE).await;
+    support::jobs::watch_all(&mut alice, &job.unwrap().job_id).await;
+    let (_, registered) = again(&address, "h1", Retry, &of).await;
+    assert_eq!((registered.keep.len(), registered.drop), (0, vec![of]));
+}

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::applying::Applying;
 use super::outbox::Outbox;
-use super::process::Host;
+use super::registry::Place;
 use crate::job::JobContext;
 use crate::log::ReportMark;
 use crate::protocol::host::{AssignmentRef, HostReply, LossPolicy, Report};
@@ -43,8 +43,8 @@ pub(super) struct Activation {
     checkpoint: Mutex<Option<Bytes>>,
     acked: AtomicU64,
     ack_queued: AtomicBool,
-    /// Of one that was recovered: the host that came for it.
-    adopted_by: Mutex<Option<Arc<Host>>>,
+    /// Of one that was recovered: its place at the host that came for it.
+    adopted_by: Mutex<Option<Place>>,
 }
 
 impl Activation {
@@ -178,12 +178,22 @@ impl Activation {
         self.checkpoint.lock().take()
     }
 
-    pub fn set_adopted_by(&self, host: &Arc<Host>) {
-        *self.adopted_by.lock() = Some(host.clone());
+    pub fn set_adopted_by(&self, place: Place) {
+        *self.adopted_by.lock() = Some(place);
     }
 
-    pub fn adopted_by(&self) -> Option<Arc<Host>> {
+    pub fn adopted_by(&self) -> Option<Place> {
         self.adopted_by.lock().take()
+    }
+
+    /// Nobody waits any more for the host of one that was recovered.
+    pub fn forsake(self: &Arc<Self>) {
+        let tell = (!self.is_over()).then_some("the job is over");
+        self.move_to(Phase::Lost("the job is over".into()));
+        if let Some(place) = self.adopted_by() {
+            place.host.drop_activation(self, tell);
+            self.detach();
+        }
     }
 
     pub fn acked(&self) -> u64 {

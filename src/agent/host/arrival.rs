@@ -126,7 +126,13 @@ impl Connection {
             None => {
                 let orphan = self.hosts.adopt(&of.job_id, &of.lease_token)?;
                 self.host.hold(orphan.clone());
-                orphan.set_adopted_by(&self.host);
+                // Its place is taken before anybody in line is served.
+                let place = self.hosts.occupied(&self.host, orphan.job.agent());
+                orphan.set_adopted_by(place);
+                if orphan.is_over() {
+                    orphan.forsake();
+                    return None;
+                }
                 orphan
             }
         };

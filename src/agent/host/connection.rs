@@ -72,6 +72,7 @@ impl Connection {
         let (displaced, released, generation) = self.take_over().await;
         let _released = Released(released);
         self.host.outbox.clear();
+        self.hosts.announce(&self.host, &register);
         let registered = self.resume(&register);
         self.host.outbox.push(HostReply::Registered(registered));
         self.hosts.arrive(&self.host, &register);

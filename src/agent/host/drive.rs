@@ -71,6 +71,24 @@ impl Drop for Offered {
     }
 }
 
+/// One that waits for its host after a restart. When its job ends meanwhile, the
+/// host that comes for it is told.
+struct Orphan {
+    hosts: Arc<Hosts>,
+    activation: Arc<Activation>,
+    /// Somebody else waits for its end from now on.
+    adopted: bool,
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        self.hosts.drop_orphan(&self.activation);
+        if !self.adopted {
+            self.activation.forsake();
+        }
+    }
+}
+
 impl Drive {
     async fn run(mut self) -> Result<AgentResult, Failure> {
         let mut end = match self.job.recovered().cloned() {
@@ -105,6 +123,11 @@ impl Drive {
         let activation = Activation::recovered(job, row.attempt, policy, token_hash, mark);
         let activation = Arc::new(activation);
         self.hosts.add_orphan(activation.clone());
+        let mut orphan = Orphan {
+            hosts: self.hosts.clone(),
+            activation: activation.clone(),
+            adopted: false,
+        };
         let mut phase = activation.phase();
         let limit = self.hosts.options.lost_after;
         if tokio::time::timeout(limit, moved_on(&mut phase))
@@ -117,9 +140,11 @@ impl Drive {
             activation.move_to(Phase::Lost(reason.into()));
         }
         match activation.adopted_by() {
-            Some(host) => {
-                let place = self.hosts.occupied(&host, &self.agent);
-                self.until_over(Offered { activation, place }, phase).await
+            Some(place) => {
+                let offered = Offered { activation, place };
+                orphan.adopted = true;
+                drop(orphan);
+                self.until_over(offered, phase).await
             }
             None => Ok(End::Lost("the agent host is gone".into(), policy)),
         }

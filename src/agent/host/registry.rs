@@ -208,9 +208,27 @@ impl Hosts {
         host
     }
 
+    /// Its places can be occupied by what it holds; it is offered nothing yet.
+    pub(super) fn announce(&self, host: &Arc<Host>, register: &Register) {
+        let mut state = self.state.lock();
+        self.offer(&mut state, host, register);
+        state.placement.set_accepting(host.id, false);
+    }
+
+    fn offer(&self, state: &mut State, host: &Arc<Host>, register: &Register) {
+        let max = register.max_in_flight.min(self.options.in_flight_max);
+        let agents = register.agents.iter();
+        let agents = agents.map(|agent| {
+            (
+                format!("{}@{}", agent.name, agent.version),
+                agent.max_in_flight,
+            )
+        });
+        state.placement.offer(host.id, max, agents);
+    }
+
     /// The host takes jobs from now on.
     pub(super) fn arrive(self: &Arc<Self>, host: &Arc<Host>, register: &Register) {
-        let max = register.max_in_flight.min(self.options.in_flight_max);
         let mut state = self.state.lock();
         let mut own = host.state.lock();
         if std::mem::replace(&mut own.listed, true) {
@@ -221,14 +239,7 @@ impl Hosts {
             state.known.arrive(&host.principal, agent);
         }
         drop(own);
-        let agents = register.agents.iter();
-        let agents = agents.map(|agent| {
-            (
-                format!("{}@{}", agent.name, agent.version),
-                agent.max_in_flight,
-            )
-        });
-        state.placement.offer(host.id, max, agents);
+        self.offer(&mut state, host, register);
         let places = self.clone().serve_lines(&mut state, host.id);
         drop(state);
         hand_out(places);
