@@ -374,3 +374,27 @@ async fn a_job_that_ended_before_its_host_was_back_is_not_the_hosts_to_keep() {
     let (_, registered) = again(&address, "h1", Retry, &of).await;
     assert_eq!((registered.keep.len(), registered.drop), (0, vec![of]));
 }
+
+/// The ack of what an earlier connection reported went ahead.
+#[tokio::test]
+async fn nothing_goes_ahead_of_registered() {
+    let (_dir, runtime) = start();
+    let mut host = host_of(&runtime, "h1", Retry).await;
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    alice.submit("a", json!(1)).await;
+    let of = running(&mut host).await;
+    let mut register = register("h1", vec![with_policy("a", Retry)], 4);
+    register.resume = vec![held(&of)];
+    let mut seq = 1;
+    for _ in 0..200 {
+        let mut next = HostPeer::dial(&runtime.address, WORKERS).await.unwrap();
+        let say = next.say(Say::Register(register.clone()));
+        let more = vec![log(seq + 1, "more"), log(seq + 2, "more")];
+        tokio::join!(say, host.report(&of, more));
+        let heard = next.hear().await.unwrap();
+        let Hear::Registered(registered) = &heard else {
+            panic!("{heard:?}")
+        };
+        (host, seq) = (next, registered.keep[0].acked_seq);
+    }
+}

@@ -74,7 +74,11 @@ impl Connection {
         self.host.outbox.clear();
         self.hosts.announce(&self.host, &register);
         let registered = self.resume(&register);
-        self.host.outbox.push(HostReply::Registered(registered));
+        // Not through the outbox: what is acked meanwhile would go ahead of it.
+        if let Err(end) = self.say(HostReply::Registered(registered)).await {
+            self.leave(generation, &displaced, &end);
+            return end;
+        }
         self.hosts.arrive(&self.host, &register);
         tracing::info!(
             host = self.host.name,
