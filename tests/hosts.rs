@@ -464,3 +464,20 @@ async fn a_thousand_hosts_each_get_a_job() {
         done.unwrap();
     }
 }
+
+/// Libraries refuse a time after the year 9999, and the agent failed for it.
+#[tokio::test]
+async fn a_limit_of_ages_is_still_a_deadline_that_can_be_read() {
+    let (_dir, runtime) = start();
+    let mut host = HostPeer::serving(&runtime.address, "h1", "a", 2).await;
+    let mut alice = support::jobs::connect(&runtime, ALICE).await;
+    for max_runtime_sec in [1_000_000_000_000, u64::MAX] {
+        let request = arcpd::wire::proto::SubmitJobRequest {
+            max_runtime_sec,
+            ..support::jobs::of("a", json!(1))
+        };
+        alice.submit_job(request).await.unwrap();
+        let (assign, _) = host.assigned().await;
+        assert_eq!(assign.deadline.unwrap().seconds, 253_402_300_799);
+    }
+}

@@ -273,8 +273,10 @@ fn refuse_unbuilt(submit: &Submit) -> Result<(), Failure> {
 }
 
 fn after(at: Timestamp, limit: Duration) -> Timestamp {
+    // google.protobuf.Timestamp has no later one, and libraries refuse to read it.
+    const LAST_MS: i64 = 253_402_300_799_999;
     let ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
-    Timestamp(at.0.saturating_add(ms))
+    Timestamp(at.0.saturating_add(ms).min(LAST_MS))
 }
 
 /// Of a submit with a key. Equal for equal parameters, however the JSON was written.
