@@ -523,3 +523,31 @@ async fn a_token_that_is_taken_back_ends_the_stream_and_a_refreshed_one_does_not
     let seen = alice.until_terminal().await;
     assert!(matches!(seen[0].payload, Some(Payload::JobResult(_))));
 }
+
+/// Its answers filled the stream, nothing more was read of it, and its silence was
+/// not seen either: its job was its own for ever.
+#[tokio::test]
+async fn a_host_that_asks_reads_no_answer_and_falls_silent_is_lost() {
+    let (_dir, runtime) = start(HOSTING);
+    let deaf = register("h1", vec![with_policy("a", proto::LossPolicy::Retry)], 1);
+    let (mut deaf, _) = HostPeer::connect(&runtime.address, deaf).await.unwrap();
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    alice.submit("a", json!(1)).await;
+    let (_, of) = deaf.assigned().await;
+    deaf.accept(&of).await;
+    let nobodys = AssignmentRef {
+        job_id: "j".repeat(128),
+        lease_token: "t".repeat(128),
+    };
+    let ask = async {
+        for _ in 0..20_000 {
+            deaf.accept(&nobodys).await;
+        }
+    };
+    let full = tokio::time::timeout(std::time::Duration::from_secs(1), ask).await;
+    assert!(full.is_err(), "the runtime reads on");
+    let mut other = HostPeer::serving(&runtime.address, "h2", "a", 1).await;
+    let lost = std::time::Duration::from_secs(15);
+    let assigned = tokio::time::timeout(lost, other.assigned_at_last()).await;
+    assert_eq!(assigned.expect("its job goes to another").0.attempt, 2);
+}

@@ -244,8 +244,13 @@ impl Connection {
     }
 
     async fn say(&self, reply: HostReply) -> Result<(), HostRefusal> {
-        let sent = self.outbound.send(reply).await;
-        sent.map_err(|_| HostRefusal::Unavailable("the host has gone".into()))
+        // Who does not read is not read, and must not seem alive by that.
+        let limit = self.hosts.options.lost_after;
+        let gone = |text: &str| HostRefusal::Unavailable(text.into());
+        match tokio::time::timeout(limit, self.outbound.send(reply)).await {
+            Ok(sent) => sent.map_err(|_| gone("the host has gone")),
+            Err(_) => Err(gone("the host does not read what it is told")),
+        }
     }
 
     async fn rejected(
