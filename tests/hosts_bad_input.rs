@@ -551,3 +551,33 @@ async fn a_host_that_asks_reads_no_answer_and_falls_silent_is_lost() {
     let assigned = tokio::time::timeout(lost, other.assigned_at_last()).await;
     assert_eq!(assigned.expect("its job goes to another").0.attempt, 2);
 }
+
+#[tokio::test]
+async fn a_result_part_too_many_ends_the_job_and_is_not_left_out() {
+    let (_dir, runtime) = start(&format!("{HOSTING}\n[limits]\nresult_bytes_max = 1024\n"));
+    let mut host = HostPeer::serving(&runtime.address, "h1", "a", 1).await;
+    let mut alice = support::jobs::connect(&runtime, ALICE).await;
+    let job = support::jobs::submit(&mut alice, "a", json!(1)).await;
+    let (_, of) = host.assigned().await;
+    host.accept(&of).await;
+    let part = |seq, bytes: usize| proto::Report {
+        seq,
+        report: Some(report::Report::ResultPart(proto::ResultPart {
+            part: Some(proto::result_part::Part::Text("x".repeat(bytes))),
+        })),
+    };
+    let end = proto::complete::Outcome::Parts(Default::default());
+    let reports = vec![part(1, 900), part(2, 900), part(3, 50), complete(4, end)];
+    host.report(&of, reports).await;
+    support::jobs::watch_all(&mut alice, &job).await;
+    let job = support::jobs::get(&mut alice, &job).await.unwrap();
+    let Some(proto::job::Outcome::Error(error)) = job.outcome else {
+        panic!("{job:?}")
+    };
+    assert_eq!(error.code, "INTERNAL_ERROR");
+    assert!(
+        error.message.starts_with("result_part: "),
+        "{}",
+        error.message
+    );
+}

@@ -68,7 +68,14 @@ impl<'a> Applying<'a> {
                 self.complete(completion);
                 return Flow::Break(());
             }
-            Ok(body) => self.record(body),
+            Ok(body) => {
+                if let Some(failure) = self.too_large(&body) {
+                    self.push().await;
+                    self.complete(Completion::Outcome(Outcome::Failed(failure)));
+                    return Flow::Break(());
+                }
+                self.record(body)
+            }
             Err(message) => Err(message),
         };
         if let Err(message) = taken {
@@ -93,13 +100,13 @@ impl<'a> Applying<'a> {
                 self.add(&record);
             }
             ReportBody::Text(text) => {
-                self.begin_result(true, text.len())?;
+                self.begin_result(true)?;
                 for piece in utf8_pieces(&text) {
                     self.chunk(piece.to_owned(), piece.len(), true);
                 }
             }
             ReportBody::Data(data) => {
-                self.begin_result(false, data.len())?;
+                self.begin_result(false)?;
                 for piece in data.chunks(CHUNK_BYTES) {
                     let text = base64::engine::general_purpose::STANDARD.encode(piece);
                     self.chunk(text, piece.len(), true);
@@ -116,8 +123,22 @@ impl<'a> Applying<'a> {
         self.count += 1;
     }
 
-    fn begin_result(&mut self, is_text: bool, bytes: usize) -> Result<(), String> {
+    /// A result that lacks a part is none, so the job is over.
+    fn too_large(&self, body: &ReportBody) -> Option<Failure> {
+        let bytes = match body {
+            ReportBody::Text(text) => text.len(),
+            ReportBody::Data(data) => data.len(),
+            _ => return None,
+        };
         let limit = self.activation.job.limits().result_bytes_max;
+        (self.mark.result.bytes + bytes as u64 > limit).then(|| {
+            Failure::internal(format!(
+                "result_part: more than {limit} bytes in all, which is the limit; use an artifact"
+            ))
+        })
+    }
+
+    fn begin_result(&mut self, is_text: bool) -> Result<(), String> {
         let result = &mut self.mark.result;
         if result.result_id.is_empty() {
             *result = ResultMark {
@@ -128,11 +149,6 @@ impl<'a> Applying<'a> {
         }
         if result.is_text != is_text {
             return Err("result_part: the parts of a result are all text or all data".into());
-        }
-        if result.bytes + bytes as u64 > limit {
-            return Err(format!(
-                "result_part: more than {limit} bytes in all, which is the limit; use an artifact"
-            ));
         }
         Ok(())
     }
