@@ -581,3 +581,39 @@ async fn a_result_part_too_many_ends_the_job_and_is_not_left_out() {
         error.message
     );
 }
+
+/// The token was looked at with each heartbeat only: a host that said anything
+/// else instead was given jobs for ever.
+#[tokio::test]
+async fn a_token_that_is_taken_back_ends_the_stream_of_a_host_that_never_beats() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = dir.path().join("tokens");
+    let write = |text: String| {
+        std::fs::write(&tokens, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&tokens, mode).unwrap();
+    };
+    write(format!("alice = {ALICE}\nworkers = {WORKERS}\n"));
+    let config = dir.path().join("arcpd.toml");
+    std::fs::write(&config, HOSTING).unwrap();
+    let mut command = serve(dir.path());
+    command.arg("--config").arg(&config);
+    command.arg("--tokens-file").arg(&tokens);
+    command.env_remove("ARCPD_TOKENS");
+    let runtime = Runtime::spawn(&mut command);
+    let mut host = HostPeer::serving(&runtime.address, "h1", "a", 1).await;
+    write(format!("alice = {ALICE}\n"));
+    let end = async {
+        loop {
+            let capacity = proto::Capacity { max_in_flight: 1 };
+            host.say(Say::Capacity(capacity)).await;
+            let rest = std::time::Duration::from_millis(300);
+            if let Ok(end) = tokio::time::timeout(rest, host.end()).await {
+                return end;
+            }
+        }
+    };
+    let limit = std::time::Duration::from_secs(15);
+    let end = tokio::time::timeout(limit, end).await.expect("an end");
+    assert_eq!(end.code(), tonic::Code::Unauthenticated, "{end:?}");
+}

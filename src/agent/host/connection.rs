@@ -100,6 +100,9 @@ impl Connection {
         let unavailable = |text: &str| HostRefusal::Unavailable(text.into());
         let draining = self.hosts.draining.clone();
         let host = self.host.clone();
+        // Also of a host that never beats.
+        let interval = self.hosts.options.heartbeat_interval;
+        let mut token_due = Instant::now() + interval;
         loop {
             let lost_at = self.last_heard + self.hosts.options.lost_after;
             tokio::select! {
@@ -136,8 +139,23 @@ impl Connection {
                 () = tokio::time::sleep_until(lost_at) => {
                     return self.lost().await;
                 }
+                () = tokio::time::sleep_until(token_due) => {
+                    if let Err(refusal) = self.authentic() {
+                        return refusal;
+                    }
+                    token_due = Instant::now() + interval;
+                }
             }
         }
+    }
+
+    fn authentic(&self) -> Result<(), HostRefusal> {
+        let token = self.token.lock().clone();
+        if self.hosts.rights.principal(&token).as_ref() == Some(&self.host.principal) {
+            return Ok(());
+        }
+        let text = "authorization: the token is no longer valid; dial with a new one";
+        Err(HostRefusal::Unauthenticated(text.into()))
     }
 
     async fn receive(&self, request: Result<HostRequest, Invalid>) -> Result<(), HostRefusal> {
@@ -151,11 +169,7 @@ impl Connection {
                 self.rejected(None, text.into()).await
             }
             HostRequest::Heartbeat { nonce } => {
-                let token = self.token.lock().clone();
-                if self.hosts.rights.principal(&token).as_ref() != Some(&self.host.principal) {
-                    let text = "authorization: the token is no longer valid; dial with a new one";
-                    return Err(HostRefusal::Unauthenticated(text.into()));
-                }
+                self.authentic()?;
                 self.say(HostReply::HeartbeatAck { nonce }).await
             }
             HostRequest::Accept(of) => match self.host.find(&of) {
