@@ -7,7 +7,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::applying::Applying;
 use super::outbox::Outbox;
@@ -39,6 +39,8 @@ pub(super) struct Activation {
     phase: watch::Sender<Phase>,
     /// `None` while reports are being applied.
     mark: Mutex<Option<ReportMark>>,
+    /// The mark is back.
+    settled: Notify,
     /// The last one of this activation.
     checkpoint: Mutex<Option<Bytes>>,
     acked: AtomicU64,
@@ -89,6 +91,7 @@ impl Activation {
             phase: watch::Sender::new(Phase::Offered),
             acked: AtomicU64::new(mark.seq),
             mark: Mutex::new(Some(mark)),
+            settled: Notify::new(),
             checkpoint: Mutex::new(None),
             ack_queued: AtomicBool::new(false),
             adopted_by: Mutex::new(None),
@@ -168,6 +171,24 @@ impl Activation {
     /// When a batch of reports is done, or cut off.
     pub fn put_back(&self, mark: ReportMark) {
         *self.mark.lock() = Some(mark);
+        self.settled.notify_waiters();
+    }
+
+    /// Of one that is lost: resolves when nothing of it is being applied any more.
+    pub async fn settled(&self) {
+        loop {
+            let settled = self.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            if self.mark.lock().is_some() {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    pub fn is_lost(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Lost(_))
     }
 
     pub fn set_checkpoint(&self, state: Bytes) {
@@ -216,6 +237,8 @@ impl Activation {
     /// Applies reports in order; each answer is for the host. Waits while the
     /// log is behind.
     pub async fn apply(&self, reports: Vec<Report>) -> Vec<HostReply> {
+        // Lost is looked at again for each report: once the mark is back after that,
+        // `settled` has seen the last of it.
         let Some(mark) = self.mark.lock().take() else {
             // Another connection of the host is still at it.
             return vec![self.rejected(0, "reports: a connection before this one is not done")];

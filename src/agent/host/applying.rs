@@ -45,6 +45,10 @@ impl<'a> Applying<'a> {
     }
 
     pub async fn take(&mut self, report: Report) -> Flow {
+        if self.activation.is_lost() {
+            self.over();
+            return Flow::Break(());
+        }
         let due = self.mark.seq + 1;
         if report.seq < due {
             // A repeat: its ack was lost.
@@ -291,5 +295,34 @@ mod tests {
             panic!("{answers:?}")
         };
         assert!(message.contains("1025 was due"), "{message}");
+    }
+
+    /// What a lost host's reports in the buffer's line were came after the next
+    /// attempt had begun, and its mark took the place of the new one's.
+    #[tokio::test(start_paused = true)]
+    async fn a_loss_waits_for_what_is_being_applied_and_nothing_is_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = OpenOptions {
+            dir: dir.path().into(),
+            durability: Durability::Process,
+        };
+        let log = Log::open(options, tokio::sync::mpsc::channel(1).0).unwrap();
+        // Nothing is taken any more.
+        log.close();
+        let activation = Activation::new(JobContext::for_test(log), 1, LossPolicy::Retry);
+        activation.apply(logs(1..=1_024)).await;
+        let mut applying = Box::pin(activation.apply(logs(1_025..=1_030)));
+        let limit = Duration::from_secs(1);
+        assert!(tokio::time::timeout(limit, &mut applying).await.is_err());
+        activation.move_to(Phase::Lost("gone".into()));
+        let early = tokio::time::timeout(limit, activation.settled()).await;
+        assert!(early.is_err(), "reports are still being applied");
+        drop(applying);
+        activation.settled().await;
+        let answers = activation.apply(logs(1_025..=1_025)).await;
+        assert!(
+            matches!(answers[..], [HostReply::Revoked { .. }]),
+            "{answers:?}"
+        );
     }
 }

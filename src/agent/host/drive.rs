@@ -240,6 +240,8 @@ impl Drive {
                 reason = over(&mut phase) => return Ok(match reason {
                     None => End::Completed,
                     Some(reason) => {
+                        // Or it would mix with the next attempt's.
+                        offered.activation.settled().await;
                         let later = offered.activation.take_checkpoint();
                         self.checkpoint = later.or(self.checkpoint.take());
                         End::Lost(reason, offered.activation.loss_policy)
