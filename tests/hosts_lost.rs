@@ -398,3 +398,24 @@ async fn nothing_goes_ahead_of_registered() {
         (host, seq) = (next, registered.keep[0].acked_seq);
     }
 }
+
+/// Whoever waited for the accept saw only the loss behind it, and offered the job
+/// again: one that must not run twice ran as often as it was given back.
+#[tokio::test]
+async fn a_job_that_is_accepted_and_given_back_at_once_has_run() {
+    let (_dir, runtime) = start();
+    let mut host = host_of(&runtime, "h1", Fail).await;
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    for _ in 0..20 {
+        alice.submit("a", json!(1)).await;
+        let (assign, of) = host.assigned().await;
+        assert_eq!(assign.attempt, 1);
+        host.accept(&of).await;
+        host.report(&of, vec![log(1, "one")]).await;
+        let (r#ref, reason) = (Some(of), "no".into());
+        host.say(Say::Decline(proto::Decline { r#ref, reason }))
+            .await;
+        let seen = alice.until_terminal().await;
+        assert_eq!(words(&seen), ["one", "INTERNAL_ERROR true"]);
+    }
+}

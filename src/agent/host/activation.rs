@@ -37,6 +37,8 @@ pub(super) struct Activation {
     /// Known once the host has shown it, when it was given before a restart.
     token: Mutex<String>,
     phase: watch::Sender<Phase>,
+    /// It has been running, whatever has become of it since.
+    started: AtomicBool,
     /// `None` while reports are being applied.
     mark: Mutex<Option<ReportMark>>,
     /// The mark is back.
@@ -89,6 +91,7 @@ impl Activation {
             token_hash,
             token: Mutex::new(token),
             phase: watch::Sender::new(Phase::Offered),
+            started: AtomicBool::new(false),
             acked: AtomicU64::new(mark.seq),
             mark: Mutex::new(Some(mark)),
             settled: Notify::new(),
@@ -132,6 +135,9 @@ impl Activation {
         self.phase.send_if_modified(|phase| {
             let over = matches!(phase, Phase::Completed | Phase::Lost(_));
             if !over && *phase != to {
+                if to == Phase::Running {
+                    self.started.store(true, Ordering::Release);
+                }
                 *phase = to;
                 return true;
             }
@@ -139,15 +145,19 @@ impl Activation {
         });
     }
 
-    /// Ends an offer that was not accepted; what runs goes on.
-    pub fn lose_offer(&self, reason: &str) {
+    pub fn has_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// Takes an offer back; false when it was answered in the meantime.
+    pub fn withdraw(&self) -> bool {
         self.phase.send_if_modified(|phase| {
             let offered = *phase == Phase::Offered;
             if offered {
-                *phase = Phase::Lost(reason.into());
+                *phase = Phase::Lost("not accepted".into());
             }
             offered
-        });
+        })
     }
 
     /// From now on acks go to this host, under the token it has shown.

@@ -324,7 +324,7 @@ impl Connection {
         self.hosts.set_accepting(&self.host, false);
         for activation in self.host.held() {
             // Nobody has said that it has begun: another host may have it at once.
-            activation.lose_offer("the host is gone");
+            activation.withdraw();
         }
         if self.host.held().is_empty() {
             return self.hosts.lose(&self.host, "it has gone");

@@ -182,7 +182,7 @@ impl Drive {
             () = tokio::time::sleep(accept_within) => false,
             () = self.job.cancelled() => return Err(cancelled()),
         };
-        if !accepted {
+        if !accepted && offered.activation.withdraw() {
             tracing::warn!(
                 host = host.name,
                 job_id = self.job.job_id(),
@@ -190,12 +190,9 @@ impl Drive {
             );
             self.hosts.pause(&host);
             host.drop_activation(&offered.activation, Some("not accepted in time"));
-            offered
-                .activation
-                .move_to(Phase::Lost("not accepted".into()));
             return Ok(End::NotStarted);
         }
-        if matches!(*phase.borrow(), Phase::Lost(_)) {
+        if offered.activation.is_lost() && !offered.activation.has_started() {
             // Declined, or its host went before it had started.
             return Ok(End::NotStarted);
         }
