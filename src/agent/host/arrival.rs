@@ -4,11 +4,10 @@
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use tokio_util::sync::CancellationToken;
 
 use super::activation::{Activation, Phase};
 use super::connection::{Connection, Incoming};
-use super::process::Host;
+use super::process::{Host, Turn};
 use super::registry::Hosts;
 use crate::job::now;
 use crate::log::{Command, HostedAgentRow, Log};
@@ -25,7 +24,7 @@ pub(super) async fn open(
     token: &str,
     inbound: &mut Incoming,
     log: &Log,
-) -> Result<(Arc<Host>, Register), HostRefusal> {
+) -> Result<(Arc<Host>, Turn, Register), HostRefusal> {
     let unauthenticated =
         || HostRefusal::Unauthenticated("authorization: the token is not valid".into());
     let principal = hosts.rights.principal(token).ok_or_else(unauthenticated)?;
@@ -62,27 +61,11 @@ pub(super) async fn open(
     });
     let kept = log.execute(Command::KeepAgents(rows.collect())).await;
     kept.map_err(|_| HostRefusal::Unavailable("the store is not available".into()))?;
-    Ok((hosts.host_of(&principal, &register), register))
+    let (host, turn) = hosts.host_of(&principal, &register);
+    Ok((host, turn, register))
 }
 
 impl Connection {
-    /// Waits until the connection before this one has let go.
-    pub async fn take_over(&self) -> (CancellationToken, CancellationToken, u64) {
-        let (displaced, released) = (CancellationToken::new(), CancellationToken::new());
-        let (before, generation) = {
-            let mut state = self.host.state.lock();
-            state.generation += 1;
-            state.displaced.cancel();
-            state.displaced = displaced.clone();
-            let before = std::mem::replace(&mut state.released, released.clone());
-            (before, state.generation)
-        };
-        if generation > 1 {
-            before.cancelled().await;
-        }
-        (displaced, released, generation)
-    }
-
     /// What the process still holds is its own again, or to be dropped; what it
     /// does not know of any more is lost.
     pub fn resume(&self, register: &Register) -> Registered {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::activation::Phase;
 use super::arrival::open;
-use super::process::Host;
+use super::process::{Host, Turn};
 use super::registry::Hosts;
 use crate::protocol::Failure;
 use crate::protocol::host::{AssignmentRef, HostRefusal, HostReply, HostRequest, Register, Report};
@@ -36,15 +36,16 @@ pub async fn serve(
     log: crate::log::Log,
 ) -> HostRefusal {
     match open(&hosts, &token, &mut inbound, &log).await {
-        Ok((host, register)) => {
+        Ok((host, turn, register)) => {
             let mut connection = Connection {
                 last_heard: Instant::now(),
                 hosts,
                 host,
+                generation: turn.generation,
                 token: Mutex::new(token),
                 outbound,
             };
-            connection.run(register, &mut inbound).await
+            connection.run(turn, register, &mut inbound).await
         }
         Err(refusal) => refusal,
     }
@@ -53,6 +54,7 @@ pub async fn serve(
 pub(super) struct Connection {
     pub hosts: Arc<Hosts>,
     pub host: Arc<Host>,
+    generation: u64,
     token: Mutex<String>,
     outbound: mpsc::Sender<HostReply>,
     last_heard: Instant,
@@ -68,15 +70,21 @@ impl Drop for Released {
 }
 
 impl Connection {
-    async fn run(&mut self, register: Register, inbound: &mut Incoming) -> HostRefusal {
-        let (displaced, released, generation) = self.take_over().await;
+    async fn run(&mut self, turn: Turn, register: Register, inbound: &mut Incoming) -> HostRefusal {
+        let Turn {
+            displaced,
+            released,
+            before,
+            ..
+        } = turn;
         let _released = Released(released);
+        before.cancelled().await;
         self.host.outbox.clear();
         self.hosts.announce(&self.host, &register);
         let registered = self.resume(&register);
         // Not through the outbox: what is acked meanwhile would go ahead of it.
         if let Err(end) = self.say(HostReply::Registered(registered)).await {
-            self.leave(generation, &displaced, &end);
+            self.leave(&displaced, &end);
             return end;
         }
         self.hosts.arrive(&self.host, &register);
@@ -88,7 +96,7 @@ impl Connection {
             "a host is connected"
         );
         let end = self.attend(inbound, &displaced).await;
-        self.leave(generation, &displaced, &end);
+        self.leave(&displaced, &end);
         end
     }
 
@@ -311,12 +319,13 @@ impl Connection {
             // Where the host does not read, nobody waits.
             let _ = self.outbound.try_send(HostReply::Revoked { of, reason });
         }
-        self.hosts.lose(&self.host, "it was not heard for too long");
+        let reason = "it was not heard for too long";
+        self.hosts.lose(&self.host, self.generation, reason);
         HostRefusal::Unavailable("the host was not heard for too long; dial again".into())
     }
 
     /// The host may be back within the time it takes to be lost.
-    fn leave(&self, generation: u64, displaced: &CancellationToken, end: &HostRefusal) {
+    fn leave(&self, displaced: &CancellationToken, end: &HostRefusal) {
         if displaced.is_cancelled() || self.host.state.lock().lost {
             return;
         }
@@ -327,9 +336,10 @@ impl Connection {
             activation.withdraw();
         }
         if self.host.held().is_empty() {
-            return self.hosts.lose(&self.host, "it has gone");
+            return self.hosts.lose(&self.host, self.generation, "it has gone");
         }
         let (hosts, host) = (self.hosts.clone(), self.host.clone());
+        let generation = self.generation;
         let draining = hosts.draining.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -339,7 +349,7 @@ impl Connection {
             }
             if host.state.lock().generation == generation {
                 tracing::warn!(host = host.name, "a host did not come back");
-                hosts.lose(&host, "it did not come back");
+                hosts.lose(&host, generation, "it did not come back");
             }
         });
     }

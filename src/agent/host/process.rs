@@ -35,6 +35,15 @@ pub(super) struct State {
     pub lost: bool,
 }
 
+/// One connection's turn with a host.
+pub(super) struct Turn {
+    pub generation: u64,
+    pub displaced: CancellationToken,
+    pub released: CancellationToken,
+    /// Turns when the connection before this one has let go.
+    pub before: CancellationToken,
+}
+
 impl Host {
     pub fn new(id: HostId, principal: String, instance_id: String, name: String) -> Self {
         let state = State {
@@ -53,6 +62,26 @@ impl Host {
             outbox: Arc::default(),
             held: Mutex::default(),
             state: Mutex::new(state),
+        }
+    }
+
+    /// The next connection: the one before it is told to let go.
+    pub fn claim(&self) -> Turn {
+        let (displaced, released) = (CancellationToken::new(), CancellationToken::new());
+        let mut state = self.state.lock();
+        state.generation += 1;
+        state.displaced.cancel();
+        state.displaced = displaced.clone();
+        let before = std::mem::replace(&mut state.released, released.clone());
+        if state.generation == 1 {
+            // There was none.
+            before.cancel();
+        }
+        Turn {
+            generation: state.generation,
+            displaced,
+            released,
+            before,
         }
     }
 

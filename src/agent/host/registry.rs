@@ -11,7 +11,7 @@ use super::activation::Activation;
 use super::drive::HostAgent;
 use super::known::KnownAgents;
 use super::placement::{HostId, Placement};
-use super::process::Host;
+use super::process::{Host, Turn};
 use super::{Options, Rights};
 use crate::job::{Agent, Provider, Resolved};
 use crate::log::HostedAgentRow;
@@ -187,12 +187,14 @@ impl Hosts {
     }
 
     /// The host of a connection: a new one, or the one it was before.
-    pub(super) fn host_of(&self, principal: &str, register: &Register) -> Arc<Host> {
+    /// Its turn is taken under the same lock under which a host is lost.
+    pub(super) fn host_of(&self, principal: &str, register: &Register) -> (Arc<Host>, Turn) {
         let mut state = self.state.lock();
         let instance = (principal.to_owned(), register.instance_id.clone());
         let known = state.by_instance.get(&instance).copied();
         if let Some(host) = known.and_then(|id| state.hosts.get(&id).cloned()) {
-            return host;
+            let turn = host.claim();
+            return (host, turn);
         }
         state.next_id += 1;
         let id = state.next_id;
@@ -205,7 +207,8 @@ impl Hosts {
         let host = Arc::new(host);
         state.hosts.insert(id, host.clone());
         state.by_instance.insert(instance, id);
-        host
+        let turn = host.claim();
+        (host, turn)
     }
 
     /// Its places can be occupied by what it holds; it is offered nothing yet.
@@ -285,15 +288,24 @@ impl Hosts {
     }
 
     /// The host is gone: what it held goes its policy's way.
-    pub(super) fn lose(self: &Arc<Self>, host: &Arc<Host>, reason: &str) {
-        self.set_accepting(host, false);
+    /// Unless a connection after that generation has it.
+    pub(super) fn lose(self: &Arc<Self>, host: &Arc<Host>, generation: u64, reason: &str) {
         let mut state = self.state.lock();
+        {
+            let mut own = host.state.lock();
+            if own.generation != generation {
+                return;
+            }
+            own.lost = true;
+            if std::mem::replace(&mut own.listed, false) {
+                own.agents.iter().for_each(|agent| state.known.leave(agent));
+            }
+        }
         state.placement.remove(host.id);
         state.hosts.remove(&host.id);
         let instance = (host.principal.clone(), host.instance_id.clone());
         state.by_instance.remove(&instance);
         drop(state);
-        host.state.lock().lost = true;
         host.lose_all(reason);
     }
 
