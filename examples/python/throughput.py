@@ -82,7 +82,8 @@ def report(channel, batch):
     started = None
     for response in AgentHostServiceStub(channel).Serve(iter(outgoing.get, None)):
         if response.HasField("registered"):
-            Session(channel, "submitter").say(job_submit=arcp.JobSubmit(agent="fast"))
+            submitter = Session(channel, "submitter")
+            submitter.say(job_submit=arcp.JobSubmit(agent="fast"))
         elif response.HasField("assign"):
             ref, started = response.assign.ref, time.perf_counter()
             say(accept=host.Accept(ref=ref))
@@ -94,7 +95,7 @@ def report(channel, batch):
             done = host.Report(seq=EVENTS + 1, complete=host.Complete(result_json="1"))
             say(reports=host.Reports(ref=ref, reports=[done]))
         elif response.HasField("ack") and response.ack.seq > EVENTS:
-            outgoing.put(None)
+            outgoing.put(None), submitter.outgoing.put(None)
             return EVENTS / (time.perf_counter() - started)
 
 
