@@ -1,7 +1,8 @@
 //! The defects found in the runtime this protocol comes from, S-01 to S-36: each
 //! test fails if we had it too. Those not here are shown elsewhere: S-01, S-02 and
 //! S-30 by the kills in `durability.rs`, S-08, S-17 and S-34 in `session.rs`,
-//! S-14, S-27 and S-33 in `divergences.rs`, S-22 and S-23 beside `wire` and `log`.
+//! S-14, S-27 and S-33 in `divergences.rs`, S-22 and S-23 beside `wire` and `log`,
+//! S-35 (what only ever grows) by the memory and descriptors of `soak.rs`.
 
 mod support;
 
