@@ -111,10 +111,7 @@ async fn a_result_in_parts_is_one_chunked_result() {
         vec![part(1, proto::result_part::Part::Text(long.clone()))],
     )
     .await;
-    let data = proto::result_part::Part::Data(vec![1]);
-    host.report(&of, vec![part(2, data)]).await;
-    assert!(host.rejected().await.contains("all text or all data"));
-    host.report(&of, vec![support::host::complete(3, summary())])
+    host.report(&of, vec![support::host::complete(2, summary())])
         .await;
     let seen = alice.until_terminal().await;
     let (mut text, mut more, mut numbers) = (String::new(), Vec::new(), Vec::new());
@@ -137,6 +134,36 @@ async fn a_result_in_parts_is_one_chunked_result() {
     assert_eq!(
         (end.result_size, &*end.summary),
         (long.len() as u64, "done")
+    );
+}
+
+/// A part of the other sort was left out, and what was left was a success.
+#[tokio::test]
+async fn a_result_of_text_and_data_is_no_result() {
+    let (_dir, runtime) = start();
+    let mut host = HostPeer::serving(&runtime.address, "h1", "acme.report", 1).await;
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    alice.submit("acme.report", json!(null)).await;
+    let (_, of) = host.assigned().await;
+    host.accept(&of).await;
+    let part = |seq, part| proto::Report {
+        seq,
+        report: Some(proto::report::Report::ResultPart(proto::ResultPart {
+            part: Some(part),
+        })),
+    };
+    let text = part(1, proto::result_part::Part::Text("a".into()));
+    let data = part(2, proto::result_part::Part::Data(vec![1]));
+    host.report(&of, vec![text, data]).await;
+    let seen = alice.until_terminal().await;
+    let Some(Payload::JobError(error)) = &seen.last().unwrap().payload else {
+        panic!("{seen:?}")
+    };
+    assert_eq!(error.code, "INVALID_REQUEST");
+    assert!(
+        error.message.contains("all text or all data"),
+        "{}",
+        error.message
     );
 }
 

@@ -73,7 +73,7 @@ impl<'a> Applying<'a> {
                 return Flow::Break(());
             }
             Ok(body) => {
-                if let Some(failure) = self.too_large(&body) {
+                if let Some(failure) = self.broken_result(&body) {
                     self.push().await;
                     self.complete(Completion::Outcome(Outcome::Failed(failure)));
                     return Flow::Break(());
@@ -104,13 +104,13 @@ impl<'a> Applying<'a> {
                 self.add(&record);
             }
             ReportBody::Text(text) => {
-                self.begin_result(true)?;
+                self.begin_result(true);
                 for piece in utf8_pieces(&text) {
                     self.chunk(piece.to_owned(), piece.len(), true);
                 }
             }
             ReportBody::Data(data) => {
-                self.begin_result(false)?;
+                self.begin_result(false);
                 for piece in data.chunks(CHUNK_BYTES) {
                     let text = base64::engine::general_purpose::STANDARD.encode(piece);
                     self.chunk(text, piece.len(), true);
@@ -128,33 +128,33 @@ impl<'a> Applying<'a> {
     }
 
     /// A result that lacks a part is none, so the job is over.
-    fn too_large(&self, body: &ReportBody) -> Option<Failure> {
-        let bytes = match body {
-            ReportBody::Text(text) => text.len(),
-            ReportBody::Data(data) => data.len(),
+    fn broken_result(&self, body: &ReportBody) -> Option<Failure> {
+        let (bytes, is_text) = match body {
+            ReportBody::Text(text) => (text.len(), true),
+            ReportBody::Data(data) => (data.len(), false),
             _ => return None,
         };
+        let result = &self.mark.result;
+        if !result.result_id.is_empty() && result.is_text != is_text {
+            let text = "result_part: the parts of a result are all text or all data";
+            return Some(Failure::invalid(text));
+        }
         let limit = self.activation.job.limits().result_bytes_max;
-        (self.mark.result.bytes + bytes as u64 > limit).then(|| {
+        (result.bytes + bytes as u64 > limit).then(|| {
             Failure::internal(format!(
                 "result_part: more than {limit} bytes in all, which is the limit; use an artifact"
             ))
         })
     }
 
-    fn begin_result(&mut self, is_text: bool) -> Result<(), String> {
-        let result = &mut self.mark.result;
-        if result.result_id.is_empty() {
-            *result = ResultMark {
+    fn begin_result(&mut self, is_text: bool) {
+        if self.mark.result.result_id.is_empty() {
+            self.mark.result = ResultMark {
                 result_id: id::result_id(),
                 is_text,
                 ..ResultMark::default()
             };
         }
-        if result.is_text != is_text {
-            return Err("result_part: the parts of a result are all text or all data".into());
-        }
-        Ok(())
     }
 
     fn chunk(&mut self, data: String, bytes: usize, more: bool) {
