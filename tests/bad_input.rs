@@ -389,6 +389,33 @@ async fn plain_http_and_foreign_pages_are_turned_away() {
     beside.undisturbed().await;
 }
 
+/// A page whose name was made to point at a developer's own machine could use the
+/// runtime there: its Origin and its Host were the same.
+#[test]
+fn without_tokens_only_local_names_are_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = serve(dir.path());
+    let runtime = Runtime::spawn(command.env_remove("ARCPD_TOKENS").arg("--dev"));
+    let port = runtime.address.rsplit(':').next().unwrap().to_owned();
+    for (host, status) in [
+        ("evil.example", "403"),
+        ("localhost", "101"),
+        ("127.0.0.1", "101"),
+    ] {
+        let request = format!(
+            "GET /arcp HTTP/1.1\r\nhost: {host}:{port}\r\norigin: http://{host}:{port}\r\n\
+             connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+             sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        let mut raw = std::net::TcpStream::connect(&runtime.address).unwrap();
+        raw.write_all(request.as_bytes()).unwrap();
+        let mut answer = [0; 64];
+        let len = raw.read(&mut answer).unwrap();
+        let line = String::from_utf8_lossy(&answer[..len]).into_owned();
+        assert!(line.contains(status), "{host}: {line}");
+    }
+}
+
 #[tokio::test]
 async fn a_protobuf_message_that_is_cut_short_is_answered_and_unknown_fields_are_skipped() {
     let beside = Beside::start().await;

@@ -72,6 +72,11 @@ impl Default for Limits {
 /// Who a bearer token belongs to.
 pub trait Authenticator: Send + Sync + 'static {
     fn principal(&self, token: &str) -> Option<String>;
+
+    /// Development: whoever reaches the port is let in.
+    fn lets_anybody_in(&self) -> bool {
+        false
+    }
 }
 
 /// What all sessions share.

@@ -9,6 +9,7 @@ mod call;
 mod cors;
 pub mod grpc;
 mod jobs;
+mod local_names;
 mod status;
 pub mod websocket;
 
@@ -39,9 +40,14 @@ pub fn router(
     if let Some(cors) = cors.layer() {
         jobs = jobs.layer(cors);
     }
-    Ok(grpc::router(sessions.clone(), agent_host, health)?
+    let open = sessions.authenticator.lets_anybody_in();
+    let all = grpc::router(sessions.clone(), agent_host, health)?
         .merge(jobs)
-        .merge(websocket::router(sessions)))
+        .merge(websocket::router(sessions));
+    Ok(match open {
+        true => all.layer(axum::middleware::from_fn(local_names::only)),
+        false => all,
+    })
 }
 
 /// The frames of a stream up to the first that could not be read, that one included:
