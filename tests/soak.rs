@@ -321,7 +321,12 @@ async fn clients_that_come_and_go_leave_nothing_behind() {
     let used = soak.runtime.metric("arcpd_store_used_bytes");
     println!("{counts:?}; warm {warm:?}, end {end:?}, store {used} bytes");
     assert!(counts.resumes > counts.refused, "some were taken up");
-    assert!(end.descriptors <= warm.descriptors);
+    // The admin port's own last connection, which asked, may be a moment from gone.
+    let until = Instant::now() + Duration::from_secs(10);
+    while Usage::of(soak.runtime.pid()).descriptors > warm.descriptors {
+        assert!(Instant::now() < until, "descriptors stay behind");
+        tokio::task::yield_now().await;
+    }
     // Allocators keep some; a leak of the second, longer part would be more.
     assert!(end.resident_bytes < warm.resident_bytes + 64 * 1024 * 1024);
 }
