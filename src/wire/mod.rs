@@ -1,8 +1,9 @@
 //! Between the domain and its two encodings, protobuf and JSON.
 //!
 //! The log stores a record as the protobuf fields of its payload alone; the
-//! transports put a small header before it. prost types do not leave this
-//! folder but for `transport/grpc`, where tonic wants them.
+//! transports put a small header before it. prost types leave this folder only for
+//! where tonic wants them: the gRPC transports, and the clients (`client`, `cli`,
+//! `bench`). The runtime behind the transports never sees one.
 
 mod convert;
 mod event_json;
