@@ -212,3 +212,16 @@ async fn a_store_in_use_and_a_foreign_file_are_refused_with_advice() {
     };
     assert!(error.to_string().contains("--data-dir"), "{error}");
 }
+
+/// A leak is looked for by comparing descriptors before and after.
+#[tokio::test]
+async fn a_store_that_was_opened_takes_no_more_descriptors() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _committed) = open(dir.path());
+    let wal = dir.path().join("arcpd.db-wal");
+    let held = std::fs::read_dir("/proc/self/fd").unwrap();
+    let links = held.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+    // The writer's, the checkpoints', and one for each reader.
+    assert_eq!(links.filter(|link| *link == wal).count(), 6);
+    close(log).await;
+}

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::{State, unavailable};
+use super::{State, schema, unavailable};
 use crate::log::Error;
 
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -31,6 +31,7 @@ pub(super) fn spawn(
     connection
         .busy_timeout(Duration::from_millis(200))
         .map_err(unavailable)?;
+    schema::open_all(&connection).map_err(unavailable)?;
     let wal = path.with_file_name("arcpd.db-wal");
     let run = move || {
         let (mut moved_bytes, mut moved_at, mut seen_at, mut idle) = (0, 0, 0, 0);

@@ -142,7 +142,14 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(64);
+    open_all(&connection)?;
     Ok(connection)
+}
+
+/// SQLite opens the WAL with a connection's first read: now, so that a store that cannot
+/// be read fails the start, and a busy hour takes no more descriptors than a quiet one.
+pub(super) fn open_all(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
 }
 
 #[cfg(test)]
