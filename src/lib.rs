@@ -34,9 +34,11 @@
 //!
 //! A module may use those to its right, never one to its left:
 //! `cli, bench → server → transport → session → job, fanout → log → wire → protocol`;
+//! `authority` is pure and stands on `protocol`;
 //! `agent` implements the seam that `job` offers, `client` stands on `wire` alone.
 
 pub mod agent;
+pub mod authority;
 pub mod bench;
 pub mod cli;
 pub mod client;

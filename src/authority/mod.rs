@@ -1,0 +1,33 @@
+//! What a job may do: leases, and the rules by which one is asked for, cut
+//! down, handed on and checked (§9). Pure: `now` is an argument, nothing waits.
+//!
+//! ```text
+//!  lease_request ─parse─▶ Lease ─policy─▶ effective Lease ─allows(target)─▶ Rule | Denied
+//!                                            └─ subset_of ◀─ a child's Lease (then inherit)
+//! ```
+//! Both sides of a comparison are brought to one canonical form by their kind
+//! (path, URL, name, agent) when they are read; after that, matching knows only
+//! segments. What cannot be brought to a form that means one thing is refused.
+//!
+//! Budgets are parsed here and counted elsewhere: a lease says what was granted,
+//! never what is left of it.
+
+mod amount;
+mod capability;
+mod currency;
+mod glob;
+mod host;
+mod name;
+mod path;
+mod pattern;
+mod segments;
+mod target;
+mod web;
+
+pub use amount::Amount;
+pub use capability::Capability;
+pub use currency::Currency;
+use segments::Segment;
+
+pub use pattern::Pattern;
+pub use target::Target;

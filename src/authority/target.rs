@@ -1,0 +1,69 @@
+//! What an operation is about to touch, in its one canonical form.
+
+use std::fmt;
+
+use super::capability::{Capability, Form};
+use super::{name, path, web};
+
+const BYTES_MAX: usize = 4_096;
+const SEGMENTS_MAX: usize = 256;
+
+/// Prints as its canonical text, which reads back as itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    pub(super) form: Form,
+    pub(super) segments: Vec<Box<str>>,
+    pub(super) query: Option<Box<str>>,
+    text: String,
+}
+
+impl Target {
+    pub fn parse(capability: &Capability, text: &str) -> Result<Self, String> {
+        if text.len() > BYTES_MAX {
+            return Err(format!("longer than {BYTES_MAX} bytes"));
+        }
+        let form = capability.form();
+        let target = match form {
+            Form::Path => {
+                let segments = path::target(text)?;
+                Self::new(form, format!("/{}", segments.join("/")), segments)
+            }
+            Form::Url => {
+                let url = web::target(text)?;
+                let mut target = Self::new(form, url.text, url.segments);
+                target.query = url.query.map(Into::into);
+                target
+            }
+            Form::Name | Form::Vendor => {
+                let segments = name::target(text, form == Form::Vendor)?;
+                Self::new(form, text.into(), segments)
+            }
+            Form::Agent => Self::new(form, text.into(), name::agent_target(text)?),
+        };
+        match target.segments.len() <= SEGMENTS_MAX && target.text.len() <= BYTES_MAX {
+            true => Ok(target),
+            false => Err(format!(
+                "more than {SEGMENTS_MAX} segments or {BYTES_MAX} bytes"
+            )),
+        }
+    }
+
+    fn new<T: Into<Box<str>>>(form: Form, text: String, segments: Vec<T>) -> Self {
+        Self {
+            form,
+            segments: segments.into_iter().map(Into::into).collect(),
+            query: None,
+            text,
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
