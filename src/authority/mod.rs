@@ -16,11 +16,17 @@ mod amount;
 mod capability;
 mod currency;
 mod glob;
+mod grants;
 mod host;
+mod intersect;
+mod lease;
 mod name;
 mod path;
 mod pattern;
+mod policy;
+mod request;
 mod segments;
+mod subset;
 mod target;
 mod web;
 
@@ -29,5 +35,7 @@ pub use capability::Capability;
 pub use currency::Currency;
 use segments::Segment;
 
+pub use lease::{Denied, Lease, ModelDefault, Rule};
 pub use pattern::Pattern;
+pub use policy::Policy;
 pub use target::Target;

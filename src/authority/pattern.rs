@@ -26,7 +26,7 @@ const WILDCARDS_MAX: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pattern {
     form: Form,
-    segments: Vec<Segment>,
+    pub(super) segments: Vec<Segment>,
     query: Query,
     text: String,
 }
