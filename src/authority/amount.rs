@@ -62,6 +62,23 @@ impl Amount {
         Self::parse(&text)
     }
 
+    /// As [`Amount::from_metric`], but what float arithmetic leaves beyond the ninth
+    /// decimal (0.1 + 0.2 is one of them) is rounded up instead of refused: a cost may
+    /// be counted as a billionth too much, never as less than it was.
+    pub fn from_cost(value: f64) -> Result<Self, String> {
+        let text = value.to_string();
+        let cut = text.split_once('.').and_then(|(integer, decimals)| {
+            let kept = decimals.get(..DECIMALS_MAX)?;
+            (decimals.len() > DECIMALS_MAX).then(|| format!("{integer}.{kept}"))
+        });
+        match cut {
+            Some(cut) if value > 0.0 => Self::parse(&cut)?
+                .checked_add(Self(Decimal::new(1, DECIMALS_MAX as u32)))
+                .ok_or_else(|| "the value has more than 18 digits before the point".into()),
+            _ => Self::from_metric(value),
+        }
+    }
+
     /// None where the sum would leave the range in which arithmetic is exact.
     pub fn checked_add(self, other: Self) -> Option<Self> {
         self.0.checked_add(other.0).and_then(Self::in_range)
@@ -135,6 +152,22 @@ mod tests {
         ] {
             let error = Amount::from_metric(value).unwrap_err();
             assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_cost_is_never_counted_as_less() {
+        for (value, shown) in [
+            (0.1 + 0.2, "0.300000001"),
+            (0.0016851000000000002, "0.001685101"),
+            (1e-300, "0.000000001"),
+            (0.5, "0.5"),
+            (0.0, "0"),
+        ] {
+            assert_eq!(Amount::from_cost(value).unwrap().to_string(), shown);
+        }
+        for bad in [-0.1 - 0.2, -1e-300, f64::NAN, f64::INFINITY, 1e18, f64::MAX] {
+            assert!(Amount::from_cost(bad).is_err(), "{bad}");
         }
     }
 

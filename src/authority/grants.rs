@@ -161,6 +161,9 @@ mod tests {
         let path = |n| format!("/w/{n}/a");
         assert_eq!(comparisons(&FsRead, path, "/w/999/a"), (1, true));
         assert_eq!(comparisons(&FsRead, path, "/w/999/b"), (0, false));
+        // What ends on the way is not compared with what goes on.
+        let parent = |n| format!("/w/{n}");
+        assert_eq!(comparisons(&FsRead, parent, "/w/999/b"), (0, false));
         let tree = |n| format!("/w/{n}/**");
         assert_eq!(comparisons(&FsRead, tree, "/w/999/a/b"), (1, true));
         let tool = |n| format!("ns{n}.*");
