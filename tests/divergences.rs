@@ -94,8 +94,8 @@ async fn row_03_agents_are_objects_with_versions_and_a_default() {
         .as_array()
         .unwrap();
     assert!(
-        !features.contains(&json!("cost.budget")),
-        "what is not built is not promised"
+        !features.contains(&json!("provisioned_credentials")),
+        "what is not there is not promised"
     );
 }
 
@@ -569,29 +569,30 @@ async fn row_25_26_28_bodies_have_the_members_of_all_sdks() {
 
 #[tokio::test]
 async fn row_27_33_a_child_job_is_never_accepted_to_somebody_who_did_not_ask() {
-    // Delegation is not built: an agent that reports it is told so, and nobody
+    // Its lease lets it delegate nothing: that is a result in its stream, and nobody
     // receives an acceptance that they did not ask for.
     let (_dir, runtime) =
         with_lines(&[r#"{"kind":"delegate","body":{"delegate_id":"d","agent":"echo","input":1}}"#]);
     let mut ws = Ws::connect(&runtime, ALICE).await;
     ws.submit("lines", json!(null)).await;
     let seen = ws.until_terminal().await;
-    assert!(
-        seen[0]["payload"]["body"]["message"]
-            .as_str()
-            .unwrap()
-            .contains("delegate")
+    let body = &seen[0]["payload"]["body"];
+    assert_eq!(
+        (&body["call_id"], &body["error"]["code"]),
+        (&json!("d"), &json!("PERMISSION_DENIED"))
     );
     assert_eq!(ws.ping().await, Vec::<Value>::new());
 }
 
 #[tokio::test]
-async fn row_29_a_submit_with_a_lease_is_refused_rather_than_half_kept() {
+async fn row_29_a_lease_that_cannot_be_kept_is_refused_by_its_field() {
     let (_dir, runtime) = start();
     let mut ws = Ws::connect(&runtime, ALICE).await;
     for extra in [
-        json!({ "lease_request": { "cost.budget": ["USD:5"] } }),
-        json!({ "lease_constraints": { "expires_at": "2100-01-01T00:00:00Z" } }),
+        json!({ "lease_request": { "cost.budget": ["USD:NaN"] } }),
+        json!({ "lease_request": { "fs.read": ["/w/../etc"] } }),
+        json!({ "lease_request": { "shell.exec": ["*"] } }),
+        json!({ "lease_constraints": { "expires_at": "2020-01-01T00:00:00Z" } }),
     ] {
         let mut payload = json!({ "agent": "echo", "input": 1 });
         payload

@@ -347,7 +347,7 @@ async fn another_jobs_token_an_old_one_and_none_are_all_revoked() {
 }
 
 #[tokio::test]
-async fn what_is_not_built_and_what_is_not_said_twice_is_answered_clearly() {
+async fn what_lacks_a_field_and_what_is_not_said_twice_is_answered_clearly() {
     let (_dir, runtime) = start(RIGHTS);
     let (mut host, of, _beside, _, _alice) = at_work(&runtime).await;
     let r#ref = Some(of.clone());

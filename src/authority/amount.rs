@@ -38,7 +38,8 @@ impl Amount {
     }
 
     /// The value of a metric as the agent wrote it: the shortest decimal that
-    /// reads back as this float.
+    /// reads back as this float. Digits beyond the ninth after the point are what
+    /// float arithmetic left there, and rounded; what is not nothing stays so.
     pub fn from_metric(value: f64) -> Result<Self, String> {
         let refused = |why: &str| Err(format!("the value {why}"));
         if value.is_nan() {
@@ -56,27 +57,13 @@ impl Amount {
         if integer.len() > INTEGER_DIGITS_MAX {
             return refused("has more than 18 digits before the point");
         }
-        if decimals.len() > DECIMALS_MAX {
-            return refused("has more than 9 digits after the point");
+        if decimals.len() <= DECIMALS_MAX {
+            return Self::parse(&text);
         }
-        Self::parse(&text)
-    }
-
-    /// As [`Amount::from_metric`], but what float arithmetic leaves beyond the ninth
-    /// decimal (0.1 + 0.2 is one of them) is rounded up instead of refused: a cost may
-    /// be counted as a billionth too much, never as less than it was.
-    pub fn from_cost(value: f64) -> Result<Self, String> {
-        let text = value.to_string();
-        let cut = text.split_once('.').and_then(|(integer, decimals)| {
-            let kept = decimals.get(..DECIMALS_MAX)?;
-            (decimals.len() > DECIMALS_MAX).then(|| format!("{integer}.{kept}"))
-        });
-        match cut {
-            Some(cut) if value > 0.0 => Self::parse(&cut)?
-                .checked_add(Self(Decimal::new(1, DECIMALS_MAX as u32)))
-                .ok_or_else(|| "the value has more than 18 digits before the point".into()),
-            _ => Self::from_metric(value),
-        }
+        let exact: Decimal = text.parse().unwrap_or_default();
+        let rounded = exact.round_dp(DECIMALS_MAX as u32).normalize();
+        let least = Decimal::new(1, DECIMALS_MAX as u32);
+        Ok(Self(rounded.max(least)))
     }
 
     /// None where the sum would leave the range in which arithmetic is exact.
@@ -86,6 +73,17 @@ impl Amount {
 
     pub fn checked_sub(self, other: Self) -> Option<Self> {
         self.0.checked_sub(other.0).and_then(Self::in_range)
+    }
+
+    pub(super) fn checked_mul(self, factor: u32) -> Option<Self> {
+        let product = self.0.checked_mul(Decimal::from(factor));
+        product.and_then(Self::in_range)
+    }
+
+    /// As a metric's value shows it.
+    pub fn to_f64(self) -> f64 {
+        // The shortest decimal of a float and its own text agree to 15 digits.
+        self.to_string().parse().unwrap_or_default()
     }
 
     pub fn is_positive(self) -> bool {
@@ -143,31 +141,18 @@ mod tests {
         for (value, shown) in [(0.0234, "0.0234"), (1e-9, "0.000000001"), (-0.0, "0")] {
             assert_eq!(Amount::from_metric(value).unwrap().to_string(), shown);
         }
+        // What float arithmetic left is rounded; nothing is free.
+        for (value, shown) in [(0.1 + 0.2, "0.3"), (1e-12, "0.000000001")] {
+            assert_eq!(Amount::from_metric(value).unwrap().to_string(), shown);
+        }
         for (value, why) in [
             (-0.01, "negative"),
             (f64::NAN, "not a number"),
             (f64::INFINITY, "infinite"),
             (1e18, "before the point"),
-            (0.1 + 0.2, "after the point"),
         ] {
             let error = Amount::from_metric(value).unwrap_err();
             assert!(error.contains(why), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_cost_is_never_counted_as_less() {
-        for (value, shown) in [
-            (0.1 + 0.2, "0.300000001"),
-            (0.0016851000000000002, "0.001685101"),
-            (1e-300, "0.000000001"),
-            (0.5, "0.5"),
-            (0.0, "0"),
-        ] {
-            assert_eq!(Amount::from_cost(value).unwrap().to_string(), shown);
-        }
-        for bad in [-0.1 - 0.2, -1e-300, f64::NAN, f64::INFINITY, 1e18, f64::MAX] {
-            assert!(Amount::from_cost(bad).is_err(), "{bad}");
         }
     }
 

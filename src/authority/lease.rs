@@ -51,6 +51,12 @@ pub enum Denied {
 }
 
 impl Lease {
+    /// What it grants, apart from money: what is left of that is the ledger's to say.
+    pub fn without_budget(mut self) -> Self {
+        self.budget.clear();
+        self
+    }
+
     pub fn capabilities(&self) -> impl Iterator<Item = &Capability> {
         self.grants.keys()
     }

@@ -9,8 +9,8 @@
 //! (path, URL, name, agent) when they are read; after that, matching knows only
 //! segments. What cannot be brought to a form that means one thing is refused.
 //!
-//! Budgets are parsed here and counted elsewhere: a lease says what was granted,
-//! never what is left of it.
+//! A lease says what was granted, never what is left of it: that is the
+//! [`Ledger`]'s, one for a job and all that was delegated below it.
 
 mod amount;
 mod capability;
@@ -20,6 +20,7 @@ mod grants;
 mod host;
 mod intersect;
 mod lease;
+mod ledger;
 mod name;
 mod path;
 mod pattern;
@@ -36,6 +37,7 @@ pub use currency::Currency;
 use segments::Segment;
 
 pub use lease::{Denied, Lease, ModelDefault, Rule};
+pub use ledger::{Amounts, Ledger, Member, amounts_from_json, amounts_to_json};
 pub use pattern::Pattern;
 pub use policy::Policy;
 pub use target::Target;

@@ -125,6 +125,7 @@ fn config(settings: Settings) -> anyhow::Result<Config> {
         cors: settings.cors()?,
         agents: settings.agents()?,
         job_limits: limits.job(),
+        policy: settings.policy()?,
         session_limits: limits.session(),
         listener_limits,
         retention: settings.retention.clone(),

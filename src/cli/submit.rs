@@ -6,6 +6,7 @@ use super::Status;
 use super::follow::{OnInterrupt, follow, interrupts};
 use super::target::Target;
 use crate::client;
+use crate::protocol::Timestamp;
 
 #[derive(clap::Args)]
 pub(super) struct Submit {
@@ -27,6 +28,14 @@ pub(super) struct Submit {
     /// 32 hex digits, to join a trace.
     #[arg(long, default_value = "")]
     trace_id: String,
+    /// What the job may do: a JSON object of capabilities and patterns, such as
+    /// {"net.fetch":["https://example.com/**"],"cost.budget":["USD:5"]}; `@FILE` reads
+    /// a file.
+    #[arg(long)]
+    lease: Option<String>,
+    /// When that ends, RFC 3339; the job ends with it.
+    #[arg(long)]
+    lease_expires_at: Option<jiff::Timestamp>,
     #[command(flatten)]
     target: Target,
 }
@@ -34,6 +43,11 @@ pub(super) struct Submit {
 impl Submit {
     pub async fn run(self) -> anyhow::Result<Status> {
         let input_json = read_input(self.input.as_deref())?;
+        let lease_request_json = match &self.lease {
+            Some(lease) => read_json("--lease", Some(lease))?,
+            None => String::new(),
+        };
+        let expires_at = self.lease_expires_at;
         let mut client = self.target.connect().await?;
         let submit = client::Submit {
             agent: self.agent,
@@ -41,6 +55,8 @@ impl Submit {
             idempotency_key: self.idempotency_key,
             max_runtime_sec: self.max_runtime_sec,
             trace_id: self.trace_id,
+            lease_request_json,
+            lease_expires_at: expires_at.map(|at| Timestamp(at.as_millisecond())),
         };
         let accepted = client.submit(submit).await?;
         if self.detach {
@@ -62,6 +78,10 @@ impl Submit {
 }
 
 fn read_input(input: Option<&str>) -> anyhow::Result<String> {
+    read_json("--input", input)
+}
+
+fn read_json(flag: &str, input: Option<&str>) -> anyhow::Result<String> {
     use std::io::IsTerminal;
     let stdin = || -> anyhow::Result<String> {
         let mut text = String::new();
@@ -74,7 +94,7 @@ fn read_input(input: Option<&str>) -> anyhow::Result<String> {
         Some("-") => stdin()?,
         Some(text) => match text.strip_prefix('@') {
             Some(path) => {
-                std::fs::read_to_string(path).with_context(|| format!("--input @{path}"))?
+                std::fs::read_to_string(path).with_context(|| format!("{flag} @{path}"))?
             }
             None => text.to_owned(),
         },
@@ -82,7 +102,7 @@ fn read_input(input: Option<&str>) -> anyhow::Result<String> {
         None => stdin()?,
     };
     if !text.trim().is_empty() {
-        crate::wire::check_json("--input", &text)?;
+        crate::wire::check_json(flag, &text)?;
     }
     Ok(text.trim().to_owned())
 }

@@ -2,9 +2,10 @@
 //! answer is sent again after the resume, under the same id.
 
 use super::{Client, Error};
-use crate::protocol::id;
+use crate::protocol::{Timestamp, id};
 use crate::wire::proto::envelope::Payload;
 use crate::wire::proto::{self, Envelope};
+use crate::wire::ts_to_proto;
 
 /// What to run.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +20,9 @@ pub struct Submit {
     pub max_runtime_sec: u64,
     /// 32 hex digits; the runtime makes one up when empty.
     pub trace_id: String,
+    /// Capability to patterns, a JSON object; empty asks for nothing.
+    pub lease_request_json: String,
+    pub lease_expires_at: Option<Timestamp>,
 }
 
 /// A job the runtime has taken.
@@ -41,7 +45,8 @@ impl Client {
             input_json: submit.input_json,
             idempotency_key,
             max_runtime_sec: submit.max_runtime_sec,
-            ..Default::default()
+            lease_request_json: submit.lease_request_json,
+            lease_expires_at: submit.lease_expires_at.and_then(ts_to_proto),
         });
         let answer = self.request("", &submit.trace_id, payload).await?;
         match answer.payload {

@@ -33,17 +33,24 @@ struct State {
     queued: bool,
     end: Option<JobEnd>,
     mark: Option<ReportMark>,
+    spent_json: Option<String>,
     closed: bool,
 }
 
 /// What is pushed at once: all in one block.
 #[derive(Default)]
 pub(super) struct Push {
-    pub records: u32,
     /// Makes the last record the terminal, which is never held back.
     pub end: Option<JobEnd>,
     /// How far a host's reports are with these records.
     pub mark: Option<ReportMark>,
+}
+
+/// What encoding records came to.
+pub(super) struct Encoded {
+    pub records: u32,
+    /// What the job has spent with them.
+    pub spent_json: Option<String>,
 }
 
 /// What became of a push.
@@ -66,6 +73,7 @@ impl Buffer {
             queued: false,
             end: None,
             mark: None,
+            spent_json: None,
             closed: false,
         };
         Self {
@@ -84,8 +92,9 @@ impl Buffer {
         *self.on_durable.lock() = told;
     }
 
-    /// Encodes records into the buffer.
-    pub(super) fn push(&self, push: Push, encode: impl FnOnce(&mut BytesMut)) -> Pushed {
+    /// Encodes records into the buffer. What `encode` does besides is in the order of
+    /// the records; it is not called when nothing is taken.
+    pub(super) fn push(&self, push: Push, encode: impl FnOnce(&mut BytesMut) -> Encoded) -> Pushed {
         let mut state = self.state.lock();
         if state.closed {
             return Pushed::Closed;
@@ -94,8 +103,9 @@ impl Buffer {
         if full && push.end.is_none() {
             return Pushed::Full;
         }
-        encode(&mut state.data);
-        state.count += push.records;
+        let encoded = encode(&mut state.data);
+        state.count += encoded.records;
+        state.spent_json = encoded.spent_json.or(state.spent_json.take());
         state.closed = push.end.is_some();
         state.end = push.end;
         if let Some(mark) = push.mark {
@@ -143,6 +153,7 @@ impl BlockSource for Buffer {
             data: std::mem::replace(&mut state.data, next).freeze(),
             terminal: state.end.take(),
             mark: state.mark.take(),
+            spent_json: state.spent_json.take(),
         };
         state.next_seq += u64::from(state.count);
         state.count = 0;

@@ -1,14 +1,18 @@
 //! What an agent sees of its job.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use tokio_util::sync::CancellationToken;
 
-use super::buffer::{Buffer, OnDurable, Push, Pushed};
-use super::{ChunkEncoding, Limits, ResultWriter, now};
+use super::batch::Batch;
+use super::buffer::{Buffer, Encoded, OnDurable, Push, Pushed};
+use super::delegation::{Child, Delegation, check_shape, tool_result};
+use super::grant::{Cost, Grant, refused};
+use super::{ChunkEncoding, Limits, ResultWriter, audit, now};
+use crate::authority::{Amounts, Capability, Denied, Rule, Target};
 use crate::log::{BlockSource, HostedRow, JobEnd, JobRow, Log, ReportMark, StreamId};
-use crate::protocol::{Event, EventBody, Failure, Outcome, Timestamp};
+use crate::protocol::{ErrorCode, Event, EventBody, Failure, Outcome, Timestamp};
 use crate::wire;
 
 /// Handed to an agent for one job; cheap to clone.
@@ -19,6 +23,7 @@ pub struct JobContext {
 
 struct Shared {
     job_id: String,
+    session_id: String,
     principal: String,
     agent: String,
     trace_id: String,
@@ -31,6 +36,19 @@ struct Shared {
     log: Log,
     cancelled: CancellationToken,
     result_started: AtomicBool,
+    grant: Option<Grant>,
+    /// Its terminal has been written.
+    over: CancellationToken,
+}
+
+/// Does not keep the job.
+#[derive(Clone)]
+pub(super) struct WeakJob(Weak<Shared>);
+
+impl WeakJob {
+    pub fn upgrade(&self) -> Option<JobContext> {
+        self.0.upgrade().map(|shared| JobContext { shared })
+    }
 }
 
 impl JobContext {
@@ -38,6 +56,7 @@ impl JobContext {
     pub(super) fn new(row: JobRow, next_seq: u64, limits: Limits, log: Log) -> Self {
         let shared = Shared {
             job_id: row.id,
+            session_id: row.session_id,
             principal: row.principal,
             agent: row.agent,
             trace_id: row.trace_id,
@@ -49,6 +68,8 @@ impl JobContext {
             log,
             cancelled: CancellationToken::new(),
             result_started: AtomicBool::new(false),
+            grant: None,
+            over: CancellationToken::new(),
         };
         Self {
             shared: Arc::new(shared),
@@ -73,6 +94,7 @@ impl JobContext {
             idempotency_key: None,
             fingerprint: Vec::new(),
             idempotency_expires_at_ms: None,
+            grant: crate::log::GrantRow::default(),
         };
         Self::new(row, 1, Limits::default(), log)
     }
@@ -87,6 +109,35 @@ impl JobContext {
             (shared.deadline, shared.recovered) = (deadline, recovered);
         }
         self
+    }
+
+    /// Before the context is shared.
+    pub(super) fn granted(mut self, grant: Option<Grant>) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.grant = grant;
+        }
+        if let Some(grant) = &self.shared.grant {
+            grant.family.join(&self);
+        }
+        self
+    }
+
+    pub(super) fn downgrade(&self) -> WeakJob {
+        WeakJob(Arc::downgrade(&self.shared))
+    }
+
+    pub(super) fn grant(&self) -> Option<&Grant> {
+        self.shared.grant.as_ref()
+    }
+
+    /// Resolves when the job's terminal has been written.
+    pub(super) fn over(&self) -> CancellationToken {
+        self.shared.over.clone()
+    }
+
+    /// Empty for a job that no session submitted.
+    pub(super) fn session_id(&self) -> &str {
+        &self.shared.session_id
     }
 
     pub fn job_id(&self) -> &str {
@@ -164,8 +215,154 @@ impl JobContext {
         if matches!(body, EventBody::ResultChunk { .. }) {
             return Err(Failure::invalid("result_chunk: use result_writer"));
         }
-        let record = self.checked(Event { ts: now(), body })?;
-        self.push(1, None, &record).await
+        if let EventBody::Delegate { .. } = body {
+            return self.emit_delegate(body).await;
+        }
+        let mut batch = Batch::default();
+        batch.add(self, Event { ts: now(), body })?;
+        self.push(&batch, None).await
+    }
+
+    /// What the draft calls emitting a `delegate` event (§10): the child is made, or a
+    /// `tool_result` says why not.
+    async fn emit_delegate(&self, body: EventBody) -> Result<(), Failure> {
+        let EventBody::Delegate {
+            delegate_id,
+            agent,
+            input_json,
+            lease_request_json,
+            ..
+        } = body
+        else {
+            return Ok(());
+        };
+        let asked = Delegation {
+            delegate_id,
+            agent,
+            input_json: input_json.unwrap_or_default(),
+            lease_request_json: lease_request_json.unwrap_or_default(),
+            expires_at: None,
+        };
+        self.delegate(asked).await.map(drop)
+    }
+
+    /// Asks before an operation whether the lease allows it (§9.3). A refusal is also
+    /// a `tool_result` of the call in the job's stream, which the agent does not write.
+    pub async fn authorize(
+        &self,
+        call_id: &str,
+        capability: &str,
+        target: &str,
+    ) -> Result<(), Failure> {
+        let checked = self.check(capability, target);
+        if let Err(failure) = &checked {
+            self.refused(call_id, failure).await;
+        }
+        checked.map(drop)
+    }
+
+    /// The same without a word in the stream; says what let it pass.
+    pub(crate) fn check(&self, capability: &str, target: &str) -> Result<Rule, Failure> {
+        let decided = self.decide(capability, target);
+        audit::authorized(self, capability, target, &decided);
+        decided
+    }
+
+    fn decide(&self, capability: &str, target: &str) -> Result<Rule, Failure> {
+        let capability = Capability::parse(capability)
+            .map_err(|why| Failure::invalid(format!("capability: {why}")))?;
+        let target = Target::parse(&capability, target)
+            .map_err(|why| Failure::new(ErrorCode::PermissionDenied, format!("target: {why}")))?;
+        match &self.shared.grant {
+            Some(grant) => grant.check(self.stream(), &capability, &target),
+            None => Err(refused(&Denied::NotGranted { capability })),
+        }
+    }
+
+    /// Makes a child job (§10). A refusal is also a `tool_result` in this job's stream.
+    pub async fn delegate(&self, asked: Delegation) -> Result<Child, Failure> {
+        let jobs = self.shared.grant.as_ref().and_then(|g| g.jobs.upgrade());
+        match jobs {
+            Some(jobs) => jobs.delegate(self, asked).await,
+            None => {
+                let capability = Capability::AgentDelegate;
+                let failure = match check_shape(&asked) {
+                    Err(failure) => failure,
+                    Ok(()) => refused(&Denied::NotGranted { capability }),
+                };
+                audit::authorized(self, "agent.delegate", &asked.agent, &Err(failure.clone()));
+                self.refused(&asked.delegate_id, &failure).await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Resolves when a child is over and that is durable: when that was, and how it
+    /// ended unless its records are no longer kept.
+    pub async fn child_ended(
+        &self,
+        child: &Child,
+    ) -> Result<(Timestamp, Option<Outcome>), Failure> {
+        let jobs = self.shared.grant.as_ref().and_then(|g| g.jobs.upgrade());
+        let jobs = jobs.ok_or_else(Failure::job_not_found)?;
+        let row = jobs.ended(&child.job_id).await?;
+        let at = Timestamp(row.ended_at_ms.unwrap_or_default());
+        Ok((at, jobs.outcome(&row).await?))
+    }
+
+    /// Writes a refusal into the stream; a job that is over has no more to say.
+    pub(crate) async fn refused(&self, call_id: &str, failure: &Failure) {
+        // A call without a name is nobody's.
+        if !call_id.is_empty() {
+            let _ = self.emit_own(tool_result(call_id, failure).body).await;
+        }
+    }
+
+    /// The effective lease, a JSON object.
+    pub fn lease_json(&self) -> String {
+        self.grant()
+            .map_or_else(|| "{}".into(), |grant| grant.lease.to_json())
+    }
+
+    pub fn lease_expires_at(&self) -> Option<Timestamp> {
+        self.grant().and_then(|grant| grant.lease.expires_at)
+    }
+
+    /// The job that delegated this one.
+    pub fn parent_id(&self) -> Option<&str> {
+        self.grant().and_then(|grant| grant.parent_id.as_deref())
+    }
+
+    /// What is left of each budget of the job.
+    pub fn remaining(&self) -> Amounts {
+        let grant = self.grant();
+        grant
+            .map(|grant| grant.remaining(self.stream()))
+            .unwrap_or_default()
+    }
+
+    pub(super) fn cost(&self, body: &EventBody) -> Result<Option<Cost>, Failure> {
+        match &self.shared.grant {
+            Some(grant) => grant.cost(self.stream(), body),
+            None => Ok(None),
+        }
+    }
+
+    /// An event of the runtime's own.
+    pub(super) async fn emit_own(&self, body: EventBody) -> Result<(), Failure> {
+        let mut batch = Batch::default();
+        batch.add_own(body);
+        self.push(&batch, None).await
+    }
+
+    /// The same for who cannot wait: what finds no room follows when there is some.
+    pub(super) fn tell(&self, bodies: Vec<EventBody>) {
+        let mut batch = Batch::default();
+        bodies.into_iter().for_each(|body| batch.add_own(body));
+        if let Pushed::Full = self.try_push(&batch, None) {
+            let job = self.clone();
+            tokio::spawn(async move { job.push(&batch, None).await });
+        }
     }
 
     /// The record of an event that keeps the rules of its kind and the limits.
@@ -205,38 +402,58 @@ impl JobContext {
     }
 
     pub(super) async fn emit_chunk(&self, body: EventBody) -> Result<(), Failure> {
-        let mut record = bytes::BytesMut::new();
-        wire::encode_event(Event { ts: now(), body }, &mut record);
-        self.push(1, None, &record).await
+        self.emit_own(body).await
     }
 
     /// Pushes encoded records, all in one block; waits while the buffer is full.
     pub(crate) async fn push(
         &self,
-        records: u32,
+        batch: &Batch,
         mark: Option<ReportMark>,
-        encoded: &[u8],
     ) -> Result<(), Failure> {
         loop {
-            let push = Push {
-                records,
-                mark: mark.clone(),
-                end: None,
-            };
-            let pushed = self
-                .shared
-                .buffer
-                .push(push, |data| data.extend_from_slice(encoded));
-            match pushed {
-                Pushed::Wake => {
-                    self.shared.log.ready(self.source());
-                    return Ok(());
-                }
-                Pushed::Queued => return Ok(()),
+            match self.try_push(batch, mark.clone()) {
+                Pushed::Wake | Pushed::Queued => return Ok(()),
                 Pushed::Full => self.shared.buffer.wait_taken().await,
                 Pushed::Closed => return Err(Failure::invalid("event: the job has ended")),
             }
         }
+    }
+
+    fn try_push(&self, batch: &Batch, mark: Option<ReportMark>) -> Pushed {
+        let push = Push { mark, end: None };
+        let pushed = self
+            .shared
+            .buffer
+            .push(push, |data| self.encode(batch, data));
+        if let Pushed::Wake = pushed {
+            self.shared.log.ready(self.source());
+        }
+        if let (Pushed::Wake | Pushed::Queued, Some(grant)) = (&pushed, &self.shared.grant)
+            && !batch.costs.is_empty()
+        {
+            grant.family.tell_above(self.stream());
+        }
+        pushed
+    }
+
+    /// Counts what the records cost in the order they are written, so that the last
+    /// sum of a block is what its records add up to.
+    fn encode(&self, batch: &Batch, data: &mut bytes::BytesMut) -> Encoded {
+        data.extend_from_slice(&batch.data);
+        let mut encoded = Encoded {
+            records: batch.records,
+            spent_json: None,
+        };
+        if let (Some(grant), false) = (&self.shared.grant, batch.costs.is_empty()) {
+            let (left, spent_json) = grant.charge(self.stream(), &batch.costs);
+            for body in left {
+                wire::encode_event(Event { ts: now(), body }, data);
+                encoded.records += 1;
+            }
+            encoded.spent_json = Some(spent_json);
+        }
+        encoded
     }
 
     pub async fn log(&self, level: &str, message: impl Into<String>) -> Result<(), Failure> {
@@ -260,39 +477,30 @@ impl JobContext {
 
     /// Writes the terminal. The first one stands; later ones are dropped.
     pub(super) fn end(&self, outcome: Outcome) {
-        self.push_end(0, &[], outcome, None);
+        self.push_end(&Batch::default(), outcome, None);
     }
 
     /// The same as the last report of an activation, with the records before it in
     /// one block. False when the job was over.
-    pub(crate) fn end_with(
-        &self,
-        records: u32,
-        encoded: &[u8],
-        outcome: Outcome,
-        mark: ReportMark,
-    ) -> bool {
-        self.push_end(records, encoded, outcome, Some(mark))
+    pub(crate) fn end_with(&self, batch: &Batch, outcome: Outcome, mark: ReportMark) -> bool {
+        self.push_end(batch, outcome, Some(mark))
     }
 
-    fn push_end(
-        &self,
-        records: u32,
-        encoded: &[u8],
-        outcome: Outcome,
-        mark: Option<ReportMark>,
-    ) -> bool {
+    fn push_end(&self, batch: &Batch, outcome: Outcome, mark: Option<ReportMark>) -> bool {
         let at = now();
         let end = JobEnd {
             status: outcome.status().into(),
             ended_at_ms: at.0,
         };
         let encode = |data: &mut bytes::BytesMut| {
-            data.extend_from_slice(encoded);
+            let encoded = self.encode(batch, data);
             wire::encode_outcome(outcome, at, data);
+            Encoded {
+                records: encoded.records + 1,
+                ..encoded
+            }
         };
         let push = Push {
-            records: records + 1,
             end: Some(end),
             mark,
         };
@@ -301,6 +509,10 @@ impl JobContext {
             Pushed::Queued => {}
             Pushed::Full | Pushed::Closed => return false,
         }
+        if let Some(grant) = &self.shared.grant {
+            grant.end(self.stream());
+        }
+        self.shared.over.cancel();
         true
     }
 

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
 
-use super::{Agent, JobContext, runner};
-use crate::protocol::Outcome;
+use super::delegation::parent_is_over;
+use super::{Agent, JobContext, runner, steady_now};
+use crate::protocol::{ErrorCode, Failure, Outcome, Timestamp};
 
 pub(super) struct LiveJobs {
     cancel_grace: Duration,
@@ -23,6 +25,8 @@ pub(super) struct LiveJobs {
 struct State {
     jobs: HashMap<String, Running>,
     by_principal: HashMap<String, usize>,
+    /// Delegated jobs that run, by the job that delegated them.
+    children: HashMap<String, Vec<String>>,
 }
 
 struct Running {
@@ -45,6 +49,7 @@ impl LiveJobs {
         context: JobContext,
         agent: Arc<dyn Agent>,
         max_runtime: Option<Duration>,
+        expiry_grace: Duration,
     ) {
         let (id, principal) = (context.job_id().to_owned(), context.principal().to_owned());
         // Held while the task is made: it cannot be over before it is listed.
@@ -52,24 +57,37 @@ impl LiveJobs {
         let (own, live) = (context.clone(), self.clone());
         let task = tokio::spawn(async move {
             runner::run(&*agent, &own).await;
-            live.state.lock().remove(own.job_id());
+            live.remove(own.job_id());
         });
-        let timers = max_runtime.map(|limit| {
+        let limit = max_runtime.map(|limit| {
             let message = "max_runtime_sec is over".into();
             self.end_after(limit, id.clone(), Outcome::TimedOut { message })
         });
+        let expiry = context.lease_expires_at().map(|at| {
+            let at = Timestamp(at.0.saturating_add(expiry_grace.as_millis() as i64));
+            self.end_at(at, id.clone())
+        });
+        if let Some(parent) = context.parent_id() {
+            let children = state.children.entry(parent.to_owned()).or_default();
+            children.push(id.clone());
+        }
         let running = Running {
             principal: principal.clone(),
             context,
             task: task.abort_handle(),
-            timers: timers.into_iter().collect(),
+            timers: limit.into_iter().chain(expiry).collect(),
         };
         *state.by_principal.entry(principal).or_default() += 1;
         state.jobs.insert(id, running);
     }
 
-    /// Asks a job to stop, and ends it after the grace. False when it does not run.
+    /// Asks a job to stop, and those it delegated, and ends them after the grace.
+    /// False when it does not run.
     pub fn cancel(self: &Arc<Self>, job_id: &str) -> bool {
+        let children = self.state.lock().children.get(job_id).cloned();
+        for child in children.into_iter().flatten() {
+            self.cancel(&child);
+        }
         let mut state = self.state.lock();
         let Some(running) = state.jobs.get_mut(job_id) else {
             return false;
@@ -80,6 +98,68 @@ impl LiveJobs {
             running.timers.push(timer);
         }
         true
+    }
+
+    /// A job that is over ends those it delegated, at once: what they may do, and
+    /// their credentials, came from it.
+    fn remove(self: &Arc<Self>, job_id: &str) -> Option<Running> {
+        let (running, children) = {
+            let mut state = self.state.lock();
+            let running = state.remove(job_id)?;
+            (running, state.children.remove(job_id))
+        };
+        for child in children.into_iter().flatten() {
+            self.end(&child, parent_is_over());
+        }
+        Some(running)
+    }
+
+    /// The terminal first: what the agent says of its end comes too late.
+    fn end(self: &Arc<Self>, job_id: &str, outcome: Outcome) {
+        if let Some(context) = self.context(job_id) {
+            context.end(outcome);
+        }
+        if let Some(running) = self.remove(job_id) {
+            running.context.cancel();
+            running.task.abort();
+        }
+    }
+
+    fn context(&self, job_id: &str) -> Option<JobContext> {
+        let state = self.state.lock();
+        state
+            .jobs
+            .get(job_id)
+            .map(|running| running.context.clone())
+    }
+
+    pub fn children_of(&self, job_id: &str) -> usize {
+        self.state.lock().children.get(job_id).map_or(0, Vec::len)
+    }
+
+    /// Turns when the terminal of a job that runs has been written.
+    pub fn over(&self, job_id: &str) -> Option<CancellationToken> {
+        self.context(job_id).map(|context| context.over())
+    }
+
+    /// Ends a job whose lease has expired. The clock is looked at again and again: it
+    /// may be set, and no timer is as long as a lease may be.
+    fn end_at(self: &Arc<Self>, at: Timestamp, job_id: String) -> AbortHandle {
+        const LOOK: Duration = Duration::from_secs(60);
+        let live = self.clone();
+        let timer = tokio::spawn(async move {
+            loop {
+                let left = at.0.saturating_sub(steady_now().0);
+                let Ok(left @ 1..) = u64::try_from(left) else {
+                    break;
+                };
+                tokio::time::sleep(Duration::from_millis(left).min(LOOK)).await;
+            }
+            let text = "lease: it has expired; submit the job again for a new one";
+            let failure = Failure::new(ErrorCode::LeaseExpired, text);
+            live.end(&job_id, Outcome::Failed(failure));
+        });
+        timer.abort_handle()
     }
 
     pub fn count(&self) -> usize {
@@ -100,13 +180,7 @@ impl LiveJobs {
         let live = self.clone();
         let timer = tokio::spawn(async move {
             tokio::time::sleep(limit).await;
-            let ended = live.state.lock().remove(&job_id);
-            if let Some(running) = ended {
-                // The terminal first: what the agent says of its end comes too late.
-                running.context.end(outcome);
-                running.context.cancel();
-                running.task.abort();
-            }
+            live.end(&job_id, outcome);
         });
         timer.abort_handle()
     }
@@ -117,6 +191,14 @@ impl State {
     fn remove(&mut self, job_id: &str) -> Option<Running> {
         let running = self.jobs.remove(job_id)?;
         running.timers.iter().for_each(AbortHandle::abort);
+        if let Some(parent) = running.context.parent_id()
+            && let Some(children) = self.children.get_mut(parent)
+        {
+            children.retain(|child| child != job_id);
+            if children.is_empty() {
+                self.children.remove(parent);
+            }
+        }
         if let Some(count) = self.by_principal.get_mut(&running.principal) {
             *count -= 1;
             if *count == 0 {

@@ -4,20 +4,28 @@
 //! [`JobContext`]. A job never holds a session or a socket, and nothing an
 //! agent reports is seen by anyone before the log has it.
 
+mod audit;
+mod batch;
 mod buffer;
 mod context;
+mod delegation;
 mod directory;
+mod grant;
 mod live;
 mod registry;
 mod result;
 mod runner;
 
+pub(crate) use audit::subscribed as audit_subscribed;
+pub(crate) use batch::Batch;
 pub use context::JobContext;
+pub use delegation::{Child, Delegation};
 pub use directory::{Agent, AgentDirectory, AgentRun, Provider, Resolved};
 pub use registry::{Accepted, Jobs, NewJob};
 pub(crate) use result::utf8_pieces;
 pub use result::{AgentResult, ChunkEncoding, ResultWriter};
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::protocol::Timestamp;
@@ -35,6 +43,13 @@ pub struct Limits {
     pub result_bytes_max: u64,
     /// Jobs of one principal that may run at once.
     pub running_per_principal_max: usize,
+    /// Delegations in a line: children of children, and so on.
+    pub delegation_depth_max: u32,
+    /// Children of one job that may run at once.
+    pub delegation_children_max: usize,
+    /// Between the expiry of a lease, from which on nothing is allowed, and the end
+    /// of its job: time to read the refusal, and for clocks that differ (§14).
+    pub lease_expiry_grace: Duration,
 }
 
 impl Default for Limits {
@@ -45,8 +60,19 @@ impl Default for Limits {
             event_bytes_max: 900_000,
             result_bytes_max: 256 * 1024 * 1024,
             running_per_principal_max: 10_000,
+            delegation_depth_max: 4,
+            delegation_children_max: 64,
+            lease_expiry_grace: Duration::from_secs(1),
         }
     }
+}
+
+/// The time that leases are held to: the clock's, but it never goes back, so that a
+/// lease that has expired stays so when the clock is set (§14).
+pub(crate) fn steady_now() -> Timestamp {
+    static LATEST_MS: AtomicI64 = AtomicI64::new(i64::MIN);
+    let now = now().0;
+    Timestamp(LATEST_MS.fetch_max(now, Ordering::Relaxed).max(now))
 }
 
 pub(crate) fn now() -> Timestamp {

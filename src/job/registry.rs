@@ -1,18 +1,23 @@
 //! The way in to jobs: submit, start, cancel, recover.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::delegation::{parent_is_over, stored_lease};
 use super::directory::{Agent, AgentDirectory};
+use super::grant::{Family, Grant};
 use super::live::LiveJobs;
-use super::{JobContext, Limits, now};
-use crate::log::{Command, HostedRow, JobRow, Log, Outcome as LogOutcome, StreamId, ViewOpRow};
+use super::{JobContext, Limits, audit, now};
+use crate::authority::{Lease, Ledger, Policy};
+use crate::log::{
+    Command, GrantRow, HostedRow, JobRow, Log, Outcome as LogOutcome, StreamId, ViewOpRow,
+};
 use crate::protocol::message::Submit;
-use crate::protocol::{Failure, Outcome, Timestamp, id};
+use crate::protocol::{AgentRef, ErrorCode, Failure, Outcome, Timestamp, id};
 
 /// Shared by all sessions.
 pub struct Jobs {
@@ -21,7 +26,14 @@ pub struct Jobs {
     limits: Limits,
     next_stream: AtomicI64,
     live: Arc<LiveJobs>,
+    policy: Policy,
+    /// Told of each job that another one delegated.
+    observer: OnceLock<Observer>,
+    me: Weak<Self>,
 }
+
+/// Called with the session and the stream of a delegated job.
+type Observer = Box<dyn Fn(&str, StreamId) + Send + Sync>;
 
 /// A submit whose sender is known.
 pub struct NewJob {
@@ -44,6 +56,7 @@ struct Start {
     agent: Arc<dyn Agent>,
     max_runtime: Option<Duration>,
     deadline: Option<Timestamp>,
+    grant: Option<Grant>,
 }
 
 impl Jobs {
@@ -52,9 +65,13 @@ impl Jobs {
         log: Log,
         agents: AgentDirectory,
         limits: Limits,
+        policy: Policy,
         last_stream: StreamId,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            policy,
+            observer: OnceLock::new(),
             log,
             agents,
             next_stream: AtomicI64::new(last_stream + 1),
@@ -65,6 +82,25 @@ impl Jobs {
 
     pub fn agents(&self) -> &AgentDirectory {
         &self.agents
+    }
+
+    pub(super) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Who is to hear of delegated jobs; the first one set stays.
+    pub fn on_delegated(&self, observer: impl Fn(&str, StreamId) + Send + Sync + 'static) {
+        let _ = self.observer.set(Box::new(observer));
+    }
+
+    pub(super) fn observe(&self, session_id: &str, stream: StreamId) {
+        if let (Some(observer), false) = (self.observer.get(), session_id.is_empty()) {
+            observer(session_id, stream);
+        }
     }
 
     pub fn next_stream(&self) -> StreamId {
@@ -79,15 +115,15 @@ impl Jobs {
         new: NewJob,
         op: impl FnOnce(StreamId) -> Option<ViewOpRow>,
     ) -> Result<Accepted, Failure> {
-        refuse_unbuilt(&new.submit)?;
         let at = now();
         // Before all that may have changed since: agents, their versions, room.
         if let Some(earlier) = self.earlier(&new, at).await? {
             let said = fingerprint(meant(&new.submit.agent, &earlier), &new.submit);
-            return same_or_conflict(earlier, &said);
+            return same_or_conflict("idempotency_key", earlier, &said);
         }
         let (agent, runner) = self.agents.resolve(&new.submit.agent)?;
         self.check_running(&new.principal)?;
+        let lease = self.lease(&new, &agent, at)?;
         let stream = self.next_stream();
         let fingerprint = match &new.submit.idempotency_key {
             Some(_) => fingerprint(&agent, &new.submit),
@@ -97,11 +133,7 @@ impl Jobs {
         let max_runtime = (new.submit.max_runtime_sec > 0)
             .then(|| Duration::from_secs(new.submit.max_runtime_sec));
         let deadline = max_runtime.map(|limit| after(at, limit));
-        let hosted = runner.is_hosted().then(|| HostedRow {
-            stream,
-            deadline_ms: deadline.map(|at| at.0),
-            ..HostedRow::default()
-        });
+        let hosted = runner.is_hosted().then(|| hosted(stream, deadline));
         let status = if hosted.is_some() {
             "pending"
         } else {
@@ -128,6 +160,11 @@ impl Jobs {
                 .then_some(expires_at_ms),
             idempotency_key: new.submit.idempotency_key,
             fingerprint: fingerprint.clone(),
+            grant: GrantRow {
+                lease_json: lease.to_json(),
+                expires_at_ms: lease.expires_at.map(|at| at.0),
+                ..GrantRow::default()
+            },
         };
         let command = Command::CreateJob {
             job: Box::new(job.clone()),
@@ -135,13 +172,14 @@ impl Jobs {
             hosted,
         };
         match self.log.execute(command).await.map_err(unavailable)? {
-            LogOutcome::Duplicate(row) => same_or_conflict(*row, &fingerprint),
+            LogOutcome::Duplicate(row) => same_or_conflict("idempotency_key", *row, &fingerprint),
             LogOutcome::Stale => Err(Failure::internal("the job was not stored; try again")),
             LogOutcome::Done => {
                 let start = Some(Start {
                     agent: runner,
                     max_runtime,
                     deadline,
+                    grant: self.grant(stream, lease),
                 });
                 Ok(Accepted {
                     row: job,
@@ -168,10 +206,74 @@ impl Jobs {
             return;
         };
         let context = self.context(accepted.row, 0).with(start.deadline, None);
-        self.live.start(context, start.agent, start.max_runtime);
+        self.start_job(context.granted(start.grant), start.agent, start.max_runtime);
     }
 
-    fn context(&self, row: JobRow, last_seq: u64) -> JobContext {
+    pub(super) fn start_job(
+        &self,
+        context: JobContext,
+        agent: Arc<dyn Agent>,
+        max_runtime: Option<Duration>,
+    ) {
+        let grace = self.limits.lease_expiry_grace;
+        self.live.start(context, agent, max_runtime, grace);
+    }
+
+    /// What a submit asks for, within what its principal may have.
+    fn lease(&self, new: &NewJob, agent: &str, at: Timestamp) -> Result<Lease, Failure> {
+        let submit = &new.submit;
+        let json = &submit.lease_request_json;
+        let asked = Lease::parse(json, submit.lease_expires_at, at).map_err(Failure::invalid)?;
+        self.bounded(&new.principal, agent, &asked)
+    }
+
+    /// The part of a lease that policy grants.
+    pub(super) fn bounded(
+        &self,
+        principal: &str,
+        agent: &str,
+        asked: &Lease,
+    ) -> Result<Lease, Failure> {
+        let wanted = AgentRef::parse(agent).map_err(Failure::invalid)?;
+        let effective = self.policy.effective(principal, &wanted, asked, now());
+        let effective = effective
+            .map_err(|why| Failure::new(ErrorCode::PermissionDenied, format!("policy: {why}")));
+        // Who asks for nothing and gets it is no news.
+        if *asked != Lease::default() || effective.is_err() {
+            let granted = effective.as_ref().map(Lease::to_json);
+            let asked = asked.to_json();
+            audit::bounded(principal, agent, &asked, granted.as_deref().map_err(|f| *f));
+        }
+        effective
+    }
+
+    /// A job without a lease has no authority to keep.
+    fn grant(&self, stream: StreamId, lease: Lease) -> Option<Grant> {
+        if lease == Lease::default() && self.policy.model_use_default == Default::default() {
+            return None;
+        }
+        let family = Family::new(Ledger::open(stream, lease.budget.clone()));
+        Some(self.grant_in(family, lease, 0, None))
+    }
+
+    fn grant_in(
+        &self,
+        family: Arc<Family>,
+        lease: Lease,
+        depth: u32,
+        parent_id: Option<String>,
+    ) -> Grant {
+        Grant {
+            lease,
+            models: self.policy.model_use_default,
+            family,
+            jobs: self.me.clone(),
+            depth,
+            parent_id,
+        }
+    }
+
+    pub(super) fn context(&self, row: JobRow, last_seq: u64) -> JobContext {
         JobContext::new(row, last_seq + 1, self.limits.clone(), self.log.clone())
     }
 
@@ -187,15 +289,39 @@ impl Jobs {
         let hosted = self.log.hosted_jobs().await?;
         let mut hosted: HashMap<_, _> = hosted.into_iter().map(|row| (row.stream, row)).collect();
         let mut ended = 0;
+        // Parents come before their children: they were made first.
+        let mut taken_up: HashMap<String, (Arc<Family>, u32)> = HashMap::new();
         for row in self.log.unfinished_jobs().await? {
             let last_seq = self.log.seq_at(row.stream, self.log.committed()).await?;
             let agent = self.agents.recover(&row.agent);
-            match (hosted.remove(&row.stream), agent) {
-                (Some(hosted), Some(agent)) => self.take_up(row, last_seq, hosted, agent),
-                _ => {
-                    let text = "the runtime was restarted while the job ran; submit it again";
-                    let context = self.context(row, last_seq);
-                    context.end(Outcome::Failed(Failure::internal(text)));
+            let stream = row.stream;
+            let above = row.grant.parent_id.as_ref();
+            let above = above.map(|parent| taken_up.get(parent).cloned());
+            let (Some(hosted), Some(agent)) = (hosted.remove(&row.stream), agent) else {
+                let text = "the runtime was restarted while the job ran; submit it again";
+                self.context(row, last_seq)
+                    .end(Outcome::Failed(Failure::internal(text)));
+                if let Some(Some((family, _))) = above {
+                    family.withdraw(stream);
+                }
+                ended += 1;
+                continue;
+            };
+            if let Some(None) = above {
+                self.context(row, last_seq).end(parent_is_over());
+                ended += 1;
+                continue;
+            }
+            match self.grant_again(&row, above.flatten()).await {
+                Ok(grant) => {
+                    if let Some(grant) = &grant {
+                        let family = (grant.family.clone(), grant.depth);
+                        taken_up.insert(row.id.clone(), family);
+                    }
+                    self.take_up(row, last_seq, hosted, agent, grant);
+                }
+                Err(failure) => {
+                    self.context(row, last_seq).end(Outcome::Failed(failure));
                     ended += 1;
                 }
             }
@@ -203,7 +329,32 @@ impl Jobs {
         Ok(ended)
     }
 
-    fn take_up(&self, row: JobRow, last_seq: u64, hosted: HostedRow, agent: Arc<dyn Agent>) {
+    /// The authority of a job that is taken up again: what was granted, less what the
+    /// log says was spent.
+    async fn grant_again(
+        &self,
+        row: &JobRow,
+        above: Option<(Arc<Family>, u32)>,
+    ) -> Result<Option<Grant>, Failure> {
+        let lease = stored_lease(row)?;
+        Ok(match above {
+            Some((family, depth)) => {
+                let parent_id = row.grant.parent_id.clone();
+                Some(self.grant_in(family, lease, depth + 1, parent_id))
+            }
+            None if self.grant(row.stream, lease.clone()).is_none() => None,
+            None => Some(self.grant_in(self.restored(row).await?, lease, 0, None)),
+        })
+    }
+
+    fn take_up(
+        &self,
+        row: JobRow,
+        last_seq: u64,
+        hosted: HostedRow,
+        agent: Arc<dyn Agent>,
+        grant: Option<Grant>,
+    ) {
         let deadline = hosted.deadline_ms.map(Timestamp);
         let left = deadline.map(|at| {
             let ms = at.0.saturating_sub(now().0);
@@ -211,13 +362,13 @@ impl Jobs {
         });
         let (job_id, cancelled) = (row.id.clone(), hosted.cancelled);
         let context = self.context(row, last_seq).with(deadline, Some(hosted));
-        self.live.start(context, agent, left);
+        self.start_job(context.granted(grant), agent, left);
         if cancelled {
             self.live.cancel(&job_id);
         }
     }
 
-    fn check_running(&self, principal: &str) -> Result<(), Failure> {
+    pub(super) fn check_running(&self, principal: &str) -> Result<(), Failure> {
         let limit = self.limits.running_per_principal_max;
         if self.live.count_of(principal) < limit {
             return Ok(());
@@ -225,6 +376,28 @@ impl Jobs {
         Err(Failure::internal(format!(
             "job.submit: this principal runs {limit} jobs, which is the limit; try again when some have ended"
         )))
+    }
+
+    /// How an ended job ended.
+    pub(super) async fn outcome(&self, row: &JobRow) -> Result<Option<Outcome>, Failure> {
+        let Some(position) = row.end_position else {
+            return Ok(None);
+        };
+        let after = row.last_seq.saturating_sub(1);
+        let blocks = self.log.read_stream(row.stream, after, position, 1).await;
+        let blocks = blocks.map_err(unavailable)?;
+        let last = blocks.last().filter(|block| block.terminal);
+        Ok(last
+            .and_then(|block| crate::wire::decode_outcome(block.record(block.count as usize - 1))))
+    }
+
+    pub(super) fn children_of(&self, job_id: &str) -> usize {
+        self.live.children_of(job_id)
+    }
+
+    /// Of a job that runs: turns when its terminal has been written.
+    pub(super) fn over(&self, job_id: &str) -> Option<tokio_util::sync::CancellationToken> {
+        self.live.over(job_id)
     }
 
     /// Jobs that run now.
@@ -242,11 +415,11 @@ fn meant<'a>(agent: &'a str, earlier: &'a JobRow) -> &'a str {
 }
 
 /// The job of an earlier submit with the same key, if that said the same.
-fn same_or_conflict(row: JobRow, said: &[u8]) -> Result<Accepted, Failure> {
+pub(super) fn same_or_conflict(field: &str, row: JobRow, said: &[u8]) -> Result<Accepted, Failure> {
     if row.fingerprint != said {
         return Err(Failure::new(
-            crate::protocol::ErrorCode::DuplicateKey,
-            "idempotency_key: used before with other parameters; choose a new key",
+            ErrorCode::DuplicateKey,
+            format!("{field}: used before with other parameters; choose a new one"),
         ));
     }
     Ok(Accepted {
@@ -256,19 +429,12 @@ fn same_or_conflict(row: JobRow, said: &[u8]) -> Result<Accepted, Failure> {
     })
 }
 
-/// Leases are enforced or refused, never accepted and ignored.
-fn refuse_unbuilt(submit: &Submit) -> Result<(), Failure> {
-    let lease: serde_json::Value =
-        serde_json::from_str(&submit.lease_request_json).unwrap_or_default();
-    match lease.as_object() {
-        None => Err(Failure::invalid("lease_request: must be an object")),
-        Some(lease) if !lease.is_empty() => Err(Failure::invalid(
-            "lease_request: this version grants no leases; leave it out",
-        )),
-        Some(_) if submit.lease_expires_at.is_some() => Err(Failure::invalid(
-            "lease_constraints: this version grants no leases; leave it out",
-        )),
-        Some(_) => Ok(()),
+/// What a new job of an agent host starts from.
+pub(super) fn hosted(stream: StreamId, deadline: Option<Timestamp>) -> HostedRow {
+    HostedRow {
+        stream,
+        deadline_ms: deadline.map(|at| at.0),
+        ..HostedRow::default()
     }
 }
 
@@ -280,14 +446,26 @@ fn after(at: Timestamp, limit: Duration) -> Timestamp {
 }
 
 /// Of a submit with a key. Equal for equal parameters, however the JSON was written.
-fn fingerprint(agent: &str, submit: &Submit) -> Vec<u8> {
+pub(super) fn fingerprint(agent: &str, submit: &Submit) -> Vec<u8> {
     // serde_json's map is ordered by key, so this is the canonical form.
-    let input: serde_json::Value = serde_json::from_str(&submit.input_json).unwrap_or_default();
-    let canonical = serde_json::json!([agent, input, submit.max_runtime_sec]);
+    let parsed = |json| serde_json::from_str::<serde_json::Value>(json).unwrap_or_default();
+    let (input, lease) = (
+        parsed(&submit.input_json),
+        parsed(&submit.lease_request_json),
+    );
+    let mut canonical = serde_json::json!([agent, input, submit.max_runtime_sec]);
+    let expires_at = submit.lease_expires_at.map(|at| at.0);
+    // Left out where nothing is asked for: keys of an earlier version stay good.
+    if let (Some(said), true) = (
+        canonical.as_array_mut(),
+        expires_at.is_some() || lease.as_object().is_some_and(|lease| !lease.is_empty()),
+    ) {
+        said.extend([lease, expires_at.into()]);
+    }
     Sha256::digest(canonical.to_string()).to_vec()
 }
 
-fn unavailable(error: crate::log::Error) -> Failure {
+pub(super) fn unavailable(error: crate::log::Error) -> Failure {
     tracing::error!(%error, "the store refused a submit");
     Failure::internal("the store is not available; try again")
 }

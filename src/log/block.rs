@@ -31,6 +31,8 @@ pub struct PendingBlock {
     pub terminal: Option<JobEnd>,
     /// How far an agent host's reports are in the log with this block.
     pub mark: Option<ReportMark>,
+    /// What the job has spent with this block; as [`super::GrantRow::spent_json`].
+    pub spent_json: Option<String>,
 }
 
 /// How far the reports of a job's activation are in the log, and what the next

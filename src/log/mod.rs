@@ -19,7 +19,8 @@ mod tests;
 
 pub use block::{Block, BlockSource, JobEnd, PendingBlock, ReportMark, ResultMark};
 pub use rows::{
-    Command, HostedAgentRow, HostedRow, JobRow, ListFilter, Outcome, SessionRow, ViewOpRow,
+    Command, GrantRow, HostedAgentRow, HostedRow, JobRow, ListFilter, Outcome, SessionRow,
+    ViewOpRow,
 };
 pub use sqlite::{Durability, Log, OpenOptions, Reached, Trimmable};
 

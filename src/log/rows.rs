@@ -40,6 +40,33 @@ pub struct JobRow {
     /// Of the submit's parameters, to tell a retry from a reuse.
     pub fingerprint: Vec<u8>,
     pub idempotency_expires_at_ms: Option<i64>,
+    pub grant: GrantRow,
+}
+
+/// What a job may do, who gave it that, and what it has spent of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GrantRow {
+    /// The effective lease, a JSON object.
+    pub lease_json: String,
+    pub expires_at_ms: Option<i64>,
+    /// The job that delegated it.
+    pub parent_id: Option<String>,
+    /// The parent's name for it.
+    pub delegate_id: Option<String>,
+    /// Currency to decimal text, a JSON object: what this job itself has reported.
+    pub spent_json: Option<String>,
+}
+
+impl Default for GrantRow {
+    fn default() -> Self {
+        Self {
+            lease_json: "{}".into(),
+            expires_at_ms: None,
+            parent_id: None,
+            delegate_id: None,
+            spent_json: None,
+        }
+    }
 }
 
 /// What a job that an agent host runs needs to go on after a restart. Gone with
@@ -150,7 +177,8 @@ pub enum Command {
 #[derive(Debug, PartialEq)]
 pub enum Outcome {
     Done,
-    /// The principal used the idempotency key before; nothing was written.
+    /// The principal used the idempotency key before, or the parent job its name for
+    /// a child; nothing was written.
     Duplicate(Box<JobRow>),
     /// What the command was based on has changed; nothing was written.
     Stale,

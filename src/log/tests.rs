@@ -28,6 +28,7 @@ fn block(stream: StreamId, first_seq: u64, records: &[u8], end: Option<JobEnd>) 
         data,
         terminal: end,
         mark: None,
+        spent_json: None,
     };
     Arc::new(Once(Mutex::new(Some(pending))))
 }
@@ -49,6 +50,7 @@ fn job(stream: StreamId, key: Option<&str>) -> (JobRow, ViewOpRow) {
         idempotency_key: key.map(Into::into),
         fingerprint: vec![1],
         idempotency_expires_at_ms: key.map(|_| 5000),
+        grant: GrantRow::default(),
     };
     let op = ViewOpRow {
         session_id: "sess_1".into(),

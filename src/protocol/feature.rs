@@ -1,7 +1,7 @@
 //! Negotiated features (§6.2): in force is what both sides named.
 
-/// What this runtime implements. Authority features join the list with their part.
-pub const SUPPORTED: [&str; 7] = [
+/// What this runtime implements.
+pub const SUPPORTED: [&str; 10] = [
     "heartbeat",
     "ack",
     "list_jobs",
@@ -9,6 +9,9 @@ pub const SUPPORTED: [&str; 7] = [
     "progress",
     "result_chunk",
     "agent_versions",
+    "lease_expires_at",
+    "cost.budget",
+    "model.use",
 ];
 
 /// The features in force, in the runtime's order.

@@ -36,10 +36,16 @@ pub enum HostRequest {
     Authorize {
         of: AssignmentRef,
         call_id: String,
+        capability: String,
+        target: String,
     },
     Delegate {
         of: AssignmentRef,
         delegate_id: String,
+        agent: String,
+        input_json: String,
+        lease_request_json: String,
+        expires_at: Option<Timestamp>,
     },
     Capacity {
         max_in_flight: u32,
@@ -136,12 +142,22 @@ pub enum HostReply {
         message: String,
     },
     AuthorizeResult {
+        of: AssignmentRef,
         call_id: String,
         refused: Option<Failure>,
     },
     DelegateResult {
+        of: AssignmentRef,
         delegate_id: String,
-        refused: Failure,
+        /// The child's id.
+        made: Result<String, Failure>,
+    },
+    ChildEnded {
+        of: AssignmentRef,
+        delegate_id: String,
+        child_job_id: String,
+        outcome: Outcome,
+        at: Timestamp,
     },
     Drain {
         reconnect_after: Duration,
@@ -180,6 +196,9 @@ pub struct Assign {
     pub principal: String,
     pub traceparent: String,
     pub deadline: Option<Timestamp>,
+    pub lease_json: String,
+    pub lease_expires_at: Option<Timestamp>,
+    pub parent_job_id: Option<String>,
     pub checkpoint: Option<Vec<u8>>,
 }
 

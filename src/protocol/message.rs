@@ -158,6 +158,7 @@ pub enum ReplyBody {
         request_id: String,
         agent: String,
         accepted_at: Timestamp,
+        grant: Granted,
     },
     Cancelled {
         reason: Option<String>,
@@ -174,7 +175,30 @@ pub enum ReplyBody {
         status: String,
         subscribed_from: u64,
         replayed: bool,
+        grant: Granted,
     },
+}
+
+/// What a job may do (§9) and who gave it that, as its submitter and its
+/// observers are told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Granted {
+    /// The effective lease, a JSON object.
+    pub lease_json: String,
+    pub expires_at: Option<Timestamp>,
+    pub parent_job_id: Option<String>,
+    pub delegate_id: Option<String>,
+}
+
+impl Default for Granted {
+    fn default() -> Self {
+        Self {
+            lease_json: "{}".into(),
+            expires_at: None,
+            parent_job_id: None,
+            delegate_id: None,
+        }
+    }
 }
 
 #[derive(Clone, PartialEq)]
@@ -210,4 +234,5 @@ pub struct JobSummary {
     pub created_at: Timestamp,
     pub last_event_seq: u64,
     pub trace_id: String,
+    pub grant: Granted,
 }

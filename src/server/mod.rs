@@ -25,6 +25,7 @@ pub use tls::TlsFiles;
 pub use tokens::Tokens;
 
 use crate::agent::host::{self, HostedAgents, Hosts};
+use crate::authority::Policy;
 use crate::fanout::{self, Hub};
 use crate::job::{self, AgentDirectory, Jobs, now};
 use crate::log::{Command, Durability, Log, OpenOptions};
@@ -53,6 +54,7 @@ pub struct Config {
     pub hosting: Vec<Hosting>,
     pub host_options: host::Options,
     pub job_limits: job::Limits,
+    pub policy: Policy,
     pub session_limits: session::Limits,
     pub listener_limits: ListenerLimits,
     pub retention: Retention,
@@ -76,6 +78,7 @@ impl Config {
             hosting: Vec::new(),
             host_options: Default::default(),
             job_limits: Default::default(),
+            policy: Default::default(),
             session_limits: Default::default(),
             listener_limits: Default::default(),
             retention: Default::default(),
@@ -212,7 +215,13 @@ async fn open(config: Config) -> anyhow::Result<(Arc<Sessions>, Arc<Hosts>)> {
         log.hosted_agents().await?,
     );
     agents.set_provider(Arc::new(HostedAgents(hosts.clone())));
-    let jobs = Jobs::new(log.clone(), agents, config.job_limits, last_stream);
+    let jobs = Jobs::new(
+        log.clone(),
+        agents,
+        config.job_limits,
+        config.policy,
+        last_stream,
+    );
     let ended = jobs.recover().await?;
     if ended > 0 {
         tracing::warn!(
@@ -224,5 +233,11 @@ async fn open(config: Config) -> anyhow::Result<(Arc<Sessions>, Arc<Hosts>)> {
     log.execute(Command::ParkAll { at_ms: now().0 }).await?;
     let authenticator = Box::new(config.tokens);
     let sessions = Sessions::new(log, hub, jobs, config.session_limits, authenticator);
+    let told = Arc::downgrade(&sessions);
+    sessions.jobs.on_delegated(move |session_id, stream| {
+        if let Some(sessions) = told.upgrade() {
+            sessions.delegated(session_id, stream);
+        }
+    });
     Ok((sessions, hosts))
 }

@@ -2,7 +2,7 @@
 //! connection alive. It owns all of its state; nothing here holds a lock
 //! across an await, and a client that does not read stops nobody but itself.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +55,9 @@ pub(super) struct Actor {
     pub acks: Acks,
     pub deferred: VecDeque<Request>,
     pub recent: Recent,
+    /// Jobs delegated in this session: all, and those still to come into its view.
+    pub known_children: HashSet<StreamId>,
+    pub children: VecDeque<StreamId>,
     pub last_inbound: Instant,
     pub last_outbound: Instant,
     /// When the transport last took something.
@@ -155,6 +158,11 @@ impl Actor {
                         return end;
                     }
                 }
+                () = claim.delegated.some() => {
+                    let new = claim.delegated.take().into_iter();
+                    let new = new.filter(|child| self.known_children.insert(*child));
+                    self.children.extend(new);
+                }
                 () = self.feed.woken(), if self.outbox.len() < OUTBOX_BYTES_MAX => {}
                 () = tokio::time::sleep_until(full_since + STALLED_AFTER),
                     if full && !self.feed.is_resting() => self.feed.rest(),
@@ -195,6 +203,12 @@ impl Actor {
             }
             if let Some((op, pin)) = self.ahead.pop_front() {
                 self.pass(op, pin)?;
+                continue;
+            }
+            if self.barrier.is_none()
+                && let Some(child) = self.children.pop_front()
+            {
+                Box::pin(self.adopt(child)).await?;
                 continue;
             }
             if self.barrier.is_none()
@@ -402,7 +416,7 @@ impl Actor {
         End::Close
     }
 
-    fn store_failed(&mut self, error: crate::log::Error) -> End {
+    pub(super) fn store_failed(&mut self, error: crate::log::Error) -> End {
         let failure = super::unavailable(error);
         self.fail(failure)
     }

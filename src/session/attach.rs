@@ -130,6 +130,8 @@ async fn serve(sessions: Arc<Sessions>, mut connection: Connection, mut opened: 
         headers: Default::default(),
         deferred: Default::default(),
         recent: Default::default(),
+        known_children: opened.delegated.0.into_iter().collect(),
+        children: opened.delegated.1.into(),
         last_inbound: tokio::time::Instant::now(),
         last_outbound: tokio::time::Instant::now(),
         last_taken: tokio::time::Instant::now(),

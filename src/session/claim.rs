@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Sessions;
 use crate::job::now;
-use crate::log::Command;
+use crate::log::{Command, StreamId};
 use crate::protocol::Failure;
 
 /// The connection a session has now.
@@ -17,6 +18,7 @@ pub(super) struct Attached {
     generation: u64,
     principal: Arc<str>,
     displaced: CancellationToken,
+    delegated: Arc<Delegated>,
     /// True once the connection has let go of the session.
     released: watch::Receiver<bool>,
 }
@@ -28,10 +30,39 @@ pub(super) struct Claim {
     generation: u64,
     /// Turns when another connection takes the session.
     pub displaced: CancellationToken,
+    pub delegated: Arc<Delegated>,
     released: watch::Sender<bool>,
 }
 
+/// Jobs that were delegated in a session while a connection has it. Those made
+/// while nobody has it are found in the log by who comes next.
+#[derive(Default)]
+pub(super) struct Delegated {
+    streams: Mutex<Vec<StreamId>>,
+    more: Notify,
+}
+
+impl Delegated {
+    pub fn take(&self) -> Vec<StreamId> {
+        std::mem::take(&mut self.streams.lock())
+    }
+
+    /// Resolves when there is something to take.
+    pub async fn some(&self) {
+        self.more.notified().await;
+    }
+}
+
 impl Sessions {
+    /// A job of this session made another one.
+    pub fn delegated(&self, session_id: &str, stream: StreamId) {
+        let attached = self.attached.lock();
+        if let Some(entry) = attached.sessions.get(session_id) {
+            entry.delegated.streams.lock().push(stream);
+            entry.delegated.more.notify_one();
+        }
+    }
+
     pub(super) fn is_attached(&self, session_id: &str) -> bool {
         self.attached.lock().sessions.contains_key(session_id)
     }
@@ -57,6 +88,7 @@ impl Sessions {
     ) -> Result<(Claim, Option<watch::Receiver<bool>>), Failure> {
         let (released_tx, released) = watch::channel(false);
         let displaced = CancellationToken::new();
+        let delegated = Arc::new(Delegated::default());
         let generation = rand::random();
         let mut attached = self.attached.lock();
         let limit = self.limits.sessions_per_principal_max;
@@ -70,6 +102,7 @@ impl Sessions {
             generation,
             principal: principal.into(),
             displaced: displaced.clone(),
+            delegated: delegated.clone(),
             released,
         };
         let earlier = attached.insert(session_id, entry);
@@ -83,6 +116,7 @@ impl Sessions {
             session_id: session_id.into(),
             generation,
             displaced,
+            delegated,
             released: released_tx,
         };
         Ok((claim, earlier))

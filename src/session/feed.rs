@@ -288,6 +288,7 @@ mod tests {
             data: bytes::Bytes::from_static(&[1, 7]),
             terminal: None,
             mark: None,
+            spent_json: None,
         };
         log.ready(Arc::new(Once(Mutex::new(Some(block)))));
     }

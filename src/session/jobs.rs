@@ -8,9 +8,19 @@ use super::numbering;
 use super::unavailable;
 use super::view::{Change, Op};
 use crate::job::NewJob;
-use crate::log::JobRow;
-use crate::protocol::message::{JobSummary, ListJobs, ReplyBody, Submit};
+use crate::log::{GrantRow, JobRow};
+use crate::protocol::message::{Granted, JobSummary, ListJobs, ReplyBody, Submit};
 use crate::protocol::{Failure, Timestamp};
+
+/// A job's authority as it is told.
+pub(super) fn granted(row: &GrantRow) -> Granted {
+    Granted {
+        lease_json: row.lease_json.clone(),
+        expires_at: row.expires_at_ms.map(Timestamp),
+        parent_job_id: row.parent_id.clone(),
+        delegate_id: row.delegate_id.clone(),
+    }
+}
 
 impl Actor {
     /// Returns the job's id.
@@ -20,6 +30,7 @@ impl Actor {
         trace_id: Option<String>,
         submit: Submit,
     ) -> Result<String, Failure> {
+        self.require_for(&submit)?;
         let new = NewJob {
             session_id: self.row.id.clone(),
             principal: self.row.principal.clone(),
@@ -53,11 +64,24 @@ impl Actor {
         Ok(row.id)
     }
 
+    /// What a lease request uses has to be negotiated (§6.2).
+    fn require_for(&self, submit: &Submit) -> Result<(), Failure> {
+        if submit.lease_expires_at.is_some() {
+            self.require("lease_expires_at")?;
+        }
+        let asked: serde_json::Value =
+            serde_json::from_str(&submit.lease_request_json).unwrap_or_default();
+        let used = ["cost.budget", "model.use"].into_iter();
+        used.filter(|feature| asked.get(feature).is_some())
+            .try_for_each(|feature| self.require(feature))
+    }
+
     fn accept(&mut self, request_id: &str, row: &JobRow) {
         let body = ReplyBody::Accepted {
             request_id: request_id.into(),
             agent: row.agent.clone(),
             accepted_at: row.created_at(),
+            grant: granted(&row.grant),
         };
         self.reply_about(Some(row.id.clone()), Some(row.trace_id.clone()), body);
     }
@@ -122,6 +146,7 @@ impl Actor {
                 created_at: Timestamp(row.created_at_ms),
                 last_event_seq,
                 trace_id: row.trace_id,
+                grant: granted(&row.grant),
             });
         }
         Ok(jobs)

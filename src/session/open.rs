@@ -1,5 +1,6 @@
 //! Who the peer is, and which session it gets: a new one, or the one it names.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -10,7 +11,7 @@ use super::view::{self, Cursor, Op};
 use super::{Sessions, numbering, unavailable};
 use crate::fanout::Pin;
 use crate::job::now;
-use crate::log::{Command, Outcome, SessionRow};
+use crate::log::{Command, Outcome, SessionRow, StreamId};
 use crate::protocol::message::{Hello, Profile, Resume};
 use crate::protocol::{ErrorCode, Failure, feature};
 
@@ -24,6 +25,9 @@ pub(super) struct Opened {
     pub token: String,
     pub profile: Profile,
     pub claim: Claim,
+    /// Every job that was delegated in the session, and those of them that its view
+    /// has not.
+    pub delegated: (Vec<StreamId>, Vec<StreamId>),
     /// Keeps the streams of the plan until they are followed.
     pub pins: Vec<Pin>,
 }
@@ -86,6 +90,7 @@ async fn open_new(
         token,
         profile: hello.profile,
         claim,
+        delegated: Default::default(),
         pins: Vec::new(),
     })
 }
@@ -109,7 +114,7 @@ async fn open_resumed(
     let claim = sessions.claim(&row.id, &row.principal).await?;
     let token = new_token();
     let resumed = take_up(sessions, &row.id, resume, &presented, &token).await;
-    let (plan, op_count, pins) = match resumed {
+    let (plan, op_count, pins, delegated) = match resumed {
         Ok(resumed) => resumed,
         Err(failure) => {
             // Whoever had the session has let go of it for this.
@@ -133,6 +138,7 @@ async fn open_resumed(
         token,
         profile: hello.profile,
         claim,
+        delegated,
         pins,
     })
 }
@@ -145,6 +151,8 @@ fn expired() -> Failure {
     )
 }
 
+type TakenUp = (view::Plan, u32, Vec<Pin>, (Vec<StreamId>, Vec<StreamId>));
+
 /// Where the stream goes on, with the token changed for a new one.
 async fn take_up(
     sessions: &Sessions,
@@ -152,7 +160,7 @@ async fn take_up(
     resume: &Resume,
     presented: &[u8],
     token: &str,
-) -> Result<(view::Plan, u32, Vec<Pin>), Failure> {
+) -> Result<TakenUp, Failure> {
     let rows = sessions.log.view_ops(id).await.map_err(unavailable)?;
     let ops: Vec<_> = rows.iter().filter_map(Op::from_row).collect();
     // Before the look at what is kept, so that it is still true when it is read.
@@ -167,10 +175,15 @@ async fn take_up(
         presented_hash: presented.into(),
         token_hash: hash(token),
     };
-    match sessions.log.execute(command).await.map_err(unavailable)? {
-        Outcome::Stale => Err(expired()),
-        _ => Ok((plan, rows.len() as u32, pins)),
+    let claimed = sessions.log.execute(command).await.map_err(unavailable)?;
+    if claimed == Outcome::Stale {
+        return Err(expired());
     }
+    let delegated = sessions.log.delegated_in(id).await.map_err(unavailable)?;
+    let seen: HashSet<_> = ops.iter().map(|op| op.change.stream()).collect();
+    let unseen = delegated.iter().copied();
+    let unseen = unseen.filter(|stream| !seen.contains(stream)).collect();
+    Ok((plan, rows.len() as u32, pins, (delegated, unseen)))
 }
 
 fn may_resume(sessions: &Sessions, row: &SessionRow, principal: &str, presented: &[u8]) -> bool {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Sessions, unavailable};
-use crate::job::NewJob;
+use crate::job::{NewJob, audit_subscribed};
 use crate::log::{JobRow, ListFilter};
 use crate::protocol::message::{ListJobs, Submit};
 use crate::protocol::{ErrorCode, Failure};
@@ -40,6 +40,18 @@ impl Sessions {
         let job = self.log.job(job_id).await.map_err(unavailable)?;
         job.filter(|job| job.principal == principal)
             .ok_or_else(Failure::job_not_found)
+    }
+
+    /// The same for one who is going to watch it; the audit log has it (§14).
+    pub async fn watchable(
+        &self,
+        principal: &str,
+        job_id: Option<&str>,
+    ) -> Result<JobRow, Failure> {
+        let found = self.visible(principal, job_id).await;
+        let owner = found.as_ref().ok().map(|job| &*job.principal);
+        audit_subscribed(principal, job_id.unwrap_or_default(), owner, found.is_ok());
+        found
     }
 
     /// Submits without a session and starts the job. Also whether an earlier

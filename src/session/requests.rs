@@ -7,7 +7,7 @@ use super::unavailable;
 use super::view::Op;
 use crate::job::now;
 use crate::log::{Command, JobRow};
-use crate::protocol::message::{Profile, ReplyBody};
+use crate::protocol::message::{Granted, Profile, ReplyBody};
 use crate::protocol::{Failure, Request, RequestBody, id};
 
 impl Actor {
@@ -117,6 +117,7 @@ impl Actor {
                     request_id: request.id.clone(),
                     agent,
                     accepted_at: now(),
+                    grant: Granted::default(),
                 };
                 self.reply_about(Some(job_id.clone()), request.trace_id.clone(), body);
                 let body = ReplyBody::Rejected { failure, at: now() };

@@ -9,7 +9,7 @@ use super::numbering;
 use super::unavailable;
 use super::view::{Change, Op};
 use crate::job::now;
-use crate::log::JobRow;
+use crate::log::{JobRow, StreamId};
 use crate::protocol::Failure;
 use crate::protocol::id;
 use crate::protocol::message::{Profile, ReplyBody};
@@ -35,7 +35,7 @@ impl Actor {
         (from_event_seq, from_job_seq): (u64, u64),
     ) -> Result<(), Failure> {
         self.require("subscribe")?;
-        let job = self.visible(job_id).await?;
+        let job = self.sessions.watchable(&self.row.principal, job_id).await?;
         let limit = self.sessions.limits.subscriptions_max;
         if self.feed.watch_count() >= limit && !self.feed.watches(job.stream) {
             return Err(Failure::internal(format!(
@@ -54,6 +54,7 @@ impl Actor {
             status: job.status.clone(),
             subscribed_from: self.next_seq - 1,
             replayed: history,
+            grant: super::jobs::granted(&job.grant),
         };
         self.reply_about(Some(job.id.clone()), Some(job.trace_id.clone()), body);
         if history && self.outbox.profile() == Profile::Python {
@@ -156,6 +157,19 @@ impl Actor {
         });
         if follow {
             self.feed.watch(stream, tail, true);
+        }
+        Ok(())
+    }
+
+    /// A job that one of this session's delegated comes into its view: all of it,
+    /// behind what the session has seen by now.
+    pub(super) async fn adopt(&mut self, stream: StreamId) -> Result<(), End> {
+        let job = self.sessions.log.job_by_stream(stream).await;
+        let Some(job) = job.map_err(|error| self.store_failed(error))? else {
+            return Ok(());
+        };
+        if let Err(failure) = self.observe(&job, true, 0).await {
+            return Err(self.fail(failure));
         }
         Ok(())
     }

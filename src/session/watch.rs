@@ -42,7 +42,7 @@ impl Sessions {
         job_id: &str,
         after_seq: u64,
     ) -> Result<Watch, Failure> {
-        let job = match self.visible(principal, Some(job_id)).await {
+        let job = match self.watchable(principal, Some(job_id)).await {
             Ok(job) => job,
             Err(failure) => return Err(self.unless_trimmed(principal, job_id, failure).await),
         };

@@ -202,8 +202,12 @@ fn job(row: JobRow, last_job_seq: u64) -> proto::Job {
         status: row.status,
         trace_id: row.trace_id,
         last_job_seq,
-        parent_job_id: String::new(),
-        lease_json: "{}".into(),
+        parent_job_id: row.grant.parent_id.unwrap_or_default(),
+        lease_json: row.grant.lease_json,
+        lease_expires_at: row
+            .grant
+            .expires_at_ms
+            .and_then(|at| wire::ts_to_proto(Timestamp(at))),
         outcome: None,
     }
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::convert::{event_from_proto, filled};
+use super::job_service::time;
 use super::{Invalid, check_json, proto};
 use crate::protocol::host::{
     AssignmentRef, Completion, HostRequest, HostedAgent, LossPolicy, Register, Report, ReportBody,
@@ -14,6 +15,7 @@ const NAME_BYTES_MAX: usize = 128;
 const AGENTS_MAX: usize = 256;
 const LABELS_MAX: usize = 32;
 const RESUME_MAX: usize = 100_000;
+const TARGET_BYTES_MAX: usize = 4_096;
 const TEXT_BYTES_MAX: usize = 64 * 1024;
 const CHECKPOINT_BYTES_MAX: usize = 256 * 1024;
 /// Largest inline result: it goes out twice, in a frame below 1,000,000 bytes.
@@ -39,10 +41,16 @@ pub fn host_request_from_proto(request: proto::ServeRequest) -> Result<HostReque
         M::Authorize(m) => HostRequest::Authorize {
             of: assignment("authorize.ref", m.r#ref)?,
             call_id: bounded("authorize.call_id", m.call_id, NAME_BYTES_MAX)?,
+            capability: bounded("authorize.capability", m.capability, NAME_BYTES_MAX)?,
+            target: bounded("authorize.target", m.target, TARGET_BYTES_MAX)?,
         },
         M::Delegate(m) => HostRequest::Delegate {
             of: assignment("delegate.ref", m.r#ref)?,
             delegate_id: bounded("delegate.delegate_id", m.delegate_id, NAME_BYTES_MAX)?,
+            agent: bounded("delegate.agent", m.agent, 2 * NAME_BYTES_MAX)?,
+            input_json: m.input_json,
+            lease_request_json: m.lease_request_json,
+            expires_at: time("delegate.lease_expires_at", m.lease_expires_at)?,
         },
         M::Capacity(m) => HostRequest::Capacity {
             max_in_flight: m.max_in_flight,

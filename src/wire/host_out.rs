@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::convert::ts_to_proto;
-use super::proto::{self, serve_response::Message};
+use super::convert::{outcome_to_proto, ts_to_proto};
+use super::proto::{self, envelope::Payload, serve_response::Message};
 use crate::protocol::host::{Assign, AssignmentRef, HostReply, Registered};
 
 pub fn host_reply_to_proto(reply: HostReply) -> proto::ServeResponse {
@@ -29,22 +29,46 @@ pub fn host_reply_to_proto(reply: HostReply) -> proto::ServeResponse {
             seq,
             message,
         }),
-        HostReply::AuthorizeResult { call_id, refused } => {
-            Message::AuthorizeResult(proto::AuthorizeResult {
-                call_id,
-                allowed: refused.is_none(),
-                code: code(refused.as_ref()),
-                message: refused.map(|failure| failure.message).unwrap_or_default(),
+        HostReply::AuthorizeResult {
+            of,
+            call_id,
+            refused,
+        } => Message::AuthorizeResult(proto::AuthorizeResult {
+            r#ref: some(of),
+            call_id,
+            allowed: refused.is_none(),
+            code: code(refused.as_ref()),
+            message: refused.map(|failure| failure.message).unwrap_or_default(),
+        }),
+        HostReply::DelegateResult {
+            of,
+            delegate_id,
+            made,
+        } => {
+            let refused = made.as_ref().err();
+            Message::DelegateResult(proto::DelegateResult {
+                r#ref: some(of),
+                delegate_id,
+                code: code(refused),
+                message: refused.map(|f| f.message.clone()).unwrap_or_default(),
+                child_job_id: made.unwrap_or_default(),
             })
         }
-        HostReply::DelegateResult {
+        HostReply::ChildEnded {
+            of,
             delegate_id,
-            refused,
-        } => Message::DelegateResult(proto::DelegateResult {
+            child_job_id,
+            outcome,
+            at,
+        } => Message::ChildEnded(proto::ChildEnded {
+            r#ref: some(of),
             delegate_id,
-            child_job_id: String::new(),
-            code: code(Some(&refused)),
-            message: refused.message,
+            child_job_id,
+            outcome: match outcome_to_proto(outcome, at) {
+                Payload::JobResult(result) => Some(proto::child_ended::Outcome::Result(result)),
+                Payload::JobError(error) => Some(proto::child_ended::Outcome::Error(error)),
+                _ => None,
+            },
         }),
         HostReply::Drain {
             reconnect_after,
@@ -108,7 +132,9 @@ fn assign_proto(assign: Assign) -> proto::Assign {
         principal: assign.principal,
         traceparent: assign.traceparent,
         deadline: assign.deadline.and_then(ts_to_proto),
-        lease_json: "{}".into(),
+        lease_json: assign.lease_json,
+        lease_expires_at: assign.lease_expires_at.and_then(ts_to_proto),
+        parent_job_id: assign.parent_job_id.unwrap_or_default(),
         checkpoint: assign.checkpoint.unwrap_or_default(),
         ..Default::default()
     }

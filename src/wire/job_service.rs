@@ -63,7 +63,10 @@ pub fn job_id(job_id: String) -> Result<String, Invalid> {
 }
 
 /// What `google.protobuf.Timestamp` allows: the years 1 to 9999.
-fn time(field: &str, at: Option<prost_types::Timestamp>) -> Result<Option<Timestamp>, Invalid> {
+pub(super) fn time(
+    field: &str,
+    at: Option<prost_types::Timestamp>,
+) -> Result<Option<Timestamp>, Invalid> {
     const SECONDS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
     match at {
         Some(at) if !SECONDS.contains(&at.seconds) || !(0..1_000_000_000).contains(&at.nanos) => {

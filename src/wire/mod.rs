@@ -7,6 +7,7 @@
 
 mod convert;
 mod event_json;
+mod granted;
 mod host_in;
 mod host_out;
 mod job_service;
@@ -16,6 +17,7 @@ mod json_record;
 mod proto_in;
 mod record;
 mod reply;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod withheld;
@@ -42,6 +44,7 @@ pub use record::{
     frame_record,
 };
 pub use reply::{encode_reply_json, encode_reply_proto};
+pub use stored::{decode_outcome, delegates};
 pub use withheld::{feature_of, withheld};
 
 /// Nesting a JSON text may have.

@@ -5,6 +5,7 @@ use bytes::BytesMut;
 use serde_json::{Map, Value, json};
 
 use super::convert::ts_to_proto;
+use super::granted::{budget, granted_json};
 use super::json_out::rfc3339;
 use super::proto::{self, envelope::Payload};
 use crate::protocol::message::{JobSummary, Reply, ReplyBody, Welcome};
@@ -71,11 +72,16 @@ fn payload_proto(body: ReplyBody, job_id: Option<String>) -> Payload {
             request_id,
             agent,
             accepted_at,
+            grant,
         } => Payload::JobAccepted(proto::JobAccepted {
             request_id,
             agent,
-            lease_json: "{}".into(),
+            budget: budget(&grant.lease_json).collect(),
+            lease_json: grant.lease_json,
             accepted_at: ts_to_proto(accepted_at),
+            lease_expires_at: grant.expires_at.and_then(ts_to_proto),
+            parent_job_id: grant.parent_job_id.unwrap_or_default(),
+            delegate_id: grant.delegate_id.unwrap_or_default(),
             ..Default::default()
         }),
         ReplyBody::Cancelled { reason } => Payload::JobCancelled(proto::JobCancelled {
@@ -87,14 +93,17 @@ fn payload_proto(body: ReplyBody, job_id: Option<String>) -> Payload {
             status,
             subscribed_from,
             replayed,
+            grant,
         } => Payload::JobSubscribed(proto::JobSubscribed {
             request_id,
             agent,
             current_status: status,
-            lease_json: "{}".into(),
+            budget: budget(&grant.lease_json).collect(),
+            lease_json: grant.lease_json,
+            lease_expires_at: grant.expires_at.and_then(ts_to_proto),
             subscribed_from,
             replayed,
-            ..Default::default()
+            parent_job_id: grant.parent_job_id.unwrap_or_default(),
         }),
     }
 }
@@ -126,11 +135,12 @@ fn summary_proto(job: JobSummary) -> proto::JobSummary {
         job_id: job.job_id,
         agent: job.agent,
         status: job.status,
-        lease_json: "{}".into(),
+        lease_json: job.grant.lease_json,
         created_at: ts_to_proto(job.created_at),
         last_event_seq: job.last_event_seq,
-        parent_job_id: String::new(),
+        parent_job_id: job.grant.parent_job_id.unwrap_or_default(),
         trace_id: job.trace_id,
+        lease_expires_at: job.grant.expires_at.and_then(ts_to_proto),
     }
 }
 
@@ -207,11 +217,15 @@ fn payload_json(reply: &Reply) -> (&'static str, Value) {
             request_id,
             agent,
             accepted_at,
+            grant,
         } => {
-            let payload = json!({
-                "request_id": request_id, "job_id": reply.job_id, "agent": agent, "lease": {},
+            let mut payload = json!({
+                "request_id": request_id, "job_id": reply.job_id, "agent": agent,
                 "accepted_at": rfc3339(*accepted_at),
             });
+            granted_json(grant, &mut payload);
+            let payload = with(payload, "parent_job_id", &grant.parent_job_id);
+            let payload = with(payload, "delegate_id", &grant.delegate_id);
             ("job.accepted", with(payload, "trace_id", &reply.trace_id))
         }
         ReplyBody::Cancelled { reason } => (
@@ -224,12 +238,14 @@ fn payload_json(reply: &Reply) -> (&'static str, Value) {
             status,
             subscribed_from,
             replayed,
+            grant,
         } => {
-            let payload = json!({
+            let mut payload = json!({
                 "request_id": request_id, "job_id": reply.job_id, "current_status": status,
-                "agent": agent, "lease": {}, "parent_job_id": null,
+                "agent": agent, "parent_job_id": grant.parent_job_id,
                 "subscribed_from": subscribed_from, "replayed": replayed,
             });
+            granted_json(grant, &mut payload);
             ("job.subscribed", with(payload, "trace_id", &reply.trace_id))
         }
     }
@@ -263,10 +279,12 @@ fn welcome_json(session_id: &str, welcome: &Welcome) -> Value {
 }
 
 fn summary_json(job: &JobSummary) -> Value {
-    json!({
-        "job_id": job.job_id, "agent": job.agent, "status": job.status, "lease": {},
-        "parent_job_id": null, "created_at": rfc3339(job.created_at),
+    let mut summary = json!({
+        "job_id": job.job_id, "agent": job.agent, "status": job.status,
+        "parent_job_id": job.grant.parent_job_id, "created_at": rfc3339(job.created_at),
         "submitted_at": rfc3339(job.created_at), "trace_id": job.trace_id,
         "last_event_seq": job.last_event_seq,
-    })
+    });
+    granted_json(&job.grant, &mut summary);
+    summary
 }

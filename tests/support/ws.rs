@@ -23,7 +23,7 @@ pub fn hello(id: &str, token: &str, more: Value) -> Value {
         "client": { "name": "test", "version": "1" },
         "auth": { "scheme": "bearer", "token": token },
         "capabilities": { "features": ["heartbeat", "ack", "list_jobs", "subscribe", "progress",
-            "result_chunk", "agent_versions", "cost.budget"] },
+            "result_chunk", "agent_versions", "cost.budget", "lease_expires_at", "model.use"] },
     });
     for (key, value) in more.as_object().into_iter().flatten() {
         payload[key] = value.clone();

@@ -1,5 +1,7 @@
 //! Agents that make the protocol visible, behind `--demo-agents`.
 
+mod authority;
+
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::time::Duration;
@@ -23,7 +25,7 @@ pub fn register(agents: &mut AgentDirectory) -> Result<(), String> {
         .register("stubborn", "1.0.0", stubborn)?
         .register("report", "1.0.0", |job| report(job, ChunkEncoding::Utf8))?
         .register("report", "2.0.0", |job| report(job, ChunkEncoding::Base64))?;
-    Ok(())
+    authority::register(agents)
 }
 
 fn input<T: DeserializeOwned>(job: &JobContext) -> Result<T, Failure> {

@@ -1,5 +1,6 @@
 //! One activation of one job: what fences it, and how far it is.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -12,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use super::applying::Applying;
 use super::outbox::Outbox;
 use super::registry::Place;
-use crate::job::JobContext;
+use crate::job::{Child, JobContext};
 use crate::log::ReportMark;
 use crate::protocol::host::{AssignmentRef, HostReply, LossPolicy, Report};
 
@@ -49,6 +50,8 @@ pub(super) struct Activation {
     ack_queued: AtomicBool,
     /// Of one that was recovered: its place at the host that came for it.
     adopted_by: Mutex<Option<Place>>,
+    /// Children whose end the host is to hear of.
+    awaited: Mutex<HashSet<String>>,
 }
 
 impl Activation {
@@ -98,6 +101,7 @@ impl Activation {
             checkpoint: Mutex::new(None),
             ack_queued: AtomicBool::new(false),
             adopted_by: Mutex::new(None),
+            awaited: Mutex::default(),
         }
     }
 
@@ -171,6 +175,31 @@ impl Activation {
             activation.acked.fetch_max(seq, Ordering::AcqRel);
             outbox.ack(activation.clone());
         })));
+    }
+
+    /// Tells the host when a child of the job is over; asked twice it tells once.
+    pub fn tell_end_of(self: &Arc<Self>, child: Child, delegate_id: String, outbox: &Arc<Outbox>) {
+        if !self.awaited.lock().insert(child.job_id.clone()) {
+            return;
+        }
+        let (activation, outbox) = (self.clone(), outbox.clone());
+        tokio::spawn(async move {
+            let ended = activation.job.child_ended(&child).await;
+            activation.awaited.lock().remove(&child.job_id);
+            match ended {
+                Ok((at, Some(outcome))) if !activation.is_over() => {
+                    outbox.push(HostReply::ChildEnded {
+                        of: activation.reference(),
+                        delegate_id,
+                        child_job_id: child.job_id,
+                        outcome,
+                        at,
+                    });
+                }
+                Ok(_) => {}
+                Err(failure) => tracing::warn!(%failure, "the end of a child is not told"),
+            }
+        });
     }
 
     /// Nobody is told any more.

@@ -2,14 +2,13 @@
 //! pushed with the mark that says how far they are.
 
 use base64::Engine;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::activation::{Activation, Phase};
-use crate::job::{now, utf8_pieces};
+use crate::job::{Batch, now, utf8_pieces};
 use crate::log::{ReportMark, ResultMark};
 use crate::protocol::host::{Completion, HostReply, Report, ReportBody};
 use crate::protocol::{Event, EventBody, Failure, Outcome, id};
-use crate::wire;
 
 /// Bytes of records that are pushed at once.
 const PUSH_BYTES: usize = 64 * 1024;
@@ -22,8 +21,7 @@ pub(super) struct Applying<'a> {
     /// With everything taken, and with what is in the job's buffer.
     mark: ReportMark,
     pushed: ReportMark,
-    records: BytesMut,
-    count: u32,
+    batch: Batch,
     /// The mark has moved since the last push.
     moved: bool,
     pub answers: Vec<HostReply>,
@@ -37,8 +35,7 @@ impl<'a> Applying<'a> {
             activation,
             pushed: mark.clone(),
             mark,
-            records: BytesMut::new(),
-            count: 0,
+            batch: Batch::default(),
             moved: false,
             answers: Vec::new(),
         }
@@ -85,7 +82,7 @@ impl<'a> Applying<'a> {
         if let Err(message) = taken {
             self.reject(due, message);
         }
-        if self.records.len() >= PUSH_BYTES {
+        if self.batch.len() >= PUSH_BYTES {
             self.push().await;
         }
         Flow::Continue(())
@@ -100,8 +97,8 @@ impl<'a> Applying<'a> {
         match body {
             ReportBody::Event { ts, body } => {
                 let ts = ts.unwrap_or_else(now);
-                let record = job.checked(Event { ts, body }).map_err(|f| f.message)?;
-                self.add(&record);
+                let added = self.batch.add(job, Event { ts, body });
+                added.map_err(|failure| failure.message)?;
             }
             ReportBody::Text(text) => {
                 self.begin_result(true);
@@ -120,11 +117,6 @@ impl<'a> Applying<'a> {
             ReportBody::Complete(_) => {}
         }
         Ok(())
-    }
-
-    fn add(&mut self, record: &[u8]) {
-        self.records.extend_from_slice(record);
-        self.count += 1;
     }
 
     /// A result that lacks a part is none, so the job is over.
@@ -168,9 +160,7 @@ impl<'a> Applying<'a> {
         };
         result.chunks += 1;
         result.bytes += bytes as u64;
-        let mut record = BytesMut::new();
-        wire::encode_event(Event { ts: now(), body }, &mut record);
-        self.add(&record);
+        self.batch.add_own(body);
     }
 
     /// Hands what there is to the job's buffer, the mark with it.
@@ -178,13 +168,12 @@ impl<'a> Applying<'a> {
         if !std::mem::take(&mut self.moved) {
             return;
         }
-        let (records, count) = (std::mem::take(&mut self.records), self.count);
-        self.count = 0;
+        let batch = std::mem::take(&mut self.batch);
         let mark = self.mark.clone();
         if let Some(state) = self.mark.checkpoint.take() {
             self.activation.set_checkpoint(state);
         }
-        let pushed = self.activation.job.push(count, Some(mark), &records).await;
+        let pushed = self.activation.job.push(&batch, Some(mark)).await;
         match pushed {
             Ok(()) => self.pushed = self.mark.clone(),
             Err(_) => self.over(),
@@ -220,10 +209,9 @@ impl<'a> Applying<'a> {
                 "complete.parts: no result_part was reported before",
             )),
         };
-        let records = std::mem::take(&mut self.records);
-        let (count, mark) = (std::mem::take(&mut self.count), self.mark.clone());
+        let (batch, mark) = (std::mem::take(&mut self.batch), self.mark.clone());
         self.moved = false;
-        if job.end_with(count, &records, outcome, mark) {
+        if job.end_with(&batch, outcome, mark) {
             self.pushed = self.mark.clone();
             self.activation.move_to(Phase::Completed);
         } else {

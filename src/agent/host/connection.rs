@@ -14,11 +14,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::activation::Phase;
+use super::activation::{Activation, Phase};
 use super::arrival::open;
 use super::process::{Host, Turn};
 use super::registry::Hosts;
-use crate::protocol::Failure;
+use crate::job::Delegation;
 use crate::protocol::host::{AssignmentRef, HostRefusal, HostReply, HostRequest, Register, Report};
 use crate::wire::Invalid;
 
@@ -196,22 +196,42 @@ impl Connection {
                 None => self.revoked(of).await,
             },
             HostRequest::Reports { of, reports } => self.reports(of, reports).await,
-            HostRequest::Authorize { of, call_id } => match self.host.find(&of) {
-                Some(_) => {
-                    let refused = Some(unbuilt("authorize"));
-                    self.say(HostReply::AuthorizeResult { call_id, refused })
-                        .await
+            HostRequest::Authorize {
+                of,
+                call_id,
+                capability,
+                target,
+            } => match self.started(&of) {
+                Some(activation) => {
+                    let job = &activation.job;
+                    let decided = job.authorize(&call_id, &capability, &target).await;
+                    let refused = decided.err();
+                    self.say(HostReply::AuthorizeResult {
+                        of,
+                        call_id,
+                        refused,
+                    })
+                    .await
                 }
                 None => self.revoked(of).await,
             },
-            HostRequest::Delegate { of, delegate_id } => match self.host.find(&of) {
-                Some(_) => {
-                    let refused = unbuilt("delegate");
-                    let reply = HostReply::DelegateResult {
+            HostRequest::Delegate {
+                of,
+                delegate_id,
+                agent,
+                input_json,
+                lease_request_json,
+                expires_at,
+            } => match self.started(&of) {
+                Some(activation) => {
+                    let asked = Delegation {
                         delegate_id,
-                        refused,
+                        agent,
+                        input_json,
+                        lease_request_json,
+                        expires_at,
                     };
-                    self.say(reply).await
+                    self.delegate(activation, asked).await
                 }
                 None => self.revoked(of).await,
             },
@@ -227,12 +247,40 @@ impl Connection {
         }
     }
 
+    /// The activation that a message is about, which says that its job has begun.
+    fn started(&self, of: &AssignmentRef) -> Option<Arc<Activation>> {
+        let activation = self.host.find(of)?;
+        activation.move_to(Phase::Running);
+        Some(activation)
+    }
+
+    async fn delegate(
+        &self,
+        activation: Arc<Activation>,
+        asked: Delegation,
+    ) -> Result<(), HostRefusal> {
+        let delegate_id = asked.delegate_id.clone();
+        let made = activation.job.delegate(asked).await;
+        let (of, name) = (activation.reference(), delegate_id.clone());
+        self.say(HostReply::DelegateResult {
+            of,
+            delegate_id: name,
+            made: made
+                .as_ref()
+                .map(|child| child.job_id.clone())
+                .map_err(Clone::clone),
+        })
+        .await?;
+        if let Ok(child) = made {
+            activation.tell_end_of(child, delegate_id, &self.host.outbox);
+        }
+        Ok(())
+    }
+
     async fn reports(&self, of: AssignmentRef, reports: Vec<Report>) -> Result<(), HostRefusal> {
-        let Some(activation) = self.host.find(&of) else {
+        let Some(activation) = self.started(&of) else {
             return self.revoked(of).await;
         };
-        // A report says that the job has begun.
-        activation.move_to(Phase::Running);
         for answer in activation.apply(reports).await {
             self.say(answer).await?;
         }
@@ -353,10 +401,4 @@ impl Connection {
             }
         });
     }
-}
-
-fn unbuilt(what: &str) -> Failure {
-    Failure::invalid(format!(
-        "{what}: this version grants no leases and delegates no jobs"
-    ))
 }

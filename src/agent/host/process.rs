@@ -100,6 +100,9 @@ impl Host {
             principal: job.principal().into(),
             traceparent: job.traceparent(),
             deadline: job.deadline(),
+            lease_json: job.lease_json(),
+            lease_expires_at: job.lease_expires_at(),
+            parent_job_id: job.parent_id().map(Into::into),
             checkpoint,
         };
         self.outbox.push(HostReply::Assign(Box::new(assign)));

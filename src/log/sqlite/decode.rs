@@ -2,7 +2,7 @@
 
 use rusqlite::Row;
 
-use crate::log::{JobRow, SessionRow, ViewOpRow};
+use crate::log::{GrantRow, JobRow, SessionRow, ViewOpRow};
 
 pub(super) fn session_from_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
     Ok(SessionRow {
@@ -34,6 +34,13 @@ pub(super) fn job_from_row(row: &Row<'_>) -> rusqlite::Result<JobRow> {
         idempotency_key: row.get(12)?,
         fingerprint: row.get(13)?,
         idempotency_expires_at_ms: row.get(14)?,
+        grant: GrantRow {
+            lease_json: row.get(16)?,
+            expires_at_ms: row.get(17)?,
+            parent_id: row.get(18)?,
+            delegate_id: row.get(19)?,
+            spent_json: row.get(20)?,
+        },
     })
 }
 

@@ -18,6 +18,11 @@ pub(super) fn insert_block(
         }
         hosted::mark(connection, block.stream, mark, block.terminal.is_some())?;
     }
+    if let Some(spent) = &block.spent_json {
+        connection
+            .prepare_cached("UPDATE job SET spent_json = ?2 WHERE stream = ?1")?
+            .execute(params![block.stream, spent])?;
+    }
     if block.count == 0 {
         return Ok(());
     }
@@ -107,7 +112,11 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
         // Its record is among the blocks of the group.
         Command::AppendOwn { .. } => {}
         Command::CreateJob { job, op, hosted } => {
-            if let Some(earlier) = same_key(connection, job)? {
+            let earlier = match &job.grant.parent_id {
+                Some(_) => same_child(connection, job)?,
+                None => same_key(connection, job)?,
+            };
+            if let Some(earlier) = earlier {
                 return Ok(Outcome::Duplicate(Box::new(earlier)));
             }
             insert_job(connection, job)?;
@@ -160,10 +169,22 @@ fn same_key(connection: &Connection, job: &JobRow) -> rusqlite::Result<Option<Jo
     Ok(None)
 }
 
+/// The parent's job of this name.
+fn same_child(connection: &Connection, job: &JobRow) -> rusqlite::Result<Option<JobRow>> {
+    connection
+        .prepare_cached("SELECT * FROM job WHERE parent_id = ?1 AND delegate_id = ?2")?
+        .query_row(
+            params![job.grant.parent_id, job.grant.delegate_id],
+            job_from_row,
+        )
+        .optional()
+}
+
 fn insert_job(connection: &Connection, job: &JobRow) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "INSERT INTO job VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, 0)",
+            "INSERT INTO job VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, 0,
+               ?16, ?17, ?18, ?19, ?20)",
         )?
         .execute(params![
             job.stream,
@@ -181,6 +202,11 @@ fn insert_job(connection: &Connection, job: &JobRow) -> rusqlite::Result<()> {
             job.idempotency_key,
             job.fingerprint,
             job.idempotency_expires_at_ms,
+            job.grant.lease_json,
+            job.grant.expires_at_ms,
+            job.grant.parent_id,
+            job.grant.delegate_id,
+            job.grant.spent_json,
         ])?;
     Ok(())
 }

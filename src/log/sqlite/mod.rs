@@ -4,6 +4,7 @@
 mod checkpoint;
 mod decode;
 mod execute;
+mod family;
 mod hosted;
 mod merged;
 mod reader;

@@ -179,7 +179,9 @@ impl Log {
     pub async fn unfinished_jobs(&self) -> Result<Vec<JobRow>, Error> {
         self.read(|connection| {
             connection
-                .prepare("SELECT * FROM job WHERE trimmed = 0 AND end_position IS NULL")?
+                .prepare(
+                    "SELECT * FROM job WHERE trimmed = 0 AND end_position IS NULL ORDER BY stream",
+                )?
                 .query_map([], job_from_row)?
                 .collect()
         })
@@ -214,7 +216,8 @@ impl Log {
             let mut statement = connection.prepare_cached(
                 "SELECT stream, id, session_id, principal, agent, '' AS input_json, trace_id,
                    created_at_ms, status, ended_at_ms, last_seq, end_position, idempotency_key,
-                   fingerprint, idempotency_expires_at_ms
+                   fingerprint, idempotency_expires_at_ms, trimmed, lease_json,
+                   lease_expires_at_ms, parent_id, delegate_id, spent_json
                  FROM job WHERE principal = ?1 AND (created_at_ms, id) > (?2, ?3)
                    AND created_at_ms > ?4 AND created_at_ms < ?5 AND trimmed = 0
                  ORDER BY created_at_ms, id",

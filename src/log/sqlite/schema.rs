@@ -13,7 +13,7 @@ const APPLICATION_ID: i64 = 0x6172_6370;
 const CACHE_KIB: i64 = 16 * 1024;
 /// What each version of the format added to the one before. A store is brought
 /// up step by step when it is opened; a step, once released, is never changed.
-const STEPS: [&str; 3] = [FIRST, RECENT_VIEW_OPS, HOSTED];
+const STEPS: [&str; 4] = [FIRST, RECENT_VIEW_OPS, HOSTED, GRANTS];
 /// `PRAGMA user_version`: how many of the steps a store has.
 const FORMAT: i64 = STEPS.len() as i64;
 
@@ -63,6 +63,17 @@ CREATE TABLE hosted_job (
 CREATE TABLE hosted_agent (
   name TEXT NOT NULL, version TEXT NOT NULL, principal TEXT NOT NULL, seen_at_ms INTEGER NOT NULL,
   PRIMARY KEY (name, version)) WITHOUT ROWID;
+";
+
+// The index also finds the children of a job.
+const GRANTS: &str = "
+ALTER TABLE job ADD COLUMN lease_json TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE job ADD COLUMN lease_expires_at_ms INTEGER;
+ALTER TABLE job ADD COLUMN parent_id TEXT;
+ALTER TABLE job ADD COLUMN delegate_id TEXT;
+ALTER TABLE job ADD COLUMN spent_json TEXT;
+CREATE UNIQUE INDEX job_child ON job (parent_id, delegate_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX job_delegated ON job (session_id) WHERE parent_id IS NOT NULL;
 ";
 
 /// The writer's connection and the last position in use.

@@ -104,7 +104,12 @@ pub(super) fn forget(
         .prepare_cached("DELETE FROM session WHERE parked_at_ms < ?1")?
         .execute(params![parked_before_ms])?;
     connection
-        .prepare_cached("DELETE FROM job WHERE trimmed = 1 AND ended_at_ms < ?1")?
+        .prepare_cached(
+            // What a child has spent is its parent's to answer for, to the end.
+            "DELETE FROM job WHERE trimmed = 1 AND ended_at_ms < ?1 AND NOT EXISTS
+               (SELECT 1 FROM job AS parent
+                WHERE parent.id = job.parent_id AND parent.end_position IS NULL)",
+        )?
         .execute(params![ended_before_ms])?;
     Ok(())
 }

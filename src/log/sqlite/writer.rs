@@ -191,6 +191,7 @@ impl Writer {
                     data: record.clone(),
                     terminal: None,
                     mark: None,
+                    spent_json: None,
                 };
                 let source = None;
                 self.blocks.push(Taken { block, source });

@@ -23,6 +23,9 @@ pub struct Limits {
     pub event_bytes_max: u64,
     pub result_bytes_max: u64,
     pub running_jobs_per_principal_max: u64,
+    pub delegation_depth_max: u32,
+    pub delegation_children_max: u64,
+    pub lease_expiry_grace_ms: u64,
     pub connections_max: u64,
     pub streams_per_connection_max: u64,
     /// 0: connections live as long as their clients want.
@@ -45,6 +48,9 @@ impl Default for Limits {
             event_bytes_max: job.event_bytes_max as u64,
             result_bytes_max: job.result_bytes_max,
             running_jobs_per_principal_max: job.running_per_principal_max as u64,
+            delegation_depth_max: job.delegation_depth_max,
+            delegation_children_max: job.delegation_children_max as u64,
+            lease_expiry_grace_ms: job.lease_expiry_grace.as_millis() as u64,
             connections_max: listener.connections_max as u64,
             streams_per_connection_max: listener.streams_per_connection_max.into(),
             connection_age_max_sec: 0,
@@ -92,6 +98,24 @@ impl Limits {
                 1,
                 10_000_000,
             ),
+            (
+                "delegation_depth_max",
+                self.delegation_depth_max.into(),
+                0,
+                64,
+            ),
+            (
+                "delegation_children_max",
+                self.delegation_children_max,
+                1,
+                100_000,
+            ),
+            (
+                "lease_expiry_grace_ms",
+                self.lease_expiry_grace_ms,
+                0,
+                60_000,
+            ),
             ("connections_max", self.connections_max, 1, 10_000_000),
             (
                 "streams_per_connection_max",
@@ -132,6 +156,9 @@ impl Limits {
             event_bytes_max: self.event_bytes_max as usize,
             result_bytes_max: self.result_bytes_max,
             running_per_principal_max: self.running_jobs_per_principal_max as usize,
+            delegation_depth_max: self.delegation_depth_max,
+            delegation_children_max: self.delegation_children_max as usize,
+            lease_expiry_grace: Duration::from_millis(self.lease_expiry_grace_ms),
         }
     }
 }

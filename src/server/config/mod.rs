@@ -24,6 +24,7 @@ pub use limits::Limits;
 use super::Hosting;
 use super::retention::Retention;
 use crate::agent::command::CommandAgent;
+use crate::authority::Policy;
 use crate::job::AgentDirectory;
 use crate::log::Durability;
 use crate::transport::Cors;
@@ -48,6 +49,8 @@ pub struct Settings {
     pub tls_key: Option<PathBuf>,
     /// PEM; clients must then show a certificate of it.
     pub tls_client_ca: Option<PathBuf>,
+    /// What principals may ask for in a lease; see `docs/authority.md`.
+    pub policy_file: Option<PathBuf>,
     /// Offer the demonstration agents.
     pub demo_agents: bool,
     /// Development: anybody may connect, loopback addresses only.
@@ -103,6 +106,7 @@ impl Default for Settings {
             tls_cert: None,
             tls_key: None,
             tls_client_ca: None,
+            policy_file: None,
             demo_agents: false,
             dev: false,
             drain_deadline_sec: 20,
@@ -179,6 +183,16 @@ impl Settings {
 
     pub fn drain_deadline(&self) -> Duration {
         Duration::from_secs(self.drain_deadline_sec)
+    }
+
+    /// Without a file everything that parses is granted as asked.
+    pub fn policy(&self) -> anyhow::Result<Policy> {
+        let Some(path) = &self.policy_file else {
+            return Ok(Policy::default());
+        };
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("policy_file: cannot read {}", path.display()))?;
+        Policy::parse(&text).map_err(|why| anyhow::anyhow!("policy_file {}: {why}", path.display()))
     }
 
     /// The agents this configuration names.

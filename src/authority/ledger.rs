@@ -1,0 +1,407 @@
+//! The budgets of a job and of all that was delegated below it, as one account.
+//!
+//! A child's budget is reserved from the nearest job above it that has one in that
+//! currency: it is gone from there at once, so that siblings cannot each have the
+//! whole, and what the child has not spent comes back when it ends. A currency that
+//! a child does not ask for is not free for it: it spends its ancestor's.
+//!
+//! ```text
+//! held(j)      = own spending + of each child: while it lives, the larger of what it
+//!                was granted and what it holds; afterwards, what it spent
+//! remaining(j) = granted(j) − held(j)
+//! ```
+//! Nothing is stored but what was granted and what each job reported, so the counters
+//! are what the event stream adds up to.
+
+use std::collections::BTreeMap;
+
+use super::{Amount, Currency};
+
+/// A job, by the number of its stream.
+pub type Member = i64;
+pub type Amounts = BTreeMap<Currency, Amount>;
+
+#[derive(Clone, Debug, Default)]
+pub struct Ledger {
+    accounts: BTreeMap<Member, Account>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Account {
+    parent: Option<Member>,
+    granted: Amounts,
+    /// As reported by the job itself.
+    spent: Amounts,
+    /// By descendants that are over and have left the ledger.
+    settled: Amounts,
+    children: Vec<Member>,
+    is_over: bool,
+    /// What was left when it was last told.
+    told: Amounts,
+}
+
+impl Ledger {
+    /// The account of a job that nobody delegated.
+    pub fn open(root: Member, granted: Amounts) -> Self {
+        let mut ledger = Self::default();
+        ledger.insert(root, None, granted);
+        ledger
+    }
+
+    /// A child's account, with its budget taken from those above. The error names
+    /// the currency.
+    pub fn reserve(&mut self, child: Member, parent: Member, asked: Amounts) -> Result<(), String> {
+        for (currency, amount) in &asked {
+            let holder = self.holder(parent, currency).ok_or_else(|| {
+                format!("lease_request.cost.budget: the parent has no budget in {currency}")
+            })?;
+            let left = self.left(holder, currency);
+            if *amount > left {
+                return Err(format!(
+                    "lease_request.cost.budget: {currency}:{amount} is more than the {left} the parent has left"
+                ));
+            }
+        }
+        self.insert(child, Some(parent), asked);
+        Ok(())
+    }
+
+    /// Puts back what an earlier run knew: granted then, whatever is left now.
+    pub fn restore(&mut self, child: Member, parent: Member, granted: Amounts) {
+        self.insert(child, Some(parent), granted);
+    }
+
+    pub fn set_spent(&mut self, member: Member, spent: Amounts) {
+        if let Some(account) = self.accounts.get_mut(&member) {
+            account.spent = spent;
+        }
+    }
+
+    fn insert(&mut self, member: Member, parent: Option<Member>, granted: Amounts) {
+        if let Some(above) = parent.and_then(|parent| self.accounts.get_mut(&parent)) {
+            above.children.push(member);
+        }
+        let account = Account {
+            parent,
+            told: granted.clone(),
+            granted,
+            ..Account::default()
+        };
+        self.accounts.insert(member, account);
+    }
+
+    /// A child that was not made after all.
+    pub fn withdraw(&mut self, child: Member) {
+        self.end(child);
+    }
+
+    /// The job is over: what it did not spend goes back.
+    pub fn end(&mut self, member: Member) {
+        let Some(account) = self.accounts.get_mut(&member) else {
+            return;
+        };
+        account.is_over = true;
+        self.settle(member);
+    }
+
+    /// Accounts that are over and have nothing below them become a sum.
+    fn settle(&mut self, mut member: Member) {
+        while let Some(account) = self.accounts.get(&member)
+            && account.is_over
+            && account.children.is_empty()
+        {
+            let mut sum = account.spent.clone();
+            for (currency, amount) in &account.settled {
+                add(&mut sum, currency, *amount);
+            }
+            let parent = account.parent;
+            self.accounts.remove(&member);
+            let Some(parent) = parent else {
+                return;
+            };
+            if let Some(above) = self.accounts.get_mut(&parent) {
+                above.children.retain(|child| *child != member);
+                for (currency, amount) in &sum {
+                    add(&mut above.settled, currency, *amount);
+                }
+            }
+            member = parent;
+        }
+    }
+
+    /// Whether a spending in this currency is counted for the job.
+    pub fn is_budgeted(&self, member: Member, currency: &Currency) -> bool {
+        self.holder(member, currency).is_some()
+    }
+
+    /// Counts what a job reports to have spent, for it and for all above it. An
+    /// amount that would leave the range of exact arithmetic is refused.
+    pub fn charge(
+        &mut self,
+        member: Member,
+        currency: &Currency,
+        amount: Amount,
+    ) -> Result<(), String> {
+        let top = self.line(member).last().unwrap_or(member);
+        let fits = self.held(top, currency).checked_add(amount).is_some();
+        match self.accounts.get_mut(&member) {
+            Some(account) if fits => {
+                add(&mut account.spent, currency, amount);
+                Ok(())
+            }
+            Some(_) => Err("value: the amounts of the currency add up to too much".into()),
+            None => Ok(()),
+        }
+    }
+
+    /// The first currency that allows no further operation: the job's own is used
+    /// up, the one it shares is, or all that was given to a job above it has been
+    /// spent, by whomever.
+    pub fn exhausted(&self, member: Member) -> Option<Currency> {
+        let mut nearer: Vec<&Currency> = Vec::new();
+        for above in self.line(member) {
+            let account = &self.accounts[&above];
+            for (currency, granted) in &account.granted {
+                let over = if nearer.contains(&currency) {
+                    self.total(above, currency) >= *granted
+                } else {
+                    !self.left(above, currency).is_positive()
+                };
+                if over {
+                    return Some(currency.clone());
+                }
+                nearer.push(currency);
+            }
+        }
+        None
+    }
+
+    pub fn spent(&self, member: Member) -> Option<&Amounts> {
+        self.accounts.get(&member).map(|account| &account.spent)
+    }
+
+    /// What a job has left of each of its own budgets; below zero when overspent.
+    pub fn remaining(&self, member: Member) -> Amounts {
+        let granted = self.accounts.get(&member).map(|account| &account.granted);
+        let currencies = granted.into_iter().flat_map(BTreeMap::keys);
+        currencies
+            .map(|currency| (currency.clone(), self.left(member, currency)))
+            .collect()
+    }
+
+    /// Budgets of a job that changed by a twentieth of what was granted since they
+    /// were last told, or became none or some again. They count as told.
+    pub fn changed(&mut self, member: Member) -> Amounts {
+        let mut changed = self.remaining(member);
+        let Some(account) = self.accounts.get_mut(&member) else {
+            return Amounts::new();
+        };
+        changed.retain(|currency, left| {
+            let told = account.told.get(currency).copied().unwrap_or_default();
+            let granted = account.granted.get(currency).copied().unwrap_or_default();
+            is_material(granted, told, *left)
+        });
+        account.told.extend(changed.clone());
+        changed
+    }
+
+    /// The job and those above it, nearest first.
+    pub fn line(&self, member: Member) -> impl Iterator<Item = Member> {
+        let known = |member: Member| self.accounts.contains_key(&member).then_some(member);
+        std::iter::successors(known(member), move |member| {
+            self.accounts.get(member)?.parent.and_then(known)
+        })
+    }
+
+    /// Whose budget a job spends.
+    fn holder(&self, member: Member, currency: &Currency) -> Option<Member> {
+        self.line(member)
+            .find(|above| self.accounts[above].granted.contains_key(currency))
+    }
+
+    fn left(&self, member: Member, currency: &Currency) -> Amount {
+        let granted = self.accounts.get(&member);
+        let granted = granted.and_then(|account| account.granted.get(currency));
+        granted
+            .copied()
+            .unwrap_or_default()
+            .checked_sub(self.held(member, currency))
+            .unwrap_or_default()
+    }
+
+    fn held(&self, member: Member, currency: &Currency) -> Amount {
+        self.sum(member, currency, &|child| {
+            let account = &self.accounts[&child];
+            let held = self.held(child, currency);
+            match account.granted.get(currency) {
+                Some(granted) if !account.is_over => held.max(*granted),
+                _ => held,
+            }
+        })
+    }
+
+    /// What the job and all below it have spent.
+    fn total(&self, member: Member, currency: &Currency) -> Amount {
+        self.sum(member, currency, &|child| self.total(child, currency))
+    }
+
+    fn sum(
+        &self,
+        member: Member,
+        currency: &Currency,
+        of_child: &dyn Fn(Member) -> Amount,
+    ) -> Amount {
+        let Some(account) = self.accounts.get(&member) else {
+            return Amount::ZERO;
+        };
+        let own = [&account.spent, &account.settled];
+        let own = own.into_iter().filter_map(|by| by.get(currency).copied());
+        let below = account.children.iter().map(|child| of_child(*child));
+        // In range: a charge that would leave it was refused at the top.
+        own.chain(below).fold(Amount::ZERO, |sum, amount| {
+            sum.checked_add(amount).unwrap_or(sum)
+        })
+    }
+}
+
+fn add(sums: &mut Amounts, currency: &Currency, amount: Amount) {
+    let sum = sums.entry(currency.clone()).or_default();
+    *sum = sum.checked_add(amount).unwrap_or(*sum);
+}
+
+fn is_material(granted: Amount, told: Amount, left: Amount) -> bool {
+    let difference = told.max(left).checked_sub(told.min(left));
+    let twentyfold = difference.and_then(|difference| difference.checked_mul(20));
+    told != left
+        && (told.is_positive() != left.is_positive()
+            || twentyfold.is_none_or(|twentyfold| twentyfold >= granted))
+}
+
+/// Amounts as they are stored.
+pub fn amounts_to_json(amounts: &Amounts) -> String {
+    let texts: BTreeMap<_, _> = amounts
+        .iter()
+        .map(|(currency, amount)| (currency.as_str(), amount.to_string()))
+        .collect();
+    serde_json::to_string(&texts).expect("strings under strings are JSON")
+}
+
+/// Reads what [`amounts_to_json`] wrote.
+pub fn amounts_from_json(json: &str) -> Result<Amounts, String> {
+    let texts: BTreeMap<String, String> =
+        serde_json::from_str(json).map_err(|error| error.to_string())?;
+    texts
+        .iter()
+        .map(|(currency, amount)| Ok((Currency::parse(currency)?, Amount::parse(amount)?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usd(amount: &str) -> Amounts {
+        BTreeMap::from([(currency(), Amount::parse(amount).unwrap())])
+    }
+
+    fn currency() -> Currency {
+        Currency::parse("USD").unwrap()
+    }
+
+    fn charge(ledger: &mut Ledger, member: Member, amount: &str) {
+        let amount = Amount::parse(amount).unwrap();
+        ledger.charge(member, &currency(), amount).unwrap();
+    }
+
+    fn left(ledger: &Ledger, member: Member) -> String {
+        ledger.remaining(member)[&currency()].to_string()
+    }
+
+    /// wire.md §4.9: siblings could each take the full remaining budget.
+    #[test]
+    fn siblings_cannot_each_have_the_whole() {
+        let mut ledger = Ledger::open(1, usd("5"));
+        ledger.reserve(2, 1, usd("3")).unwrap();
+        let refused = ledger.reserve(3, 1, usd("3")).unwrap_err();
+        assert!(refused.contains("USD:3 is more than the 2"), "{refused}");
+        charge(&mut ledger, 2, "1");
+        assert_eq!(left(&ledger, 1), "2");
+        ledger.end(2);
+        assert_eq!(left(&ledger, 1), "4", "what was not spent came back");
+        ledger.reserve(3, 1, usd("4")).unwrap();
+        assert_eq!(
+            ledger.exhausted(1),
+            Some(currency()),
+            "all of it is given away"
+        );
+        assert_eq!(ledger.exhausted(3), None);
+    }
+
+    /// wire.md §4.9: a child without a budget of its own had none at all.
+    #[test]
+    fn a_child_without_a_budget_spends_its_parents() {
+        let mut ledger = Ledger::open(1, usd("5"));
+        ledger.reserve(2, 1, Amounts::new()).unwrap();
+        ledger.reserve(3, 2, usd("2")).unwrap();
+        charge(&mut ledger, 2, "3");
+        assert_eq!(left(&ledger, 1), "0");
+        assert_eq!(ledger.exhausted(2), Some(currency()));
+        assert_eq!(ledger.exhausted(3), None, "its own was taken before");
+        charge(&mut ledger, 3, "2.5");
+        assert_eq!(
+            left(&ledger, 1),
+            "-0.5",
+            "what is overspent is charged above"
+        );
+        ledger.end(3);
+        ledger.end(2);
+        assert_eq!(left(&ledger, 1), "-0.5");
+    }
+
+    /// A sibling's overspending is everybody's.
+    #[test]
+    fn nobody_goes_on_once_all_that_was_given_above_is_spent() {
+        let mut ledger = Ledger::open(1, usd("2"));
+        ledger.reserve(2, 1, usd("1")).unwrap();
+        ledger.reserve(3, 1, usd("1")).unwrap();
+        charge(&mut ledger, 2, "2");
+        assert_eq!(left(&ledger, 3), "1");
+        assert_eq!(ledger.exhausted(3), Some(currency()));
+    }
+
+    #[test]
+    fn a_job_that_is_over_before_its_children_waits_for_their_sums() {
+        let mut ledger = Ledger::open(1, usd("9"));
+        ledger.reserve(2, 1, usd("4")).unwrap();
+        ledger.reserve(3, 2, usd("4")).unwrap();
+        ledger.end(2);
+        charge(&mut ledger, 3, "1");
+        assert_eq!(left(&ledger, 1), "5");
+        ledger.end(3);
+        assert_eq!(left(&ledger, 1), "8");
+        ledger.end(1);
+        assert!(ledger.accounts.is_empty());
+    }
+
+    #[test]
+    fn a_change_is_told_once_it_matters() {
+        let mut ledger = Ledger::open(1, usd("1"));
+        charge(&mut ledger, 1, "0.04");
+        assert_eq!(ledger.changed(1), Amounts::new());
+        charge(&mut ledger, 1, "0.01");
+        assert_eq!(ledger.changed(1)[&currency()].to_string(), "0.95");
+        assert_eq!(ledger.changed(1), Amounts::new());
+        charge(&mut ledger, 1, "0.95");
+        assert_eq!(ledger.changed(1)[&currency()].to_string(), "0");
+        charge(&mut ledger, 1, "0.01");
+        assert_eq!(ledger.changed(1), Amounts::new(), "below zero is no news");
+    }
+
+    #[test]
+    fn amounts_survive_the_disk() {
+        let amounts = usd("12.5");
+        let json = amounts_to_json(&amounts);
+        assert_eq!(json, r#"{"USD":"12.5"}"#);
+        assert_eq!(amounts_from_json(&json), Ok(amounts));
+    }
+}

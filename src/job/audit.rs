@@ -1,0 +1,70 @@
+//! The audit log: one line for each decision about authority, under the target
+//! `arcpd::audit` (docs/authority.md has the fields). Names and rules, no secrets.
+
+use super::JobContext;
+use crate::authority::Rule;
+use crate::protocol::Failure;
+
+const TARGET_CHARS: usize = 256;
+
+pub(super) fn authorized(
+    job: &JobContext,
+    capability: &str,
+    target: &str,
+    decided: &Result<Rule, Failure>,
+) {
+    if !tracing::enabled!(target: "arcpd::audit", tracing::Level::INFO) {
+        return;
+    }
+    let target: String = target.chars().take(TARGET_CHARS).collect();
+    let capability: String = capability.chars().take(TARGET_CHARS).collect();
+    let (decision, rule, code) = match decided {
+        Ok(rule) => ("allowed", rule.to_string(), ""),
+        Err(failure) => ("refused", failure.message.clone(), failure.code.as_str()),
+    };
+    tracing::info!(
+        target: "arcpd::audit",
+        operation = "authorize",
+        principal = job.principal(),
+        job_id = job.job_id(),
+        agent = job.agent(),
+        trace_id = job.trace_id(),
+        capability,
+        target,
+        decision,
+        rule,
+        code,
+    );
+}
+
+/// Who watches whose job (§14, cross-session subscription audit).
+pub(crate) fn subscribed(principal: &str, job_id: &str, owner: Option<&str>, allowed: bool) {
+    tracing::info!(
+        target: "arcpd::audit",
+        operation = "subscribe",
+        principal,
+        job_id,
+        owner,
+        decision = if allowed { "allowed" } else { "refused" },
+        rule = "same_principal",
+    );
+}
+
+/// What a policy made of a lease request.
+pub(super) fn bounded(principal: &str, agent: &str, asked: &str, decided: Result<&str, &Failure>) {
+    let (decision, effective, rule) = match decided {
+        Ok(effective) if effective == asked => ("allowed", effective, ""),
+        Ok(effective) => ("cut", effective, ""),
+        Err(failure) => ("refused", "", &*failure.message),
+    };
+    tracing::info!(
+        target: "arcpd::audit",
+        operation = "grant",
+        principal,
+        agent,
+        asked,
+        effective,
+        decision,
+        rule,
+    );
+}

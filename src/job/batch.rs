@@ -1,0 +1,37 @@
+//! Records on their way into a job's buffer, checked and encoded, with what they cost.
+
+use bytes::BytesMut;
+
+use super::grant::Cost;
+use super::{JobContext, now};
+use crate::protocol::{Event, EventBody, Failure};
+use crate::wire;
+
+#[derive(Default)]
+pub(crate) struct Batch {
+    pub(super) data: BytesMut,
+    pub(super) records: u32,
+    pub(super) costs: Vec<Cost>,
+}
+
+impl Batch {
+    pub fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    /// An event of an agent: it has to keep the rules of its kind and the limits.
+    pub fn add(&mut self, job: &JobContext, event: Event) -> Result<(), Failure> {
+        let cost = job.cost(&event.body)?;
+        let record = job.checked(event)?;
+        self.data.extend_from_slice(&record);
+        self.records += 1;
+        self.costs.extend(cost);
+        Ok(())
+    }
+
+    /// An event of the runtime's own.
+    pub fn add_own(&mut self, body: EventBody) {
+        wire::encode_event(Event { ts: now(), body }, &mut self.data);
+        self.records += 1;
+    }
+}

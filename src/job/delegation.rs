@@ -1,0 +1,371 @@
+//! One job made by another (§10): checked against the parent's lease, its budget
+//! taken from the parent's, made durable, and only then said and started.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::grant::{Family, Grant};
+use super::registry::{fingerprint, same_or_conflict, unavailable};
+use super::{JobContext, Jobs, now};
+use crate::authority::{Lease, Ledger, amounts_from_json};
+use crate::log::{Command, GrantRow, JobRow, Outcome as LogOutcome};
+use crate::protocol::message::Submit;
+use crate::protocol::{AgentRef, ErrorCode, Event, EventBody, Failure, Outcome, Timestamp, id};
+use crate::wire;
+
+const NAME_BYTES_MAX: usize = 128;
+/// For a child's terminal to be durable, once it has been written.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(5);
+
+/// What an agent asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delegation {
+    /// The parent's name for the child. Said again it means the same child.
+    pub delegate_id: String,
+    /// `name` or `name@version`.
+    pub agent: String,
+    /// JSON text; empty is null.
+    pub input_json: String,
+    /// Empty asks for nothing.
+    pub lease_request_json: String,
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A job that was delegated and is durable.
+#[derive(Clone, Debug)]
+pub struct Child {
+    pub job_id: String,
+    pub agent: String,
+}
+
+impl Jobs {
+    /// A refusal is also a `tool_result` in the parent's stream, under the name the
+    /// child would have had.
+    pub(super) async fn delegate(
+        self: &Arc<Self>,
+        parent: &JobContext,
+        asked: Delegation,
+    ) -> Result<Child, Failure> {
+        let delegate_id = asked.delegate_id.clone();
+        // A task of its own: the agent may be gone in the middle, and a child that is
+        // durable has to be said and started.
+        let (jobs, of) = (self.clone(), parent.clone());
+        let made = tokio::spawn(async move { jobs.make_child(&of, asked).await });
+        let made = made.await.unwrap_or_else(|_| {
+            Err(Failure::internal(
+                "delegate: was cut off; delegate again under the same delegate_id",
+            ))
+        });
+        if let Err(failure) = &made {
+            parent.refused(&delegate_id, failure).await;
+        }
+        made
+    }
+
+    async fn make_child(
+        self: &Arc<Self>,
+        parent: &JobContext,
+        asked: Delegation,
+    ) -> Result<Child, Failure> {
+        check_shape(&asked)?;
+        let (agent, runner) = self.agents().resolve(&asked.agent)?;
+        let submit = Submit {
+            agent: agent.clone(),
+            input_json: match &*asked.input_json {
+                "" => "null".into(),
+                json => json.into(),
+            },
+            lease_request_json: asked.lease_request_json.clone(),
+            lease_expires_at: asked.expires_at,
+            idempotency_key: None,
+            max_runtime_sec: 0,
+        };
+        let fingerprint = fingerprint(&agent, &submit);
+        let earlier = self.log().child(parent.job_id(), &asked.delegate_id).await;
+        if let Some(row) = earlier.map_err(unavailable)? {
+            let row = same_or_conflict("delegate_id", row, &fingerprint)?.row;
+            self.say_again(parent, &row, &asked).await?;
+            return Ok(child(&row));
+        }
+        parent.check("agent.delegate", &agent)?;
+        let Some(grant) = parent.grant() else {
+            return Err(Failure::internal("delegate: the parent has no lease"));
+        };
+        let (lease, stream) = (
+            self.child_lease(grant, parent, &submit)?,
+            self.next_stream(),
+        );
+        let reserved = grant
+            .family
+            .reserve(stream, parent.stream(), lease.budget.clone());
+        reserved.map_err(violation)?;
+        let row = self.new_row(stream, parent, &asked, &lease, &submit, fingerprint);
+        let hosted = runner
+            .is_hosted()
+            .then(|| super::registry::hosted(stream, None));
+        let row = JobRow {
+            status: if hosted.is_some() {
+                "pending"
+            } else {
+                "running"
+            }
+            .into(),
+            ..row
+        };
+        let command = Command::CreateJob {
+            job: Box::new(row.clone()),
+            op: None,
+            hosted,
+        };
+        match self.log().execute(command).await {
+            Ok(LogOutcome::Done) => {}
+            Ok(LogOutcome::Duplicate(earlier)) => {
+                // The same was asked twice at once.
+                grant.family.withdraw(stream);
+                let said = row.fingerprint;
+                return same_or_conflict("delegate_id", *earlier, &said).map(|a| child(&a.row));
+            }
+            Ok(LogOutcome::Stale) | Err(_) => {
+                grant.family.withdraw(stream);
+                return Err(Failure::internal("delegate: was not stored; try again"));
+            }
+        }
+        let child_grant = Grant {
+            lease,
+            models: grant.models,
+            family: grant.family.clone(),
+            jobs: Arc::downgrade(self),
+            depth: grant.depth + 1,
+            parent_id: Some(parent.job_id().into()),
+        };
+        self.begin_child(parent, row.clone(), runner, child_grant, &asked)
+            .await;
+        Ok(child(&row))
+    }
+
+    /// Says that the child is there, shows it to the session, and starts it; should
+    /// its parent be over by now, ends it.
+    async fn begin_child(
+        &self,
+        parent: &JobContext,
+        row: JobRow,
+        runner: Arc<dyn super::Agent>,
+        grant: Grant,
+        asked: &Delegation,
+    ) {
+        let (session_id, stream) = (row.session_id.clone(), row.stream);
+        let said = parent.emit_own(delegate_event(asked, &row)).await;
+        let context = self.context(row, 0).granted(Some(grant));
+        self.observe(&session_id, stream);
+        if said.is_err() {
+            return context.end(parent_is_over());
+        }
+        self.start_job(context, runner, None);
+        if let Some(grant) = parent.grant() {
+            grant.family.tell_from(parent.stream());
+        }
+    }
+
+    /// The lease of a child: within its parent's, and within policy.
+    fn child_lease(
+        &self,
+        grant: &Grant,
+        parent: &JobContext,
+        submit: &Submit,
+    ) -> Result<Lease, Failure> {
+        let limits = self.limits();
+        if grant.depth >= limits.delegation_depth_max {
+            return Err(violation(format!(
+                "delegate: {} delegations are above this job, which is the limit",
+                limits.delegation_depth_max
+            )));
+        }
+        if self.children_of(parent.job_id()) >= limits.delegation_children_max {
+            return Err(Failure::internal(format!(
+                "delegate: {} children of this job run, which is the limit; wait for one to end",
+                limits.delegation_children_max
+            )));
+        }
+        self.check_running(parent.principal())?;
+        let json = &submit.lease_request_json;
+        let asked = Lease::parse(json, submit.lease_expires_at, now()).map_err(Failure::invalid)?;
+        // What is left of a budget is the ledger's to say.
+        let bare = asked.clone().without_budget();
+        bare.subset_of(&grant.lease, grant.models)
+            .map_err(violation)?;
+        let inherited = asked.inherit(&grant.lease);
+        self.bounded(parent.principal(), &submit.agent, &inherited)
+    }
+
+    fn new_row(
+        &self,
+        stream: i64,
+        parent: &JobContext,
+        asked: &Delegation,
+        lease: &Lease,
+        submit: &Submit,
+        fingerprint: Vec<u8>,
+    ) -> JobRow {
+        JobRow {
+            id: id::job_id(),
+            stream,
+            session_id: parent.session_id().into(),
+            principal: parent.principal().into(),
+            agent: submit.agent.clone(),
+            input_json: submit.input_json.clone(),
+            trace_id: parent.trace_id().into(),
+            created_at_ms: now().0,
+            status: String::new(),
+            ended_at_ms: None,
+            last_seq: 0,
+            end_position: None,
+            idempotency_key: None,
+            fingerprint,
+            idempotency_expires_at_ms: None,
+            grant: GrantRow {
+                lease_json: lease.to_json(),
+                expires_at_ms: lease.expires_at.map(|at| at.0),
+                parent_id: Some(parent.job_id().into()),
+                delegate_id: Some(asked.delegate_id.clone()),
+                spent_json: None,
+            },
+        }
+    }
+
+    /// A crash may have come between the child and the event that tells of it.
+    async fn say_again(
+        &self,
+        parent: &JobContext,
+        row: &JobRow,
+        asked: &Delegation,
+    ) -> Result<(), Failure> {
+        let log = self.log();
+        let mut after = 0;
+        loop {
+            let blocks = log.read_stream(parent.stream(), after, log.committed(), 256 * 1024);
+            let blocks = blocks.await.map_err(unavailable)?;
+            let Some(last) = blocks.last() else {
+                break;
+            };
+            after = last.last_seq();
+            let mut records = blocks.iter().flat_map(|block| block.records());
+            if records.any(|(_, record)| wire::delegates(record, &row.id)) {
+                return Ok(());
+            }
+        }
+        parent.emit_own(delegate_event(asked, row)).await
+    }
+
+    /// Resolves when a child is over and that is durable; how it ended.
+    pub async fn ended(&self, job_id: &str) -> Result<JobRow, Failure> {
+        loop {
+            if let Some(over) = self.over(job_id) {
+                over.cancelled().await;
+            }
+            let row = self.log().job(job_id).await.map_err(unavailable)?;
+            let row = row.ok_or_else(Failure::job_not_found)?;
+            if row.end_position.is_some() {
+                return Ok(row);
+            }
+            // Written, and on its way into the log.
+            tokio::time::sleep(SETTLE_INTERVAL).await;
+        }
+    }
+
+    /// The account of a job that is taken up after a restart, with all below it.
+    pub(super) async fn restored(&self, row: &JobRow) -> Result<Arc<Family>, Failure> {
+        let lease = stored_lease(row)?;
+        let below = self.log().descendants(&row.id).await.map_err(unavailable)?;
+        let mut ledger = Ledger::open(row.stream, lease.budget);
+        let mut streams = std::collections::HashMap::from([(row.id.clone(), row.stream)]);
+        for child in &below {
+            let parent = child
+                .grant
+                .parent_id
+                .as_ref()
+                .and_then(|id| streams.get(id));
+            let Some(parent) = parent.copied() else {
+                continue;
+            };
+            streams.insert(child.id.clone(), child.stream);
+            ledger.restore(child.stream, parent, stored_lease(child)?.budget);
+        }
+        for job in std::iter::once(row).chain(&below) {
+            if let Some(spent) = &job.grant.spent_json {
+                let spent = amounts_from_json(spent).map_err(Failure::internal)?;
+                ledger.set_spent(job.stream, spent);
+            }
+        }
+        for over in below.iter().rev().filter(|job| job.end_position.is_some()) {
+            ledger.end(over.stream);
+        }
+        Ok(Family::new(ledger))
+    }
+}
+
+pub(super) fn stored_lease(row: &JobRow) -> Result<Lease, Failure> {
+    let lease = Lease::parse(&row.grant.lease_json, None, now());
+    let mut lease = lease.map_err(|error| {
+        Failure::internal(format!(
+            "the stored lease of {} cannot be read: {error}",
+            row.id
+        ))
+    })?;
+    lease.expires_at = row.grant.expires_at_ms.map(Timestamp);
+    Ok(lease)
+}
+
+pub(super) fn check_shape(asked: &Delegation) -> Result<(), Failure> {
+    if asked.delegate_id.is_empty() || asked.delegate_id.len() > NAME_BYTES_MAX {
+        let text = format!("delegate_id: must have 1 to {NAME_BYTES_MAX} bytes");
+        return Err(Failure::invalid(text));
+    }
+    AgentRef::parse(&asked.agent).map_err(Failure::invalid)?;
+    if !asked.input_json.is_empty() {
+        wire::check_json("input", &asked.input_json)
+            .map_err(|invalid| Failure::invalid(invalid.message))?;
+    }
+    Ok(())
+}
+
+fn child(row: &JobRow) -> Child {
+    Child {
+        job_id: row.id.clone(),
+        agent: row.agent.clone(),
+    }
+}
+
+fn delegate_event(asked: &Delegation, row: &JobRow) -> EventBody {
+    EventBody::Delegate {
+        delegate_id: asked.delegate_id.clone(),
+        child_job_id: Some(row.id.clone()),
+        agent: row.agent.clone(),
+        input_json: Some(row.input_json.clone()),
+        lease_request_json: Some(match &*asked.lease_request_json {
+            "" => "{}".into(),
+            json => json.into(),
+        }),
+    }
+}
+
+fn violation(text: String) -> Failure {
+    Failure::new(ErrorCode::LeaseSubsetViolation, text)
+}
+
+pub(super) fn parent_is_over() -> Outcome {
+    Outcome::Cancelled {
+        message: "the job that delegated it is over".into(),
+    }
+}
+
+/// A refusal as the agent's stream shows it.
+pub(super) fn tool_result(call_id: &str, failure: &Failure) -> Event {
+    let error = serde_json::json!({
+        "code": failure.code.as_str(), "message": failure.message, "retryable": failure.retryable,
+    });
+    let body = EventBody::ToolResult {
+        call_id: call_id.into(),
+        result: Err(error.to_string()),
+    };
+    Event { ts: now(), body }
+}

@@ -1,0 +1,194 @@
+//! A job's authority while it runs: the check before each operation, and its part
+//! of the account that it shares with all that was delegated below it.
+//!
+//! A job without a lease has none of this: whatever it asks for is refused.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::context::{JobContext, WeakJob};
+use super::{Jobs, steady_now};
+use crate::authority::{
+    Amount, Amounts, Capability, Currency, Denied, Lease, Ledger, Member, ModelDefault, Rule,
+    Target, amounts_to_json,
+};
+use crate::log::StreamId;
+use crate::protocol::{ErrorCode, EventBody, Failure};
+
+pub(super) const REMAINING: &str = "cost.budget.remaining";
+
+pub(super) struct Grant {
+    pub lease: Lease,
+    pub models: ModelDefault,
+    pub family: Arc<Family>,
+    pub jobs: Weak<Jobs>,
+    /// Delegations above it; 0 for a job that a client submitted.
+    pub depth: u32,
+    pub parent_id: Option<String>,
+}
+
+/// A job and all that was delegated below it.
+pub(super) struct Family {
+    ledger: Mutex<Ledger>,
+    /// Those that run, to tell them what changed for them.
+    members: Mutex<HashMap<Member, WeakJob>>,
+}
+
+/// What a `cost.*` metric takes from a budget.
+pub(crate) struct Cost {
+    currency: Currency,
+    amount: Amount,
+}
+
+impl Family {
+    pub fn new(ledger: Ledger) -> Arc<Self> {
+        Arc::new(Self {
+            ledger: Mutex::new(ledger),
+            members: Mutex::default(),
+        })
+    }
+
+    pub fn join(&self, job: &JobContext) {
+        self.members.lock().insert(job.stream(), job.downgrade());
+    }
+
+    pub fn reserve(&self, child: Member, parent: Member, asked: Amounts) -> Result<(), String> {
+        self.ledger.lock().reserve(child, parent, asked)
+    }
+
+    pub fn withdraw(&self, child: Member) {
+        self.ledger.lock().withdraw(child);
+    }
+
+    fn end(&self, member: Member) {
+        self.members.lock().remove(&member);
+        self.ledger.lock().end(member);
+    }
+
+    /// Tells each job above `below` what changed of its own budgets.
+    pub fn tell_above(&self, below: Member) {
+        let above: Vec<(Member, Amounts)> = {
+            let mut ledger = self.ledger.lock();
+            let line: Vec<_> = ledger.line(below).skip(1).collect();
+            let changed = line.into_iter().map(|job| (job, ledger.changed(job)));
+            changed.filter(|(_, changed)| !changed.is_empty()).collect()
+        };
+        for (member, changed) in above {
+            let job = self.members.lock().get(&member).cloned();
+            if let Some(job) = job.and_then(|job| job.upgrade()) {
+                job.tell(remaining_events(changed));
+            }
+        }
+    }
+}
+
+pub(super) fn remaining_events(changed: Amounts) -> Vec<EventBody> {
+    changed
+        .into_iter()
+        .map(|(currency, left)| EventBody::Metric {
+            name: REMAINING.into(),
+            value: left.to_f64(),
+            unit: Some(currency.to_string()),
+            dimensions: Vec::new(),
+        })
+        .collect()
+}
+
+impl Grant {
+    /// Whether an operation may go ahead; says what let it pass.
+    pub fn check(
+        &self,
+        job: StreamId,
+        capability: &Capability,
+        target: &Target,
+    ) -> Result<Rule, Failure> {
+        if self.lease.expires_at.is_some_and(|at| steady_now() >= at) {
+            let text = "lease: it has expired; nothing more is allowed";
+            return Err(Failure::new(ErrorCode::LeaseExpired, text));
+        }
+        let allowed = self.lease.allows(capability, target, self.models);
+        let rule = allowed.map_err(|denied| refused(&denied))?;
+        match self.family.ledger.lock().exhausted(job) {
+            None => Ok(rule),
+            Some(currency) => {
+                let text = format!("cost.budget: nothing is left in {currency}");
+                Err(Failure::new(ErrorCode::BudgetExhausted, text))
+            }
+        }
+    }
+
+    /// What an event costs, if it reports a cost in a currency that is budgeted.
+    pub fn cost(&self, job: StreamId, body: &EventBody) -> Result<Option<Cost>, Failure> {
+        let EventBody::Metric {
+            name,
+            value,
+            unit: Some(unit),
+            ..
+        } = body
+        else {
+            return Ok(None);
+        };
+        if !name.starts_with("cost.") || name.starts_with("cost.budget.") {
+            return Ok(None);
+        }
+        let Ok(currency) = Currency::parse(unit) else {
+            return Ok(None);
+        };
+        if !self.family.ledger.lock().is_budgeted(job, &currency) {
+            return Ok(None);
+        }
+        let amount = Amount::from_metric(*value)
+            .map_err(|why| Failure::invalid(format!("value: of {name} in {unit}: {why}")))?;
+        Ok(Some(Cost { currency, amount }))
+    }
+
+    /// Counts costs; returns what is left where that matters, and what the job has
+    /// spent in all.
+    pub fn charge(&self, job: StreamId, costs: &[Cost]) -> (Vec<EventBody>, String) {
+        let mut ledger = self.family.ledger.lock();
+        for cost in costs {
+            if let Err(error) = ledger.charge(job, &cost.currency, cost.amount) {
+                tracing::warn!(stream = job, error, "a cost could not be counted");
+            }
+        }
+        let changed = remaining_events(ledger.changed(job));
+        let spent = ledger.spent(job).map(amounts_to_json).unwrap_or_default();
+        (changed, spent)
+    }
+
+    /// What is left of each budget of the job, for credentials and spans.
+    pub fn remaining(&self, job: StreamId) -> Amounts {
+        self.family.ledger.lock().remaining(job)
+    }
+
+    /// The job is over.
+    pub fn end(&self, job: StreamId) {
+        self.family.tell_end(job);
+    }
+}
+
+impl Family {
+    /// What a job did not spend goes back to those above it, and they are told.
+    fn tell_end(&self, member: Member) {
+        let parent = self.ledger.lock().line(member).nth(1);
+        self.end(member);
+        if let Some(parent) = parent {
+            self.tell_from(parent);
+        }
+    }
+
+    pub fn tell_from(&self, member: Member) {
+        let changed = self.ledger.lock().changed(member);
+        let job = self.members.lock().get(&member).cloned();
+        if let (false, Some(job)) = (changed.is_empty(), job.and_then(|job| job.upgrade())) {
+            job.tell(remaining_events(changed));
+        }
+        self.tell_above(member);
+    }
+}
+
+pub(super) fn refused(denied: &Denied) -> Failure {
+    Failure::new(ErrorCode::PermissionDenied, format!("lease: {denied}"))
+}
