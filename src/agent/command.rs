@@ -2,7 +2,8 @@
 //!
 //! The job's input is its stdin. Each line of stdout is one of
 //! ```text
-//! {"kind": "progress", "body": {"current": 1, "total": 3}}   an event (draft §8.2)
+//! {"kind": "progress", "body": {"current": 1, "total": 3}}   an event (draft §8.2);
+//!                           `delegate` asks for a child, which works on by itself
 //! {"result": …}             the result; the last one counts
 //! {"result_chunk": "text"}  the next part of a result too large for a line
 //! {"error": {"code": …, "message": …, "retryable": …}}   why it is going to fail
@@ -114,6 +115,7 @@ impl CommandAgent {
             )
             .envs(&self.env)
             .env("ARCP_JOB_ID", job.job_id())
+            .env("ARCP_LEASE", job.lease_json())
             .env("ARCP_TRACE_ID", job.trace_id())
             .env("TRACEPARENT", job.traceparent())
             .stdin(Stdio::piped())

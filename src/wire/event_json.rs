@@ -23,11 +23,7 @@ pub fn event_from_json(kind: &str, body: &str) -> Result<EventBody, Invalid> {
         "status" => status(read(kind, body)?),
         "metric" => metric(read(kind, body)?),
         "artifact_ref" => artifact_ref(read(kind, body)?),
-        "delegate" => {
-            return Err(Invalid::new(
-                "kind: delegate is made by the runtime, not reported",
-            ));
-        }
+        "delegate" => delegate(read(kind, body)?),
         "progress" => progress(read(kind, body)?),
         "result_chunk" => {
             return Err(Invalid::new(
@@ -103,6 +99,25 @@ fn log(body: Log) -> EventBody {
         level: body.level.to_lowercase(),
         message: body.message,
         attributes_json: text(body.attributes),
+    }
+}
+
+/// Who reports one asks for a child (§10).
+#[derive(Deserialize)]
+struct Delegate {
+    delegate_id: String,
+    agent: String,
+    input: Option<Box<RawValue>>,
+    lease_request: Option<Box<RawValue>>,
+}
+
+fn delegate(body: Delegate) -> EventBody {
+    EventBody::Delegate {
+        delegate_id: body.delegate_id,
+        child_job_id: None,
+        agent: body.agent,
+        input_json: text(body.input),
+        lease_request_json: text(body.lease_request),
     }
 }
 
