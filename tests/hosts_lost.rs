@@ -271,6 +271,82 @@ async fn after_a_kill_what_no_host_comes_back_for_goes_its_policys_way() {
     assert_eq!(of_job(&waiting), ["result 2"]);
 }
 
+/// It counted as begun: a policy that fails a lost job ended it, the others lost an attempt.
+#[tokio::test]
+async fn an_offer_that_nobody_accepted_before_a_kill_is_made_again() {
+    for policy in [Fail, Retry] {
+        let (dir, runtime) = start();
+        let address = runtime.address.clone();
+        let mut host = host_of(&runtime, "h1", policy).await;
+        let mut alice = Peer::connect(&address, ALICE).await;
+        let job = alice.submit("a", json!(1)).await;
+        let (_, stale) = host.assigned().await;
+        let (session, token) = (alice.session_id.clone(), alice.resume_token.clone());
+        runtime.kill();
+        let runtime = restart(&dir, &address);
+        // The same process, which has not begun.
+        let mut host = host_of(&runtime, "h1", policy).await;
+        let (assign, of) = host.assigned().await;
+        assert_eq!((of.job_id.as_str(), assign.attempt), (&*job, 1));
+        assert_ne!(of, stale);
+        host.report(&stale, vec![log(1, "stale")]).await;
+        host.revoked().await;
+        host.accept(&of).await;
+        host.report(&of, vec![log(1, "one"), result(2, "2")]).await;
+        let alice = Peer::resume(&address, ALICE, &session, &token, 0).await;
+        let seen = alice.welcomed().await.until_terminal().await;
+        assert_eq!(words(&seen), ["one", "result 2"], "{policy:?}");
+    }
+}
+
+/// An accept that the kill overtook: who has begun goes on, whatever was stored.
+#[tokio::test]
+async fn a_host_that_accepted_in_the_moment_of_a_kill_keeps_its_job() {
+    let (dir, runtime) = start();
+    let address = runtime.address.clone();
+    let mut host = host_of(&runtime, "h1", Fail).await;
+    let mut alice = Peer::connect(&address, ALICE).await;
+    alice.submit("a", json!(1)).await;
+    let (_, of) = host.assigned().await;
+    let (session, token) = (alice.session_id.clone(), alice.resume_token.clone());
+    runtime.kill();
+    let _runtime = restart(&dir, &address);
+    let (mut host, registered) = again(&address, "h1", Fail, &of).await;
+    assert_eq!(registered.keep.len(), 1, "{registered:?}");
+    host.report(&of, vec![log(1, "one"), result(2, "2")]).await;
+    let alice = Peer::resume(&address, ALICE, &session, &token, 0).await;
+    let seen = alice.welcomed().await.until_terminal().await;
+    assert_eq!(words(&seen), ["one", "result 2"]);
+}
+
+#[tokio::test]
+async fn an_offer_whose_host_is_gone_with_the_runtime_goes_its_policys_way() {
+    for policy in [Fail, Retry] {
+        let (dir, runtime) = start();
+        let address = runtime.address.clone();
+        let mut host = host_of(&runtime, "h1", policy).await;
+        let mut alice = Peer::connect(&address, ALICE).await;
+        alice.submit("a", json!(1)).await;
+        host.assigned().await;
+        let (session, token) = (alice.session_id.clone(), alice.resume_token.clone());
+        runtime.kill();
+        let runtime = restart(&dir, &address);
+        let alice = Peer::resume(&address, ALICE, &session, &token, 0).await;
+        let mut alice = alice.welcomed().await;
+        let mut other = host_of(&runtime, "h2", policy).await;
+        if policy == Fail {
+            let seen = alice.until_terminal().await;
+            assert_eq!(words(&seen), ["INTERNAL_ERROR true"]);
+            continue;
+        }
+        let (assign, of) = other.assigned_at_last().await;
+        assert_eq!(assign.attempt, 1);
+        other.accept(&of).await;
+        other.report(&of, vec![result(1, "1")]).await;
+        assert_eq!(words(&alice.until_terminal().await), ["result 1"]);
+    }
+}
+
 #[tokio::test]
 async fn a_drained_runtime_tells_its_hosts_and_the_next_one_has_them_back() {
     let (dir, runtime) = start();

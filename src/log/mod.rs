@@ -19,7 +19,7 @@ mod tests;
 
 pub use block::{Block, BlockSource, JobEnd, PendingBlock, ReportMark, ResultMark};
 pub use rows::{
-    Command, GrantRow, HostedAgentRow, HostedRow, JobRow, ListFilter, Outcome, SessionRow,
+    Command, GrantRow, HostKey, HostedAgentRow, HostedRow, JobRow, ListFilter, Outcome, SessionRow,
     ViewOpRow,
 };
 pub use sqlite::{Durability, Log, OpenOptions, Reached, Trimmable};

@@ -80,6 +80,10 @@ pub struct HostedRow {
     pub attempt: u32,
     /// SHA-256 of the present activation's token; none while it has not been offered.
     pub token_hash: Option<Vec<u8>>,
+    /// Who it was offered to.
+    pub host: HostKey,
+    /// Its host has said that it begins.
+    pub accepted: bool,
     /// `agent::host`'s number of the loss policy.
     pub loss_policy: u8,
     /// The present activation's.
@@ -87,6 +91,13 @@ pub struct HostedRow {
     pub result: ResultMark,
     /// Of any activation.
     pub checkpoint: Option<bytes::Bytes>,
+}
+
+/// One life of an agent host's process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct HostKey {
+    pub principal: String,
+    pub instance_id: String,
 }
 
 /// An agent that hosts have registered, and whose it is.
@@ -146,6 +157,7 @@ pub enum Command {
         attempt: u32,
         token_hash: Vec<u8>,
         loss_policy: u8,
+        host: HostKey,
     },
     /// A host has accepted the job.
     SetRunning {

@@ -81,6 +81,7 @@ impl Connection {
                 None => drop.push(of.clone()),
             }
         }
+        self.hosts.disown(&self.host);
         for activation in self.host.held() {
             let kept = keep
                 .iter()

@@ -106,7 +106,8 @@ impl Drive {
         }
     }
 
-    /// After a restart of the runtime: the host may still be at it.
+    /// After a restart of the runtime: the host may still be at it, also where its
+    /// accept came too late to be stored.
     async fn recover(&mut self, row: HostedRow) -> Result<End, Failure> {
         self.attempt = row.attempt;
         self.checkpoint = row.checkpoint;
@@ -122,7 +123,7 @@ impl Drive {
         let job = self.job.clone();
         let activation = Activation::recovered(job, row.attempt, policy, token_hash, mark);
         let activation = Arc::new(activation);
-        self.hosts.add_orphan(activation.clone());
+        self.hosts.add_orphan(row.host, activation.clone());
         let mut orphan = Orphan {
             hosts: self.hosts.clone(),
             activation: activation.clone(),
@@ -130,10 +131,8 @@ impl Drive {
         };
         let mut phase = activation.phase();
         let limit = self.hosts.options.lost_after;
-        if tokio::time::timeout(limit, moved_on(&mut phase))
-            .await
-            .is_err()
-        {
+        let waited = tokio::time::timeout(limit, moved_on(&mut phase)).await;
+        if waited.is_err() {
             self.hosts.drop_orphan(&activation);
             let reason = "it did not come back after the runtime was restarted";
             // Unless it came just now.
@@ -144,7 +143,14 @@ impl Drive {
                 let offered = Offered { activation, place };
                 orphan.adopted = true;
                 drop(orphan);
+                self.set_running().await;
                 self.until_over(offered, phase).await
+            }
+            // Who is back without it has not begun; of who is gone it is not known,
+            // and a job that must not run twice does not.
+            None if !row.accepted && (waited.is_ok() || policy != LossPolicy::Fail) => {
+                self.attempt -= 1;
+                Ok(End::NotStarted)
             }
             None => Ok(End::Lost("the agent host is gone".into(), policy)),
         }
@@ -161,6 +167,7 @@ impl Drive {
             attempt: self.attempt + 1,
             token_hash: activation.token_hash(),
             loss_policy: policy_number(policy),
+            host: place.host.key(),
         };
         // Before the offer: its token must be known however this process ends.
         let stored = self.job.log_of_jobs().execute(command).await;
@@ -197,15 +204,16 @@ impl Drive {
             return Ok(End::NotStarted);
         }
         self.attempt += 1;
+        self.set_running().await;
+        self.until_over(offered, phase).await
+    }
+
+    async fn set_running(&self) {
         let stream = self.job.stream();
-        let running = self
-            .job
-            .log_of_jobs()
-            .execute(Command::SetRunning { stream });
-        if let Err(error) = running.await {
+        let running = Command::SetRunning { stream };
+        if let Err(error) = self.job.log_of_jobs().execute(running).await {
             tracing::warn!(%error, job_id = self.job.job_id(), "a job is running and not listed so");
         }
-        self.until_over(offered, phase).await
     }
 
     async fn place(&self) -> Result<Place, Failure> {

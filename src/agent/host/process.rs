@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::activation::{Activation, Phase};
 use super::outbox::Outbox;
 use super::placement::HostId;
+use crate::log::HostKey;
 use crate::protocol::host::{Assign, AssignmentRef, HostReply, HostedAgent};
 
 pub(super) struct Host {
@@ -62,6 +63,13 @@ impl Host {
             outbox: Arc::default(),
             held: Mutex::default(),
             state: Mutex::new(state),
+        }
+    }
+
+    pub fn key(&self) -> HostKey {
+        HostKey {
+            principal: self.principal.clone(),
+            instance_id: self.instance_id.clone(),
         }
     }
 

@@ -7,14 +7,14 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::activation::Activation;
+use super::activation::{Activation, Phase};
 use super::drive::HostAgent;
 use super::known::KnownAgents;
 use super::placement::{HostId, Placement};
 use super::process::{Host, Turn};
 use super::{Options, Rights};
 use crate::job::{Agent, Provider, Resolved};
-use crate::log::HostedAgentRow;
+use crate::log::{HostKey, HostedAgentRow};
 use crate::protocol::AgentRef;
 use crate::protocol::host::{HostRefusal, LossPolicy, Register};
 use crate::protocol::message::AgentInfo;
@@ -36,7 +36,7 @@ struct State {
     by_instance: HashMap<(String, String), HostId>,
     known: KnownAgents,
     /// Given out before a restart, by job, until their host shows up.
-    orphans: HashMap<String, Arc<Activation>>,
+    orphans: HashMap<String, (HostKey, Arc<Activation>)>,
     next_id: HostId,
 }
 
@@ -309,9 +309,9 @@ impl Hosts {
         host.lose_all(reason);
     }
 
-    pub(super) fn add_orphan(&self, activation: Arc<Activation>) {
+    pub(super) fn add_orphan(&self, host: HostKey, activation: Arc<Activation>) {
         let job_id = activation.job.job_id().to_owned();
-        self.state.lock().orphans.insert(job_id, activation);
+        self.state.lock().orphans.insert(job_id, (host, activation));
     }
 
     pub(super) fn drop_orphan(&self, activation: &Arc<Activation>) {
@@ -321,11 +321,21 @@ impl Hosts {
     /// The orphan that a host shows the token of.
     pub(super) fn adopt(&self, job_id: &str, token: &str) -> Option<Arc<Activation>> {
         let mut state = self.state.lock();
-        let orphan = state.orphans.get(job_id)?;
+        let (_, orphan) = state.orphans.get(job_id)?;
         if !orphan.is_named_by(token) {
             return None;
         }
-        state.orphans.remove(job_id)
+        let (_, orphan) = state.orphans.remove(job_id)?;
+        Some(orphan)
+    }
+
+    /// What a host that is back has not named: its process does not have it.
+    pub(super) fn disown(&self, host: &Host) {
+        let key = host.key();
+        let mut state = self.state.lock();
+        for (_, (_, orphan)) in state.orphans.extract_if(|_, (of, _)| *of == key) {
+            orphan.move_to(Phase::Lost("the host no longer has the job".into()));
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use rusqlite::{Connection, Row, params};
 
 use super::Log;
-use crate::log::{Error, HostedAgentRow, HostedRow, ReportMark, ResultMark, StreamId};
+use crate::log::{Error, HostKey, HostedAgentRow, HostedRow, ReportMark, ResultMark, StreamId};
 
 impl Log {
     /// Jobs without a terminal that are for agent hosts.
@@ -52,13 +52,19 @@ fn from_row(row: &Row<'_>) -> rusqlite::Result<HostedRow> {
             bytes: row.get::<_, i64>(10)? as u64,
         },
         checkpoint: row.get::<_, Option<Vec<u8>>>(11)?.map(Into::into),
+        accepted: row.get(12)?,
+        host: HostKey {
+            principal: row.get(13)?,
+            instance_id: row.get(14)?,
+        },
     })
 }
 
 pub(super) fn insert(connection: &Connection, row: &HostedRow) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
-            "INSERT INTO hosted_job VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, '', 0, 0, 0, NULL)",
+            "INSERT INTO hosted_job
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, '', 0, 0, 0, NULL, ?7, ?8, ?9)",
         )?
         .execute(params![
             row.stream,
@@ -67,6 +73,9 @@ pub(super) fn insert(connection: &Connection, row: &HostedRow) -> rusqlite::Resu
             row.attempt,
             row.token_hash,
             row.loss_policy,
+            row.accepted,
+            row.host.principal,
+            row.host.instance_id,
         ])?;
     Ok(())
 }
@@ -78,18 +87,28 @@ pub(super) fn activate(
     attempt: u32,
     token_hash: &[u8],
     loss_policy: u8,
+    host: &HostKey,
 ) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "UPDATE hosted_job SET attempt = ?2, token_hash = ?3, loss_policy = ?4, reported = 0,
-               result_id = '', result_is_text = 0, result_chunks = 0, result_bytes = 0
+               result_id = '', result_is_text = 0, result_chunks = 0, result_bytes = 0,
+               accepted = 0, host_principal = ?5, host_instance = ?6
              WHERE stream = ?1",
         )?
-        .execute(params![stream, attempt, token_hash, loss_policy])?;
+        .execute(params![
+            stream,
+            attempt,
+            token_hash,
+            loss_policy,
+            host.principal,
+            host.instance_id
+        ])?;
     Ok(())
 }
 
-/// Moves the mark with the records it speaks of; a terminal ends it all.
+/// Moves the mark with the records it speaks of; a terminal ends it all. Who reports
+/// has begun.
 pub(super) fn mark(
     connection: &Connection,
     stream: StreamId,
@@ -102,7 +121,8 @@ pub(super) fn mark(
     connection
         .prepare_cached(
             "UPDATE hosted_job SET reported = ?2, result_id = ?3, result_is_text = ?4,
-               result_chunks = ?5, result_bytes = ?6, checkpoint = coalesce(?7, checkpoint)
+               result_chunks = ?5, result_bytes = ?6, checkpoint = coalesce(?7, checkpoint),
+               accepted = 1
              WHERE stream = ?1",
         )?
         .execute(params![
@@ -115,6 +135,14 @@ pub(super) fn mark(
             mark.checkpoint.as_deref(),
         ])?;
     Ok(())
+}
+
+/// The present activation was accepted.
+pub(super) fn accept(connection: &Connection, stream: StreamId) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE hosted_job SET accepted = 1 WHERE stream = ?1")?
+        .execute(params![stream])?;
+    set_running(connection, stream)
 }
 
 pub(super) fn set_running(connection: &Connection, stream: StreamId) -> rusqlite::Result<()> {

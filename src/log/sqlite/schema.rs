@@ -13,7 +13,7 @@ const APPLICATION_ID: i64 = 0x6172_6370;
 const CACHE_KIB: i64 = 16 * 1024;
 /// What each version of the format added to the one before. A store is brought
 /// up step by step when it is opened; a step, once released, is never changed.
-const STEPS: [&str; 4] = [FIRST, RECENT_VIEW_OPS, HOSTED, GRANTS];
+const STEPS: [&str; 5] = [FIRST, RECENT_VIEW_OPS, HOSTED, GRANTS, OFFERED];
 /// `PRAGMA user_version`: how many of the steps a store has.
 const FORMAT: i64 = STEPS.len() as i64;
 
@@ -74,6 +74,16 @@ ALTER TABLE job ADD COLUMN delegate_id TEXT;
 ALTER TABLE job ADD COLUMN spent_json TEXT;
 CREATE UNIQUE INDEX job_child ON job (parent_id, delegate_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX job_delegated ON job (session_id) WHERE parent_id IS NOT NULL;
+";
+
+/// Of what was offered before, nobody knows whether it was accepted: it counts as begun.
+const OFFERED: &str = "
+ALTER TABLE hosted_job ADD COLUMN accepted INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE hosted_job ADD COLUMN host_principal TEXT NOT NULL DEFAULT '';
+ALTER TABLE hosted_job ADD COLUMN host_instance TEXT NOT NULL DEFAULT '';
+UPDATE hosted_job SET accepted = token_hash IS NOT NULL, host_principal = coalesce((
+  SELECT hosted_agent.principal FROM job JOIN hosted_agent ON job.agent = name || '@' || version
+  WHERE job.stream = hosted_job.stream), '');
 ";
 
 /// The writer's connection and the last position in use.
@@ -173,8 +183,14 @@ mod tests {
         let path = dir.path().join("arcpd.db");
         let old = Connection::open(&path).unwrap();
         old.execute_batch(&format!(
-            "{FIRST} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;
-             INSERT INTO block VALUES (7, 1, 1, 1, 0, x'0107');"
+            "{FIRST} {RECENT_VIEW_OPS} {HOSTED}
+             PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 3;
+             INSERT INTO block VALUES (7, 1, 1, 1, 0, x'0107');
+             INSERT INTO job (stream, id, session_id, principal, agent, input_json, trace_id,
+               created_at_ms, status, last_seq, fingerprint)
+             VALUES (1, 'job', '', 'alice', 'a@1.0.0', '1', '', 0, 'pending', 0, x'');
+             INSERT INTO hosted_agent VALUES ('a', '1.0.0', 'workers', 0);
+             INSERT INTO hosted_job VALUES (1, NULL, 0, 1, x'01', 1, 0, '', 0, 0, 0, NULL);"
         ))
         .unwrap();
         drop(old);
@@ -188,6 +204,15 @@ mod tests {
             row.get::<_, i64>(0)
         });
         assert_eq!(recent.unwrap(), 0);
+        // An activation of which it is not known whether it was accepted has begun.
+        let (accepted, principal): (bool, String) = connection
+            .query_row(
+                "SELECT accepted, host_principal FROM hosted_job",
+                [],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .unwrap();
+        assert_eq!((accepted, &*principal), (true, "workers"));
         // What a younger version wrote is left as it is.
         connection
             .pragma_update(None, "user_version", FORMAT + 1)
