@@ -373,6 +373,37 @@ async fn a_drained_runtime_tells_its_hosts_and_the_next_one_has_them_back() {
     assert_eq!(words(&seen), ["one", "result 2"]);
 }
 
+/// Whoever showed the token was given the job.
+#[tokio::test]
+async fn after_a_kill_a_token_is_of_use_to_its_own_principal_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let bobs = "[[hosting]]\nprincipal = \"bob\"\nagents = [\"b\"]\n";
+    let runtime = Runtime::start_with(dir.path(), &format!("{bobs}{HOSTING}"));
+    let address = runtime.address.clone();
+    let mut host = host_of(&runtime, "h1", Fail).await;
+    let mut alice = Peer::connect(&address, ALICE).await;
+    alice.submit("a", json!(1)).await;
+    let of = running(&mut host).await;
+    let (session, token) = (alice.session_id.clone(), alice.resume_token.clone());
+    runtime.kill();
+    let _runtime = restart(&dir, &address);
+    let stolen = proto::Register {
+        resume: vec![held(&of)],
+        ..register("h1", vec![agent("b")], 4)
+    };
+    let bob = HostPeer::connect_as(BOB, &address, stolen).await;
+    let (_bob, registered) = bob.unwrap();
+    assert_eq!(registered.keep.len(), 0);
+    assert_eq!(registered.drop, std::slice::from_ref(&of));
+    // It waits for its own host still, which is another instance by now.
+    let (mut host, registered) = again(&address, "h2", Fail, &of).await;
+    assert_eq!(registered.keep.len(), 1);
+    host.report(&of, vec![result(2, "2")]).await;
+    let alice = Peer::resume(&address, ALICE, &session, &token, 0).await;
+    let seen = alice.welcomed().await.until_terminal().await;
+    assert_eq!(words(&seen), ["one", "result 2"]);
+}
+
 #[tokio::test]
 async fn a_cancel_before_a_kill_still_holds_after_it() {
     let (dir, runtime) = start();

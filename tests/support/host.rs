@@ -117,7 +117,15 @@ impl HostPeer {
         address: &str,
         register: proto::Register,
     ) -> Result<(Self, proto::Registered), Status> {
-        let mut host = Self::dial(address, WORKERS).await?;
+        Self::connect_as(WORKERS, address, register).await
+    }
+
+    pub async fn connect_as(
+        token: &str,
+        address: &str,
+        register: proto::Register,
+    ) -> Result<(Self, proto::Registered), Status> {
+        let mut host = Self::dial(address, token).await?;
         host.say(Say::Register(register)).await;
         match host.hear().await? {
             Hear::Registered(registered) => Ok((host, registered)),

@@ -108,7 +108,7 @@ impl Connection {
         let activation = match found {
             Some(activation) => activation,
             None => {
-                let orphan = self.hosts.adopt(&of.job_id, &of.lease_token)?;
+                let orphan = self.hosts.adopt(&self.host, of)?;
                 self.host.hold(orphan.clone());
                 // Its place is taken before anybody in line is served.
                 let place = self.hosts.occupied(&self.host, orphan.job.agent());

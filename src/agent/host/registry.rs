@@ -16,7 +16,7 @@ use super::{Options, Rights};
 use crate::job::{Agent, Provider, Resolved};
 use crate::log::{HostKey, HostedAgentRow};
 use crate::protocol::AgentRef;
-use crate::protocol::host::{HostRefusal, LossPolicy, Register};
+use crate::protocol::host::{AssignmentRef, HostRefusal, LossPolicy, Register};
 use crate::protocol::message::AgentInfo;
 
 /// Shared by all connections of hosts and by the jobs they run.
@@ -318,11 +318,13 @@ impl Hosts {
         self.state.lock().orphans.remove(activation.job.job_id());
     }
 
-    /// The orphan that a host shows the token of.
-    pub(super) fn adopt(&self, job_id: &str, token: &str) -> Option<Arc<Activation>> {
+    /// The orphan that a host of its principal shows the token of: a token that has
+    /// come into other hands opens nothing.
+    pub(super) fn adopt(&self, host: &Host, of: &AssignmentRef) -> Option<Arc<Activation>> {
         let mut state = self.state.lock();
-        let (_, orphan) = state.orphans.get(job_id)?;
-        if !orphan.is_named_by(token) {
+        let job_id = &*of.job_id;
+        let (given_to, orphan) = state.orphans.get(job_id)?;
+        if given_to.principal != host.principal || !orphan.is_named_by(&of.lease_token) {
             return None;
         }
         let (_, orphan) = state.orphans.remove(job_id)?;
