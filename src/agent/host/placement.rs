@@ -4,13 +4,17 @@
 //! smallest share of its places in use. What finds no place waits in line, one
 //! line an agent; a host with a free place serves the lines of its agents in turn.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
 pub type HostId = u64;
+/// One's place in a line.
+pub type Ticket = u64;
 
 pub struct Placement<W> {
     hosts: BTreeMap<HostId, Places>,
-    lines: HashMap<String, VecDeque<W>>,
+    /// By ticket, which is by who came first.
+    lines: HashMap<String, BTreeMap<Ticket, W>>,
+    next_ticket: Ticket,
     /// Grows with each assignment, so that equals take turns.
     tick: u64,
 }
@@ -66,6 +70,7 @@ impl<W> Default for Placement<W> {
         Self {
             hosts: BTreeMap::new(),
             lines: HashMap::new(),
+            next_ticket: 0,
             tick: 0,
         }
     }
@@ -149,13 +154,26 @@ impl<W> Placement<W> {
     }
 
     /// Gets in line.
-    pub fn wait(&mut self, agent: &str, waiter: W) {
-        match self.lines.get_mut(agent) {
-            Some(line) => line.push_back(waiter),
-            None => {
-                self.lines.insert(agent.into(), VecDeque::from([waiter]));
+    pub fn wait(&mut self, agent: &str, waiter: W) -> Ticket {
+        self.next_ticket += 1;
+        let line = self.lines.entry(agent.into()).or_default();
+        line.insert(self.next_ticket, waiter);
+        self.next_ticket
+    }
+
+    /// Gets out of line; of who was served it is nothing.
+    pub fn leave(&mut self, agent: &str, ticket: Ticket) {
+        if let Some(line) = self.lines.get_mut(agent) {
+            line.remove(&ticket);
+            if line.is_empty() {
+                self.lines.remove(agent);
             }
         }
+    }
+
+    #[cfg(test)]
+    pub fn is_idle(&self) -> bool {
+        self.lines.is_empty()
     }
 
     /// Who waits and can be served by a host now, its place taken.
@@ -173,12 +191,12 @@ impl<W> Placement<W> {
             let Some(line) = self.lines.get_mut(&agent.agent) else {
                 continue;
             };
-            let waiter = line.pop_front();
+            let waiter = line.pop_first();
             let agent = agent.agent.clone();
             if line.is_empty() {
                 self.lines.remove(&agent);
             }
-            if let Some(waiter) = waiter {
+            if let Some((_, waiter)) = waiter {
                 places.turn = index + 1;
                 self.occupy(host, &agent);
                 return Some((waiter, agent));
@@ -227,6 +245,21 @@ mod tests {
         assert!(placement.next_for(1).is_none(), "it is draining");
     }
 
+    #[test]
+    fn who_leaves_a_line_is_not_served_and_leaves_nothing_behind() {
+        let mut placement = Placement::default();
+        let tickets: Vec<_> = (0..3).map(|waiter| placement.wait("a", waiter)).collect();
+        placement.leave("a", tickets[1]);
+        offer(&mut placement, 1, 1, &[("a", 0)]);
+        assert_eq!(placement.next_for(1), Some((0, "a".into())));
+        // Served in the meantime, and no other's place.
+        placement.leave("a", tickets[0]);
+        placement.leave("a", tickets[2]);
+        assert!(placement.is_idle());
+        placement.give_back(1, "a");
+        assert_eq!(placement.next_for(1), None);
+    }
+
     proptest! {
         #[test]
         fn nobody_is_given_more_than_they_take(
@@ -243,7 +276,7 @@ mod tests {
                 if take {
                     match placement.take(agent) {
                         Some(host) => held.push((host, agent)),
-                        None => placement.wait(agent, 0),
+                        None => drop(placement.wait(agent, 0)),
                     }
                 } else if let Some(at) = held.iter().position(|held| *held == (host, agent)) {
                     held.remove(at);

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::activation::{Activation, Phase};
 use super::drive::HostAgent;
 use super::known::KnownAgents;
-use super::placement::{HostId, Placement};
+use super::placement::{HostId, Placement, Ticket};
 use super::process::{Host, Turn};
 use super::{Options, Rights};
 use crate::job::{Agent, Provider, Resolved};
@@ -54,6 +54,20 @@ impl Drop for Place {
         let places = self.hosts.clone().serve_lines(&mut state, self.host.id);
         drop(state);
         hand_out(places);
+    }
+}
+
+/// Somebody waits for a place; out of line however the wait ends.
+struct InLine {
+    hosts: Arc<Hosts>,
+    agent: String,
+    ticket: Ticket,
+}
+
+impl Drop for InLine {
+    fn drop(&mut self) {
+        let mut state = self.hosts.state.lock();
+        state.placement.leave(&self.agent, self.ticket);
     }
 }
 
@@ -102,15 +116,24 @@ impl Hosts {
     /// A place for a job of the agent, now or when one is free.
     pub(super) async fn place(self: &Arc<Self>, agent: &str) -> Place {
         loop {
-            let waiting = {
+            let (waiting, _in_line) = {
                 let mut state = self.state.lock();
                 let host = state.placement.take(agent);
                 if let Some(host) = host.and_then(|id| state.hosts.get(&id).cloned()) {
                     return self.taken(host, agent);
                 }
                 let (waiter, waiting) = oneshot::channel();
-                state.placement.wait(agent, waiter);
-                waiting
+                let ticket = state.placement.wait(agent, waiter);
+                let hosts = self.clone();
+                let agent = agent.to_owned();
+                (
+                    waiting,
+                    InLine {
+                        hosts,
+                        agent,
+                        ticket,
+                    },
+                )
             };
             // The sender is dropped by nobody but a line that goes with its hosts.
             if let Ok(place) = waiting.await {
@@ -359,5 +382,34 @@ impl Provider for HostedAgents {
 
     fn list(&self) -> Vec<AgentInfo> {
         self.0.state.lock().known.list()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    struct Anybody;
+
+    impl Rights for Anybody {
+        fn principal(&self, token: &str) -> Option<String> {
+            Some(token.into())
+        }
+
+        fn may_host(&self, _: &str, _: &str) -> bool {
+            true
+        }
+    }
+
+    /// It stayed in line until a host came.
+    #[tokio::test(start_paused = true)]
+    async fn a_job_that_no_longer_waits_is_out_of_line() {
+        let hosts = Hosts::new(Options::default(), Box::new(Anybody), vec![], vec![]);
+        let limit = Duration::from_secs(1);
+        let waiting = tokio::time::timeout(limit, hosts.place("a@1.0.0")).await;
+        assert!(waiting.is_err());
+        assert!(hosts.state.lock().placement.is_idle());
     }
 }
