@@ -441,6 +441,47 @@ async fn a_draining_host_gets_no_more_and_its_deadline_counts() {
 }
 
 #[tokio::test]
+async fn a_drain_ends_with_its_stream_and_is_said_again() {
+    let (_dir, runtime) = start();
+    let seconds = |seconds| {
+        let deadline = Some(prost_types::Duration { seconds, nanos: 0 });
+        Say::Draining(proto::Draining { deadline })
+    };
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    let mut back = HostPeer::serving(&runtime.address, "h1", "a", 1).await;
+    alice.submit("a", json!(1)).await;
+    let (_, of) = back.assigned().await;
+    back.accept(&of).await;
+    back.say(seconds(1)).await;
+    back.beat().await;
+    assert!(matches!(back.hear().await.unwrap(), Hear::HeartbeatAck(_)));
+    drop(back);
+    let mut again = register("h1", vec![agent("a")], 2);
+    again.resume = vec![held(&of)];
+    let (mut back, registered) = HostPeer::connect(&runtime.address, again).await.unwrap();
+    assert_eq!(registered.keep.len(), 1);
+    // It takes jobs again, and when a later deadline is over its own would have been.
+    alice.submit("a", json!(2)).await;
+    let (_, second) = back.assigned().await;
+    back.accept(&second).await;
+    let mut other = HostPeer::serving(&runtime.address, "h2", "a", 1).await;
+    alice.submit("a", json!(3)).await;
+    let (_, third) = other.assigned().await;
+    other.accept(&third).await;
+    other.say(seconds(1)).await;
+    assert!(other.revoked().await.contains("drain deadline"));
+    assert_eq!(
+        bodies(&alice.until_terminal().await),
+        ["error INTERNAL_ERROR"]
+    );
+    back.report(&of, vec![result(1, "1")]).await;
+    back.acked(1).await;
+    // Said again it holds again.
+    back.say(seconds(1)).await;
+    assert!(back.revoked().await.contains("drain deadline"));
+}
+
+#[tokio::test]
 async fn a_thousand_hosts_each_get_a_job() {
     let dir = tempfile::tempdir().unwrap();
     // With the default times: it takes a while until all of them beat.

@@ -134,8 +134,8 @@ impl Activation {
         *self.phase.borrow() == Phase::Completed
     }
 
-    /// Moves on, unless it is over.
-    pub fn move_to(&self, to: Phase) {
+    /// Moves on, unless it is over or there already; whether it did.
+    pub fn move_to(&self, to: Phase) -> bool {
         self.phase.send_if_modified(|phase| {
             let over = matches!(phase, Phase::Completed | Phase::Lost(_));
             if !over && *phase != to {
@@ -146,7 +146,7 @@ impl Activation {
                 return true;
             }
             false
-        });
+        })
     }
 
     pub fn has_started(&self) -> bool {

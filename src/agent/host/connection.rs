@@ -303,11 +303,9 @@ impl Connection {
         tokio::spawn(async move {
             tokio::select! {
                 () = tokio::time::sleep(deadline) => {
-                    for activation in host.held() {
-                        host.drop_activation(&activation, Some("the host's drain deadline is over"));
-                        activation.move_to(Phase::Lost("its drain deadline is over".into()));
-                    }
+                    host.take_away("the host's drain deadline is over");
                 }
+                // Who is back says it again, if it still holds.
                 () = released.cancelled() => {}
             }
         });
@@ -362,6 +360,9 @@ impl Connection {
     /// Silent for too long. Should it wake, it reads what it has lost.
     async fn lost(&self) -> HostRefusal {
         for activation in self.host.held() {
+            if activation.is_completed() {
+                continue;
+            }
             let of = activation.reference();
             let reason = "the host was not heard for too long".into();
             // Where the host does not read, nobody waits.

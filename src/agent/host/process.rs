@@ -153,10 +153,51 @@ impl Host {
         self.held.lock().values().cloned().collect()
     }
 
+    /// Takes from it what it works on. What it has completed it keeps: the ack is due.
+    pub fn take_away(&self, reason: &str) {
+        for activation in self.held() {
+            if activation.move_to(Phase::Lost(reason.into())) {
+                self.drop_activation(&activation, Some(reason));
+            }
+        }
+    }
+
     /// Everything it held goes its policy's way.
     pub fn lose_all(&self, reason: &str) {
         for activation in self.held() {
             activation.move_to(Phase::Lost(reason.into()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::JobContext;
+    use crate::log::{Durability, Log, OpenOptions};
+    use crate::protocol::host::LossPolicy;
+
+    /// A host was told that a job it had completed was not its own, ahead of the ack.
+    #[tokio::test]
+    async fn what_is_taken_away_is_said_and_what_is_completed_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = OpenOptions {
+            dir: dir.path().into(),
+            durability: Durability::Process,
+        };
+        let log = Log::open(options, tokio::sync::mpsc::channel(1).0).unwrap();
+        for last in [Phase::Completed, Phase::Running] {
+            let host = Host::new(1, "workers".into(), "h1".into(), "h1".into());
+            let job = JobContext::for_test(log.clone());
+            let activation = Arc::new(Activation::new(job, 1, LossPolicy::Fail));
+            host.hold(activation.clone());
+            activation.move_to(last.clone());
+            host.take_away("the end");
+            let kept = last == Phase::Completed;
+            assert_eq!(host.find(&activation.reference()).is_some(), kept);
+            assert_eq!(activation.is_lost(), !kept);
+            let told = host.outbox.pop();
+            assert_eq!(told.is_none(), kept, "{told:?}");
         }
     }
 }
