@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Callable
 from concurrent import futures
 from typing import Any
 
@@ -129,10 +130,16 @@ class FakeRuntime:
 class Running:
     """A host in a thread; `result()` is how it ended."""
 
-    def __init__(self, runtime: FakeRuntime, *agents: Agent, **options: Any) -> None:
+    def __init__(
+        self,
+        runtime: FakeRuntime,
+        *agents: Agent,
+        token: str | Callable[[], str] = "secret",
+        **options: Any,
+    ) -> None:
         # Dials again at once; how long it really waits is tested by itself.
         options.setdefault("backoff", Backoff(first=0.0))
-        self.host = Host(agents, Server(runtime.address, "secret"), **options)
+        self.host = Host(agents, Server(runtime.address, token), **options)
         self._served: futures.Future[None] = futures.Future()
         # Not of a pool, whose threads a failed test would wait for.
         threading.Thread(target=self._serve, daemon=True).start()

@@ -124,7 +124,7 @@ def test_an_address_says_how_to_dial() -> None:
         Server(address).channel().close()
     with pytest.raises(ValueError, match="begins with neither"):
         Server("ws://127.0.0.1:1").channel()
-    assert Server("x").metadata() == ()
+    assert Server("x", lambda: "asked").ask_token() == "asked"
 
 
 def test_the_decorator_leaves_the_function_and_describes_it() -> None:

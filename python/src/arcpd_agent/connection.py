@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import grpc
@@ -27,7 +27,8 @@ class Server:
     """`http://HOST:PORT`, `https://HOST:PORT`, or `HOST:PORT` for the former."""
 
     address: str
-    token: str = ""
+    # A function is asked whenever a token is needed, by the thread that needs it.
+    token: str | Callable[[], str] = ""
     # PEM file of an authority to trust in place of the system's.
     ca: str | None = None
 
@@ -50,15 +51,20 @@ class Server:
                 roots = file.read()
         return grpc.secure_channel(target, grpc.ssl_channel_credentials(roots), options)
 
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+    def ask_token(self) -> str:
+        return self.token() if callable(self.token) else self.token
 
 
 class Connection:
     """Its heartbeat has a thread of its own, which also ends a stream on which
     nothing is heard: a connection can be dead without anybody saying so."""
 
-    def __init__(self, server: Server, register: pb.Register, hello_timeout: float) -> None:
+    def __init__(
+        self, server: Server, token: str, register: pb.Register, hello_timeout: float
+    ) -> None:
+        # The one the runtime has taken last, and the one it is to answer.
+        self.token = token
+        self._offered: str | None = None
         self.outbox = Outbox(pb.ServeRequest(register=register))
         self._channel = server.channel()
         serve = self._channel.stream_stream(
@@ -66,7 +72,8 @@ class Connection:
             request_serializer=pb.ServeRequest.SerializeToString,
             response_deserializer=pb.ServeResponse.FromString,
         )
-        self._call = serve(iter(self.outbox), metadata=server.metadata())
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._call = serve(iter(self.outbox), metadata=metadata)
         self._changed = threading.Condition()
         self._closed = False
         self._heard_at = time.monotonic()
@@ -85,6 +92,17 @@ class Connection:
             self._interval = interval
             self._silence_max = 2 * lost_after
             self._changed.notify()
+
+    def offer_token(self, token: str) -> None:
+        if token not in (self.token, self._offered):
+            self._offered = token
+            refresh = pb.RefreshAuth(bearer_token=token)
+            self.outbox.put(pb.ServeRequest(refresh_auth=refresh))
+
+    def token_answered(self, taken: bool) -> None:
+        offered, self._offered = self._offered, None
+        if taken and offered is not None:
+            self.token = offered
 
     def finish(self) -> None:
         """Sends what is in line and ends the stream."""

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
@@ -45,6 +45,7 @@ class Host:
         drain_sec: float = 20.0,
         backoff: Backoff | None = None,
         hello_timeout: float = HELLO_TIMEOUT,
+        token_refresh_sec: float = 60.0,
     ) -> None:
         if not agents:
             raise ValueError("there is no agent; decorate a function with @agent")
@@ -57,6 +58,7 @@ class Host:
         self._drain_sec = drain_sec
         self._backoff = backoff or Backoff()
         self._hello_timeout = hello_timeout
+        self._token_refresh_sec = token_refresh_sec
         self._limits = Limits()
         # Guards what follows; never held while something else is called.
         self._lock = threading.Lock()
@@ -66,11 +68,16 @@ class Host:
         self._open: Connection | None = None
         self._reconnect_after: float | None = None
         self._stopping = threading.Event()
+        self._over = threading.Event()
+        # When the runtime takes from a host that stops what still runs.
+        self._drained_at = 0.0
         self._given_up = False
 
     # -- life -----------------------------------------------------------------
 
     def serve(self) -> None:
+        if callable(self._server.token):
+            threading.Thread(target=self._keep_token, name="arcpd-token", daemon=True).start()
         try:
             while not self._is_done():
                 end = self._serve_once()
@@ -87,11 +94,30 @@ class Host:
             for assignment in self._all():
                 assignment.fence(str(refused))
             raise
+        finally:
+            self._over.set()
+
+    def refresh_auth(self) -> None:
+        """Asks for the token again and tells the runtime a new one; done by itself
+        every `token_refresh_sec` where the token is a function."""
+        token = self._server.ask_token()
+        with self._lock:
+            connection = self._open
+        if connection is not None:
+            connection.offer_token(token)
+
+    def _keep_token(self) -> None:
+        while not self._over.wait(self._token_refresh_sec):
+            try:
+                self.refresh_auth()
+            except Exception:
+                log.exception("no token; the one before is used on")
 
     def stop(self) -> None:
         """No new jobs; returns at once, and `serve` when those that run have ended."""
         if self._stopping.is_set():
             return
+        self._drained_at = time.monotonic() + self._drain_sec
         self._stopping.set()
         timer = threading.Timer(self._drain_sec, self.give_up)
         timer.daemon = True
@@ -126,7 +152,8 @@ class Host:
 
     def _say_draining(self, connection: Connection) -> None:
         draining = pb.Draining()
-        draining.deadline.FromMilliseconds(int(self._drain_sec * 1000))
+        left = max(self._drained_at - time.monotonic(), 0.0)
+        draining.deadline.FromMilliseconds(int(left * 1000))
         connection.outbox.put(pb.ServeRequest(draining=draining))
 
     def _all(self) -> list[Assignment]:
@@ -137,7 +164,11 @@ class Host:
 
     def _serve_once(self) -> str:
         """Returns why the stream has ended."""
-        connection = Connection(self._server, self._register(), self._hello_timeout)
+        try:
+            token = self._server.ask_token()
+        except Exception as error:
+            return f"no token: {error}"
+        connection = Connection(self._server, token, self._register(), self._hello_timeout)
         with self._lock:
             self._connection = connection
         try:
@@ -146,7 +177,7 @@ class Host:
             return "the runtime ended the stream"
         except grpc.RpcError as error:
             code, text = _status(error)
-            if code in FATAL:
+            if code in FATAL and not self._may_dial_anew(code, connection.token):
                 raise Refused(code, text) from None
             return f"{code}: {text}"
         finally:
@@ -156,6 +187,16 @@ class Host:
             connection.close()
             for assignment in self._all():
                 assignment.detach()
+
+    def _may_dial_anew(self, code: str, refused: str) -> bool:
+        """A token that has run out is no refusal while there is another."""
+        if code != "UNAUTHENTICATED" or not callable(self._server.token):
+            return False
+        try:
+            return self._server.ask_token() != refused
+        except Exception:
+            log.exception("no token")
+            return True
 
     def _register(self) -> pb.Register:
         return pb.Register(
@@ -184,6 +225,8 @@ class Host:
         elif kind == "revoked":
             if held := self._find(response.revoked.ref):
                 held.fence(response.revoked.reason)
+        elif kind == "auth_refreshed":
+            connection.token_answered(taken=True)
         elif kind == "rejected":
             self._rejected(connection, response.rejected)
         elif kind == "drain":
@@ -253,6 +296,9 @@ class Host:
 
     def _rejected(self, connection: Connection, rejected: pb.Rejected) -> None:
         log.error("job %s: the runtime rejected: %s", rejected.ref.job_id, rejected.message)
+        if rejected.message.startswith("refresh_auth"):
+            # Asked for again when the next refresh is due.
+            connection.token_answered(taken=False)
         if rejected.seq == 0 and self._find(rejected.ref):
             # Reports of which none was taken: the numbers must be agreed on anew.
             connection.abort()
@@ -267,7 +313,7 @@ def _status(error: grpc.RpcError) -> tuple[str, str]:
 
 def run(
     server: str | None = None,
-    token: str | None = None,
+    token: str | Callable[[], str] | None = None,
     *,
     agents: Sequence[Agent] | None = None,
     ca: str | None = None,
@@ -276,7 +322,8 @@ def run(
     """Serves every `@agent` of the program until SIGTERM or SIGINT.
 
     `server`, `token` and `ca` are ARCPD_SERVER, ARCPD_TOKEN and ARCPD_CA unless
-    given; the options are those of `Host`. Ends the program with a message when
+    given. A token that is a function is asked for one whenever the host dials, and
+    every `token_refresh_sec`: a stream outlives the token it began with. The options are those of `Host`. Ends the program with a message when
     the runtime refuses it. On SIGTERM no new jobs are taken and those that run may
     end; a second one ends the program at once.
     """
