@@ -128,6 +128,32 @@ async fn a_connection_that_says_nothing_is_closed() {
     Ws::connect(&runtime, ALICE).await.ping().await;
 }
 
+/// A body that stopped in the middle held its call, and over HTTP/1.1 its connection,
+/// for as long as the peer held the socket.
+#[tokio::test]
+async fn a_body_that_stops_in_the_middle_and_a_connection_that_idles_are_closed() {
+    let (_dir, runtime) = start_with("[limits]\nconnections_max = 3");
+    let stalled = |path: &str, kind: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n\
+             Authorization: Bearer {ALICE}\r\n\
+             Content-Length: 100\r\n\r\n\0\0"
+        )
+    };
+    let idle = "GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let web = stalled("/arcp.v1.JobService/GetJob", "application/grpc-web");
+    let plain = stalled("/grpc.health.v1.Health/Check", "application/grpc");
+    let mut held = Vec::new();
+    for said in [idle, &web, &plain] {
+        let mut socket = TcpStream::connect(&runtime.address).await.unwrap();
+        socket.write_all(said.as_bytes()).await.unwrap();
+        held.push(socket);
+    }
+    runtime.until_metric(OPEN, |open| open == 3).await;
+    runtime.until_metric(OPEN, |open| open == 0).await;
+    Ws::connect(&runtime, ALICE).await.ping().await;
+}
+
 /// The process ended while there was still something to be said on WebSockets.
 #[tokio::test]
 async fn a_drain_waits_for_a_websocket_that_reads_late() {

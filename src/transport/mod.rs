@@ -10,6 +10,7 @@ mod cors;
 pub mod grpc;
 mod jobs;
 mod local_names;
+mod slow_body;
 mod status;
 pub mod websocket;
 
@@ -43,7 +44,8 @@ pub fn router(
     let open = sessions.authenticator.lets_anybody_in();
     let all = grpc::router(sessions.clone(), agent_host, health)?
         .merge(jobs)
-        .merge(websocket::router(sessions));
+        .merge(websocket::router(sessions))
+        .layer(axum::middleware::from_fn(slow_body::bound));
     Ok(match open {
         true => all.layer(axum::middleware::from_fn(local_names::only)),
         false => all,
