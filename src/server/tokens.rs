@@ -5,6 +5,7 @@
 //! `#` starts a comment. A file with plain tokens must be its owner's alone. It
 //! is read again when it changes; one that cannot be used leaves the tokens before.
 
+use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +50,7 @@ impl Tokens {
         let known = entries
             .map(|pair| entry(pair).map(|(known, _)| known))
             .collect::<Result<Vec<_>, _>>()
+            .and_then(distinct)
             .map_err(|why| format!("ARCPD_TOKENS: {why}"))?;
         match known.is_empty() {
             true => Err("ARCPD_TOKENS: there is no token in it".into()),
@@ -56,6 +58,7 @@ impl Tokens {
         }
     }
 
+    /// All of different tokens, or of one principal.
     fn known(known: Vec<Known>) -> Self {
         Self(Arc::new(Inner::Known(RwLock::new(known))))
     }
@@ -111,6 +114,9 @@ fn read(path: &Path) -> anyhow::Result<(Vec<Known>, String)> {
         known.push(entry);
         plain |= is_plain;
     }
+    let known = distinct(known)
+        .map_err(anyhow::Error::msg)
+        .with_context(at)?;
     ensure!(!known.is_empty(), "{}: there is no token in it", at());
     let mode = std::fs::metadata(path)
         .with_context(at)?
@@ -146,6 +152,18 @@ fn entry(text: &str) -> Result<(Known, bool), String> {
     };
     let principal = principal.to_owned();
     Ok((Known { principal, hash }, plain))
+}
+
+/// Who shows a token is one principal, whatever the order of the entries.
+fn distinct(known: Vec<Known>) -> Result<Vec<Known>, String> {
+    let mut owners = HashMap::new();
+    for Known { principal, hash } in &known {
+        let owner = *owners.entry(hash).or_insert(principal);
+        if owner != principal {
+            return Err(format!("token: {owner} and {principal} have the same"));
+        }
+    }
+    Ok(known)
 }
 
 fn from_hex(hex: &str) -> Option<[u8; 32]> {
@@ -205,5 +223,24 @@ mod tests {
             };
             assert!(!why.contains("short"), "{why}");
         }
+    }
+
+    /// The last of them was everybody's principal.
+    #[test]
+    fn two_principals_with_one_token_are_refused_and_both_are_named() {
+        let hex = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens");
+        std::fs::write(&path, format!("alice = sha256:{hex}\nbob = sha256:{hex}\n")).unwrap();
+        let in_file = read(&path).err().map(|why| format!("{why:#}"));
+        let token = "0123456789abcdef";
+        let in_variable = Tokens::parse(&format!("alice={token},bob={token}")).err();
+        for why in [in_file, in_variable] {
+            let why = why.expect("a refusal");
+            assert!(why.contains("alice and bob have the same"), "{why}");
+            assert!(!why.contains(token) && !why.contains(hex), "{why}");
+        }
+        // A rotation that is written down twice is one.
+        assert!(Tokens::parse(&format!("alice={token},alice={token}")).is_ok());
     }
 }
