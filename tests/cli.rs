@@ -64,8 +64,11 @@ fn submit_prints_the_result_alone_and_tells_the_ends_apart() {
     assert_eq!(unknown.status.code(), Some(5));
     assert!(stderr(&unknown).contains("AGENT_NOT_AVAILABLE"));
     let broken = arcpd(&runtime, &["submit", "echo", "--input", "{"], "");
-    assert_eq!(broken.status.code(), Some(1));
+    assert_eq!(broken.status.code(), Some(2));
     assert!(stderr(&broken).contains("--input: not valid JSON"));
+    let missing = arcpd(&runtime, &["submit", "echo", "--input", "@/nowhere"], "");
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(stderr(&missing).contains("--input @/nowhere: "));
 }
 
 #[test]
@@ -195,6 +198,20 @@ fn stdio_carries_a_session_line_by_line() {
     assert_eq!(welcome["type"], "session.welcome");
     drop(stdin);
     assert!(child.wait().unwrap().success());
+}
+
+/// The cut came behind the last event, so it never came.
+#[test]
+fn the_demo_proves_it_with_a_text_of_few_lines_and_of_none() {
+    let dir = tempfile::tempdir().unwrap();
+    for text in ["", "two\nlines"] {
+        let file = dir.path().join("text");
+        std::fs::write(&file, text).unwrap();
+        let mut demo = Command::new(env!("CARGO_BIN_EXE_arcpd"));
+        let shown = demo.arg("demo").arg(file).output().unwrap();
+        assert!(shown.status.success(), "{}", stderr(&shown));
+        assert!(stdout(&shown).contains("resumed    1 time(s); events lost 0, doubled 0"));
+    }
 }
 
 #[test]

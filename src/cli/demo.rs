@@ -63,6 +63,7 @@ fn config(data_dir: PathBuf, token: &str) -> anyhow::Result<Config> {
 async fn show(address: &str, token: &str, text: String) -> anyhow::Result<Status> {
     let mut client = Client::connect(Options::new(address, token)).await?;
     println!("session    {} over gRPC", client.session_id());
+    let text_lines = text.lines().count();
     let input = serde_json::json!({ "text": text, "step_ms": STEP.as_millis() as u64 });
     let submit = Submit {
         agent: "word-count".into(),
@@ -71,7 +72,9 @@ async fn show(address: &str, token: &str, text: String) -> anyhow::Result<Status
     };
     let accepted = client.submit(submit).await?;
     println!("job        {} runs {}", accepted.job_id, accepted.agent);
-    let seen = watch(&mut client, "submitter", Some(CUT_AFTER)).await?;
+    // Every line is an event; of a short text the cut comes early.
+    let cut_after = CUT_AFTER.min(text_lines.max(1));
+    let seen = watch(&mut client, "submitter", Some(cut_after)).await?;
     let (lost, doubled) = tally(&seen);
     println!(
         "resumed    {} time(s); events lost {lost}, doubled {doubled}",

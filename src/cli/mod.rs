@@ -59,10 +59,16 @@ enum Command {
 pub enum Status {
     Success = 0,
     JobFailed = 1,
+    Usage = 2,
     Cancelled = 3,
     TimedOut = 4,
     Unavailable = 5,
 }
+
+/// An argument that cannot be used; the message names it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
 
 impl From<Status> for ExitCode {
     fn from(status: Status) -> Self {
@@ -93,9 +99,12 @@ pub async fn run() -> ExitCode {
     };
     ran.map(ExitCode::from).unwrap_or_else(|error| {
         eprintln!("arcpd: {error:#}");
-        match error.downcast_ref::<crate::client::Error>() {
-            Some(_) => Status::Unavailable.into(),
-            None => Status::JobFailed.into(),
+        if error.is::<crate::client::Error>() {
+            return Status::Unavailable.into();
+        }
+        match error.is::<Usage>() {
+            true => Status::Usage.into(),
+            false => Status::JobFailed.into(),
         }
     })
 }

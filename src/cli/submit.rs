@@ -2,9 +2,9 @@ use std::io::Read;
 
 use anyhow::Context;
 
-use super::Status;
 use super::follow::{OnInterrupt, follow, interrupts};
 use super::target::Target;
+use super::{Status, Usage};
 use crate::client;
 use crate::protocol::Timestamp;
 
@@ -94,7 +94,8 @@ fn read_json(flag: &str, input: Option<&str>) -> anyhow::Result<String> {
         Some("-") => stdin()?,
         Some(text) => match text.strip_prefix('@') {
             Some(path) => {
-                std::fs::read_to_string(path).with_context(|| format!("{flag} @{path}"))?
+                let unread = |error| Usage(format!("{flag} @{path}: {error}"));
+                std::fs::read_to_string(path).map_err(unread)?
             }
             None => text.to_owned(),
         },
@@ -102,7 +103,8 @@ fn read_json(flag: &str, input: Option<&str>) -> anyhow::Result<String> {
         None => stdin()?,
     };
     if !text.trim().is_empty() {
-        crate::wire::check_json(flag, &text)?;
+        let checked = crate::wire::check_json(flag, &text);
+        checked.map_err(|invalid| Usage(invalid.message))?;
     }
     Ok(text.trim().to_owned())
 }
