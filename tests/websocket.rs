@@ -124,6 +124,66 @@ async fn bad_frames_are_answered_and_a_bad_token_names_a_session() {
     assert_eq!(hear(&mut socket).await["payload"]["ping_nonce"], "n");
 }
 
+/// The code of the close that ends what is heard.
+async fn closed(socket: &mut Socket) -> u16 {
+    loop {
+        let next = tokio::time::timeout(std::time::Duration::from_secs(30), socket.next());
+        let next = next.await.expect("a frame within 30 s");
+        match next.expect("a close").expect("a frame") {
+            Message::Close(frame) => return frame.expect("a code").code.into(),
+            Message::Text(_) | Message::Ping(_) | Message::Pong(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Every one of them was 1000, as if all had gone well.
+#[tokio::test]
+async fn a_connection_that_the_runtime_ends_is_told_why_by_its_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    let mut socket = open(&runtime).await;
+    say(&mut socket, hello("wrong")).await;
+    assert_eq!(closed(&mut socket).await, 1008, "not authenticated");
+    for first in [
+        "not json",
+        r#"{"arcp":"1.1","id":"x","type":"session.ping"}"#,
+    ] {
+        let mut socket = open(&runtime).await;
+        say(&mut socket, first.into()).await;
+        assert_eq!(closed(&mut socket).await, 1002, "{first}");
+    }
+    // No library sends it: a text frame whose one byte is no UTF-8.
+    let mut socket = open(&runtime).await;
+    use tokio::io::AsyncWriteExt;
+    let raw = [0x81, 0x81, 0, 0, 0, 0, 0xff];
+    socket.get_mut().write_all(&raw).await.unwrap();
+    assert_eq!(closed(&mut socket).await, 1007, "not text");
+
+    let mut socket = open(&runtime).await;
+    say(&mut socket, hello(ALICE)).await;
+    hear(&mut socket).await;
+    say(&mut socket, "x".repeat(1_000_001)).await;
+    let refused = hear(&mut socket).await;
+    let message = refused["payload"]["message"].as_str().unwrap();
+    assert!(message.contains("1000001 bytes, the limit is 1000000"));
+    assert_eq!(closed(&mut socket).await, 1009, "too large");
+
+    let mut socket = open(&runtime).await;
+    say(&mut socket, hello(ALICE)).await;
+    let session = hear(&mut socket).await["session_id"].clone();
+    let close = json!({ "arcp": "1.1", "id": "c", "type": "session.close",
+        "session_id": session, "payload": {} });
+    say(&mut socket, close.to_string()).await;
+    assert_eq!(closed(&mut socket).await, 1000, "as asked");
+
+    let mut socket = open(&runtime).await;
+    say(&mut socket, hello(ALICE)).await;
+    hear(&mut socket).await;
+    runtime.signal("-TERM");
+    assert_eq!(closed(&mut socket).await, 1001, "going away");
+}
+
 /// The answer to a close was made and never sent: a client that left in order saw
 /// its connection break (1006).
 #[tokio::test]

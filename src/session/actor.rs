@@ -15,7 +15,7 @@ use super::outbox::{Outbox, Run};
 use super::recent::Recent;
 use super::subscribe::Barrier;
 use super::view::{Change, Cursor, Op};
-use super::{Connection, Sessions};
+use super::{Connection, Goodbye, Sessions};
 use crate::fanout::Pin;
 use crate::log::{Block, Command, SessionRow, StreamId};
 use crate::protocol::message::{Reply, ReplyBody};
@@ -94,25 +94,29 @@ pub(super) enum End {
     /// The transport is gone; nothing more can be said.
     Gone,
     /// Say what is in the outbox and close.
-    Close,
+    Close(Goodbye),
 }
 
 impl Actor {
     /// Returns whether the peer was told a last thing.
     pub async fn run(mut self, connection: &mut Connection, claim: &Claim) -> bool {
         let end = self.serve(connection, claim).await;
-        let told = end == End::Close && !self.outbox.is_empty();
-        if told {
+        let goodbye = match end {
+            End::Close(goodbye) if !self.outbox.is_empty() => Some(goodbye),
+            End::Close(_) | End::Gone => None,
+        };
+        if let Some(goodbye) = goodbye {
             // A peer that does not read its last message is not waited for, nor one
             // that is back on another connection.
             let limit = self.sessions.limits.hello_timeout;
-            let sent = tokio::time::timeout(limit, self.outbox.send_rest(&connection.outbound));
+            let sent =
+                tokio::time::timeout(limit, self.outbox.send_rest(&connection.outbound, goodbye));
             tokio::select! {
                 _ = sent => {}
                 () = claim.displaced.cancelled(), if !claim.displaced.is_cancelled() => {}
             }
         }
-        told
+        goodbye.is_some()
     }
 
     async fn serve(&mut self, connection: &mut Connection, claim: &Claim) -> End {
@@ -134,11 +138,11 @@ impl Actor {
             tokio::select! {
                 () = claim.displaced.cancelled() => {
                     self.reply(ReplyBody::Bye { reason: "resumed by another connection".into() });
-                    return End::Close;
+                    return End::Close(Goodbye::Done);
                 }
                 () = draining.cancelled() => {
                     self.reply(ReplyBody::Bye { reason: "the runtime is shutting down; resume".into() });
-                    return End::Close;
+                    return End::Close(Goodbye::Away);
                 }
                 permit = connection.outbound.reserve(), if !self.outbox.is_empty() => match permit {
                     Ok(permit) => {
@@ -153,7 +157,7 @@ impl Actor {
                     self.last_inbound = Instant::now();
                     self.give_up_at = None;
                     // What was answered last may still be read.
-                    let Some(request) = request else { return End::Close };
+                    let Some(request) = request else { return End::Close(Goodbye::Done) };
                     if let Err(end) = self.receive(request).await {
                         return end;
                     }
@@ -412,8 +416,9 @@ impl Actor {
     }
 
     pub(super) fn fail(&mut self, failure: Failure) -> End {
+        let goodbye = Goodbye::after(&failure);
         self.error(None, None, failure);
-        End::Close
+        End::Close(goodbye)
     }
 
     pub(super) fn store_failed(&mut self, error: crate::log::Error) -> End {

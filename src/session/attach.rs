@@ -10,7 +10,7 @@ use super::feed::Feed;
 use super::open::{Opened, open};
 use super::outbox::{Outbox, Rendering};
 use super::view;
-use super::{Connection, Sessions};
+use super::{Connection, Goodbye, Sessions};
 use crate::job::now;
 use crate::protocol::message::{Hello, Profile, Reply, ReplyBody, Welcome};
 use crate::protocol::{Failure, Request, RequestBody, id};
@@ -80,6 +80,7 @@ async fn refuse(
 ) {
     let rendering = Rendering::new(connection.encoding, Profile::Draft, &[]);
     let mut outbox = Outbox::new(rendering);
+    let goodbye = Goodbye::after(&failure);
     let body = ReplyBody::Error {
         request_id,
         failure,
@@ -90,7 +91,7 @@ async fn refuse(
         trace_id: None,
         body,
     });
-    outbox.send_rest(&connection.outbound).await;
+    outbox.send_rest(&connection.outbound, goodbye).await;
     connection.linger();
 }
 

@@ -39,7 +39,7 @@ pub use watch::Watch;
 use crate::fanout::Hub;
 use crate::job::Jobs;
 use crate::log::Log;
-use crate::protocol::{Failure, Request};
+use crate::protocol::{ErrorCode, Failure, Request};
 use crate::wire::Invalid;
 
 /// Bounds of a session; every one is announced or documented.
@@ -95,6 +95,31 @@ pub struct Sessions {
 pub enum Encoding {
     Protobuf,
     Json,
+}
+
+/// Why the runtime ends a connection, for a transport that has codes for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goodbye {
+    /// Both sides are done, or the session is on another connection.
+    Done,
+    /// The runtime goes away.
+    Away,
+    /// Not this peer, or not any more.
+    Refused,
+    /// The peer does not speak the protocol.
+    Malformed,
+    /// The runtime's own fault.
+    Fault,
+}
+
+impl Goodbye {
+    fn after(failure: &Failure) -> Self {
+        match failure.code {
+            ErrorCode::InvalidRequest => Self::Malformed,
+            ErrorCode::InternalError => Self::Fault,
+            _ => Self::Refused,
+        }
+    }
 }
 
 /// A transport's two ends, whatever the transport.

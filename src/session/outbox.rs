@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tokio::sync::mpsc;
 
-use super::Encoding;
+use super::{Encoding, Goodbye};
 use crate::log::Block;
 use crate::protocol::Reply;
 use crate::protocol::message::Profile;
@@ -27,8 +27,8 @@ pub struct Chunk {
     pub bytes: BytesMut,
     /// Where each JSON text ends; empty for protobuf.
     pub ends: Vec<usize>,
-    /// Nothing follows; the transport closes.
-    pub last: bool,
+    /// Nothing follows; the transport closes, and says why where it can.
+    pub goodbye: Option<Goodbye>,
 }
 
 impl Chunk {
@@ -196,7 +196,7 @@ impl Outbox {
             // Nothing is kept behind: an idle session has no buffer.
             bytes: std::mem::take(&mut self.bytes),
             ends: std::mem::take(&mut self.ends),
-            last: false,
+            goodbye: None,
         }
     }
 
@@ -212,10 +212,10 @@ impl Outbox {
     }
 
     /// Sends what is left, marked as the end. Stops where the peer has gone.
-    pub async fn send_rest(&mut self, outbound: &mpsc::Sender<Chunk>) {
+    pub async fn send_rest(&mut self, outbound: &mpsc::Sender<Chunk>, goodbye: Goodbye) {
         while !self.is_empty() {
             let mut chunk = self.take();
-            chunk.last = self.is_empty();
+            chunk.goodbye = self.is_empty().then_some(goodbye);
             if outbound.send(chunk).await.is_err() {
                 return;
             }

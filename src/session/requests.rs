@@ -3,8 +3,8 @@
 
 use super::actor::{Actor, End};
 use super::recent::Answer;
-use super::unavailable;
 use super::view::Op;
+use super::{Goodbye, unavailable};
 use crate::job::now;
 use crate::log::{Command, JobRow};
 use crate::protocol::message::{Granted, Profile, ReplyBody};
@@ -31,9 +31,9 @@ impl Actor {
             RequestBody::Close => {
                 let reason = "closed by the client".into();
                 self.reply(ReplyBody::Closed { reason });
-                return Err(End::Close);
+                return Err(End::Close(Goodbye::Done));
             }
-            RequestBody::Bye => return Err(End::Close),
+            RequestBody::Bye => return Err(End::Close(Goodbye::Done)),
             RequestBody::Hello(_) => {
                 let text = "session.hello: this connection has a session already";
                 self.error(Some(request.id), None, Failure::invalid(text));

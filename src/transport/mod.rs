@@ -53,14 +53,18 @@ pub fn router(
 }
 
 /// The frames of a stream up to the first that could not be read, that one included:
-/// what follows it has no beginning.
+/// what follows it has no beginning, and is not waited for.
 fn until_broken<T, E>(
     frames: impl Stream<Item = Result<T, E>>,
 ) -> impl Stream<Item = Result<T, E>> {
-    frames.scan(false, |broken, frame| {
-        let ended = std::mem::replace(broken, frame.is_err());
-        std::future::ready((!ended).then_some(frame))
-    })
+    let with_end = |frame: Result<T, E>| {
+        let end = frame.is_err().then_some(None);
+        futures_util::stream::iter([Some(frame)].into_iter().chain(end))
+    };
+    let until_end = frames
+        .flat_map(with_end)
+        .take_while(|frame| std::future::ready(frame.is_some()));
+    until_end.filter_map(std::future::ready)
 }
 
 /// The token of an `authorization: Bearer …` header.

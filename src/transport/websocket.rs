@@ -1,6 +1,6 @@
 //! ARCP JSON over WebSocket: one envelope per text frame, on `/arcp` and `/`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::State;
@@ -13,9 +13,12 @@ use secrecy::SecretString;
 use tokio::sync::mpsc;
 
 use super::{MESSAGE_BYTES_MAX, OUTBOUND_CHUNKS_MAX};
-use crate::session::{Chunk, Connection, Encoding, Sessions, attach};
+use crate::session::{Chunk, Connection, Encoding, Goodbye, Sessions, attach};
 use crate::wire::{Invalid, parse_json};
 
+/// What is only just too large is read whole, so that it can be answered; a socket that
+/// is closed with something unread takes the answer with it.
+const READ_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
 /// A session's share of memory: the default of 128 KiB would be most of it.
 const READ_BUFFER_BYTES: usize = 4 * 1024;
 
@@ -38,8 +41,8 @@ async fn upgrade(
     let bearer = super::bearer(&headers);
     upgrade
         .read_buffer_size(READ_BUFFER_BYTES)
-        .max_message_size(MESSAGE_BYTES_MAX)
-        .max_frame_size(MESSAGE_BYTES_MAX)
+        .max_message_size(READ_BYTES_MAX)
+        .max_frame_size(READ_BYTES_MAX)
         .on_upgrade(move |socket| serve(sessions, socket, bearer))
 }
 
@@ -59,10 +62,13 @@ fn same_origin(headers: &http::HeaderMap) -> bool {
 async fn serve(sessions: Arc<Sessions>, socket: WebSocket, bearer: Option<SecretString>) {
     let (sink, stream) = socket.split();
     let (outbound, chunks) = mpsc::channel(OUTBOUND_CHUNKS_MAX);
-    let writer = tokio::spawn(write(sink, chunks));
-    let inbound = stream
-        .take_while(|frame| std::future::ready(!matches!(frame, Err(_) | Ok(Message::Close(_)))))
-        .filter_map(|frame| std::future::ready(frame.ok().and_then(request)))
+    let broken = Arc::new(OnceLock::new());
+    let writer = tokio::spawn(write(sink, chunks, broken.clone()));
+    let frames = stream
+        .take_while(|frame| std::future::ready(!matches!(frame, Ok(Message::Close(_)))))
+        .filter_map(move |frame| std::future::ready(request(frame, &broken)));
+    let inbound = super::until_broken(frames)
+        .filter_map(|frame| std::future::ready(frame.map_or_else(|Broken(last)| last, Some)))
         .boxed();
     let connection = Connection {
         inbound,
@@ -75,20 +81,65 @@ async fn serve(sessions: Arc<Sessions>, socket: WebSocket, bearer: Option<Secret
     let _ = writer.await;
 }
 
-fn request(frame: Message) -> Option<Result<crate::protocol::Request, Invalid>> {
+type Parsed = Result<crate::protocol::Request, Invalid>;
+
+/// Nothing is read behind this; the session may still answer it.
+struct Broken(Option<Parsed>);
+
+/// A frame that ends the connection leaves its code.
+fn request(
+    frame: Result<Message, axum::Error>,
+    broken: &OnceLock<u16>,
+) -> Option<Result<Parsed, Broken>> {
     match frame {
-        Message::Text(text) => Some(parse_json(&text)),
-        Message::Binary(_) => Some(Err(Invalid::new(
-            "frame: must be a text frame with one JSON object",
-        ))),
+        Ok(Message::Text(text)) if text.len() > MESSAGE_BYTES_MAX => {
+            let _ = broken.set(close_code::SIZE);
+            let text = format!(
+                "frame: {} bytes, the limit is {MESSAGE_BYTES_MAX}",
+                text.len()
+            );
+            Some(Err(Broken(Some(Err(Invalid::new(text))))))
+        }
+        Ok(Message::Text(text)) => Some(Ok(parse_json(&text))),
+        Ok(Message::Binary(_)) => {
+            let text = "frame: must be a text frame with one JSON object";
+            Some(Ok(Err(Invalid::new(text))))
+        }
         // The library answers pings.
-        Message::Ping(_) | Message::Pong(_) | Message::Close(_) => None,
+        Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_)) => None,
+        Err(error) => {
+            use tokio_tungstenite::tungstenite::Error;
+            let error = error.into_inner();
+            let code = match error.downcast_ref::<Error>() {
+                Some(Error::Capacity(_)) => close_code::SIZE,
+                Some(Error::Utf8(_)) => close_code::INVALID,
+                // Of a socket that is gone nobody reads it.
+                _ => close_code::PROTOCOL,
+            };
+            let _ = broken.set(code);
+            Some(Err(Broken(None)))
+        }
+    }
+}
+
+fn code_of(goodbye: Goodbye) -> u16 {
+    match goodbye {
+        Goodbye::Done => close_code::NORMAL,
+        Goodbye::Away => close_code::AWAY,
+        Goodbye::Refused => close_code::POLICY,
+        Goodbye::Malformed => close_code::PROTOCOL,
+        Goodbye::Fault => close_code::ERROR,
     }
 }
 
 /// Feeds every frame of a chunk and flushes once: a flush per frame was
 /// measured at a twentieth of the rate.
-async fn write(mut sink: SplitSink<WebSocket, Message>, mut chunks: mpsc::Receiver<Chunk>) {
+async fn write(
+    mut sink: SplitSink<WebSocket, Message>,
+    mut chunks: mpsc::Receiver<Chunk>,
+    broken: Arc<OnceLock<u16>>,
+) {
+    let mut goodbye = Goodbye::Done;
     while let Some(chunk) = chunks.recv().await {
         let bytes = chunk.bytes.freeze();
         let mut start = 0;
@@ -104,12 +155,13 @@ async fn write(mut sink: SplitSink<WebSocket, Message>, mut chunks: mpsc::Receiv
         if sink.flush().await.is_err() {
             return;
         }
-        if chunk.last {
+        if let Some(why) = chunk.goodbye {
+            goodbye = why;
             break;
         }
     }
     let frame = CloseFrame {
-        code: close_code::NORMAL,
+        code: broken.get().copied().unwrap_or(code_of(goodbye)),
         reason: Utf8Bytes::from_static(""),
     };
     // The peer may have gone first, or have said it first: then this is refused and
