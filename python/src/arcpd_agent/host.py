@@ -119,13 +119,14 @@ class Host:
             return
         self._drained_at = time.monotonic() + self._drain_sec
         self._stopping.set()
-        timer = threading.Timer(self._drain_sec, self.give_up)
-        timer.daemon = True
-        timer.start()
         with self._lock:
             connection = self._open
         if connection is not None:
             self._say_draining(connection)
+        # After that: what is given back at the deadline comes behind it.
+        timer = threading.Timer(self._drain_sec, self.give_up)
+        timer.daemon = True
+        timer.start()
         self._settle()
 
     def give_up(self) -> None:
