@@ -7,7 +7,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FILES = ["event", "agent_host_service"]
+FILES = ["event", "envelope", "agent_host_service"]
 PACKAGE = "arcpd_agent/v1"
 
 
