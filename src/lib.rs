@@ -33,7 +33,7 @@
 //! ```
 //!
 //! A module may use those to its right, never one to its left:
-//! `cli, bench → server → transport → session → job, fanout → log → wire → protocol`;
+//! `cli, bench → server → transport → session → job, fanout → credential → log → wire → protocol`;
 //! `authority` is pure and stands on `protocol`;
 //! `agent` implements the seam that `job` offers, `client` stands on `wire` alone.
 
@@ -42,6 +42,7 @@ pub mod authority;
 pub mod bench;
 pub mod cli;
 pub mod client;
+pub mod credential;
 pub mod fanout;
 pub mod job;
 pub mod log;

@@ -17,6 +17,10 @@ pub fn result_id() -> String {
     format!("res_{}", Ulid::generate())
 }
 
+pub fn credential_id() -> String {
+    format!("cred_{}", Ulid::generate())
+}
+
 /// An id for a message outside the numbered stream.
 pub fn message_id() -> String {
     Ulid::generate().to_string()

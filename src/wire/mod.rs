@@ -37,6 +37,7 @@ pub use host_in::host_request_from_proto;
 pub use host_out::host_reply_to_proto;
 pub use job_service::{job_id, list_from_proto, outcome, submit_from_proto};
 pub use json_in::parse_json;
+pub use json_out::rfc3339;
 pub use json_record::{JsonTails, json_len, json_tail, python_tail};
 pub use proto_in::{ID_BYTES_MAX, request_from_proto};
 pub use record::{

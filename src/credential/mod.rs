@@ -1,0 +1,28 @@
+//! Credentials that a job is given for services that cost money (§9.8, §14).
+//!
+//! A [`Provisioner`] has an upstream make and void them; [`litellm`] asks a
+//! gateway over HTTP, [`command`] a program. What a job may do is in the
+//! credential itself, so that an agent which reports nothing is held to it too.
+//!
+//! Every credential has a handle that this runtime chooses before it asks for
+//! it. The handle is stored first and is all that a revocation needs: whatever
+//! happens between asking and answering, it can be taken back. It is no secret.
+//!
+//! Secrets are [`SecretString`]s, which print as nothing and are wiped; the one
+//! place that turns them into text for a peer is [`Credential::to_json`].
+
+pub mod command;
+pub mod litellm;
+mod models;
+mod provisioner;
+mod roots;
+mod seal;
+mod secret_file;
+
+pub use provisioner::{
+    Asked, Budget, Constraints, Credential, IssueError, Issued, Provisioner, Request, RevokeError,
+    Revoked,
+};
+pub use seal::Sealer;
+pub use secrecy::SecretString;
+pub use secret_file::read_secret;
