@@ -42,6 +42,7 @@ pub mod authority;
 pub mod bench;
 pub mod cli;
 pub mod client;
+mod clock;
 pub mod credential;
 pub mod fanout;
 pub mod job;

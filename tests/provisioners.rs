@@ -25,6 +25,7 @@ fn request(handle: &str) -> Request {
         budget: vec![usd("5.10")],
         models: vec!["tier-fast/*".into()],
         expires_at: Some(Timestamp(NOW.0 + 59_999)),
+        ends_at: None,
         replaces: None,
     }
 }
@@ -58,7 +59,7 @@ async fn a_key_has_the_leases_bounds_and_is_deleted_by_its_alias_alone() {
     let issued = litellm.issue(request("cred_1")).await.unwrap();
     let [key] = &gateway.keys()[..] else { panic!() };
     assert_eq!(issued.value.expose_secret(), key.value);
-    assert_eq!(issued.endpoint, "https://gateway.example/v1");
+    assert_eq!(issued.terms.endpoint, "https://gateway.example/v1");
     assert_eq!(key.alias, "cred_1");
     assert_eq!(key.asked["models"], serde_json::json!(["tier-fast/a"]));
     assert_eq!(key.asked["max_budget"].to_string(), "5.1");
@@ -66,7 +67,7 @@ async fn a_key_has_the_leases_bounds_and_is_deleted_by_its_alias_alone() {
     assert_eq!(key.asked["key_type"], "llm_api");
     assert_eq!(key.asked["metadata"]["arcp_job_id"], "job_1");
     assert_eq!(key.traceparent, request("").traceparent);
-    assert_eq!(issued.constraints.models, ["tier-fast/a"]);
+    assert_eq!(issued.terms.constraints.models, ["tier-fast/a"]);
     litellm.revoke("cred_1".into()).await.unwrap();
     assert!(gateway.live().is_empty());
     // What is gone stays gone, and what never was is as good.
@@ -240,9 +241,9 @@ async fn a_program_is_asked_on_its_stdin_and_its_answer_is_the_credential() {
     let program = program(dir.path(), script);
     let issued = program.issue(request("cred_1-2")).await.unwrap();
     assert_eq!(issued.value.expose_secret(), "s3cret");
-    assert_eq!(issued.constraints.budget, [usd("5.10")]);
+    assert_eq!(issued.terms.constraints.budget, [usd("5.10")]);
     assert_eq!(
-        issued.constraints.expires_at,
+        issued.terms.constraints.expires_at,
         Some(Timestamp(NOW.0 + 59_000))
     );
     let asked = || {

@@ -9,6 +9,10 @@
 //! {"error": {"code": …, "message": …, "retryable": …}}   why it is going to fail
 //! anything else             a log event
 //! ```
+//! A job that has credentials (§9.8) finds them at the file descriptor that
+//! `ARCP_CREDENTIALS_FD` names: a line of JSON with all it has, and another line each
+//! time that they are others. Arguments and environment can be read by others.
+//!
 //! Lines of stderr are log events. Exit status 0 is success. The program leads a
 //! process group of its own: SIGTERM on cancel, SIGKILL when the grace or the
 //! job's time is over, and whatever it leaves behind goes with it.
@@ -18,11 +22,14 @@ use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use command_fds::{CommandFdExt, FdMapping};
 use futures_util::StreamExt;
 use rustix::process::{Pid, Signal};
+use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncRead, AsyncWriteExt};
+use tokio::net::unix::pipe::Sender;
 use tokio::process::{Child, Command};
 use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 
@@ -35,6 +42,8 @@ const LINE_BYTES_MAX: usize = 1_000_000;
 /// How much of a bad line is shown.
 const SHOWN_CHARS: usize = 200;
 const CHUNK_BYTES: usize = 256 * 1024;
+/// Where a program finds its credentials.
+const CREDENTIALS_FD: i32 = 3;
 /// For what is in the pipes when the program is gone.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// What a program needs of the runtime's environment. The rest may be secret.
@@ -58,7 +67,9 @@ impl Agent for CommandAgent {
 
 impl CommandAgent {
     async fn run_job(self, job: JobContext) -> Result<AgentResult, Failure> {
-        let mut child = self.spawn(&job)?;
+        let (mut child, credentials) = self.spawn(&job)?;
+        // Ends with this future: what waits for a rotation waits no longer.
+        let _told = credentials.map(|pipe| AbortOnDrop(tokio::spawn(tell(pipe, job.clone()))));
         let group = Group(child.id().and_then(|id| Pid::from_raw(id as i32)));
         let input = job.input_json().to_owned();
         if let Some(mut stdin) = child.stdin.take() {
@@ -99,7 +110,7 @@ impl CommandAgent {
         report.end(status).await
     }
 
-    fn spawn(&self, job: &JobContext) -> Result<Child, Failure> {
+    fn spawn(&self, job: &JobContext) -> Result<(Child, Option<Sender>), Failure> {
         let (program, arguments) = self
             .command
             .split_first()
@@ -125,10 +136,59 @@ impl CommandAgent {
         if let Some(dir) = &self.working_dir {
             command.current_dir(dir);
         }
-        command.spawn().map_err(|error| {
+        let pipe = match job.holding() {
+            Some(_) => Some(credentials_pipe(&mut command).map_err(|error| {
+                tracing::error!(%error, "an agent cannot be given its credentials");
+                Failure::internal("agent: its credentials cannot be handed over")
+            })?),
+            None => None,
+        };
+        let child = command.spawn().map_err(|error| {
             tracing::error!(%error, program, "an agent's command cannot be started");
             Failure::internal("agent: its command cannot be started; see the runtime's log")
-        })
+        })?;
+        Ok((child, pipe))
+    }
+}
+
+/// Gives the program the reading end of a pipe; the other one is ours.
+fn credentials_pipe(command: &mut Command) -> std::io::Result<Sender> {
+    let (read, write) = std::io::pipe()?;
+    let mapping = FdMapping {
+        parent_fd: read.into(),
+        child_fd: CREDENTIALS_FD,
+    };
+    command
+        .env("ARCP_CREDENTIALS_FD", CREDENTIALS_FD.to_string())
+        .fd_mappings(vec![mapping])
+        .map_err(std::io::Error::other)?;
+    Sender::from_owned_fd(write.into())
+}
+
+/// Writes what the job has, now and whenever it changes, while the program reads.
+async fn tell(mut pipe: Sender, job: JobContext) {
+    let Some(mut holding) = job.holding() else {
+        return;
+    };
+    loop {
+        holding.mark_unchanged();
+        if let Some(json) = job.credentials_json() {
+            let line = [json.expose_secret().as_bytes(), b"\n"].concat();
+            if pipe.write_all(&line).await.is_err() {
+                return;
+            }
+        }
+        if holding.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

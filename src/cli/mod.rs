@@ -5,6 +5,7 @@
 
 mod agents;
 mod cancel;
+mod credentials;
 mod demo;
 mod follow;
 mod healthcheck;
@@ -42,6 +43,8 @@ enum Command {
     Cancel(cancel::Cancel),
     /// List the agents the runtime offers.
     Agents(agents::Agents),
+    /// List the credentials that upstreams have made for jobs; for the operator.
+    Credentials(credentials::Credentials),
     /// Ask a runtime whether it serves; for probes. Needs no token.
     Healthcheck(healthcheck::Healthcheck),
     /// ARCP JSON, one message a line, between stdin, stdout and a runtime.
@@ -87,6 +90,7 @@ pub async fn run() -> ExitCode {
         Command::Jobs(jobs) => jobs.run().await,
         Command::Cancel(cancel) => cancel.run().await,
         Command::Agents(agents) => agents.run().await,
+        Command::Credentials(credentials) => credentials.run().await,
         Command::Healthcheck(healthcheck) => healthcheck.run().await,
         Command::Stdio(stdio) => stdio.run().await,
         Command::Bench(bench) => bench.run().await.map(|()| Status::Success),

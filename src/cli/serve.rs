@@ -130,6 +130,7 @@ fn config(settings: Settings) -> anyhow::Result<Config> {
         listener_limits,
         retention: settings.retention.clone(),
         hosting: hosting(&settings),
+        provisioning: settings.credentials.provisioning()?,
         host_options: settings.hosts.options(),
         drain_deadline: settings.drain_deadline(),
     })

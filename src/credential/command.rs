@@ -27,6 +27,7 @@ use tokio::process::Command;
 
 use super::{
     Asked, Budget, Constraints, IssueError, Issued, Provisioner, Request, RevokeError, Revoked,
+    Terms,
 };
 use crate::protocol::Timestamp;
 use crate::wire::rfc3339;
@@ -193,14 +194,16 @@ fn issued(answer: &[u8]) -> Result<Issued, IssueError> {
     });
     Ok(Issued {
         value: answer.value.into(),
-        endpoint: answer.endpoint,
-        profile: answer.profile,
-        constraints: Constraints {
-            budget: budget.ok_or_else(|| unknown("has a cost.budget that is none"))?,
-            models: answer.constraints.models,
-            expires_at: expires_at
-                .transpose()
-                .map_err(|_| unknown("has an expires_at that is no time"))?,
+        terms: Terms {
+            endpoint: answer.endpoint,
+            profile: answer.profile,
+            constraints: Constraints {
+                budget: budget.ok_or_else(|| unknown("has a cost.budget that is none"))?,
+                models: answer.constraints.models,
+                expires_at: expires_at
+                    .transpose()
+                    .map_err(|_| unknown("has an expires_at that is no time"))?,
+            },
         },
     })
 }

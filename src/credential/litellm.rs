@@ -11,6 +11,8 @@
 //!
 //! A key that takes the place of another gets what that one has not spent.
 
+mod call;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +25,11 @@ use serde_json::value::RawValue;
 
 use super::{
     Asked, Budget, Constraints, IssueError, Issued, Provisioner, Request, RevokeError, Revoked,
-    models,
+    Terms, models, roots,
 };
 use crate::protocol::Timestamp;
+use call::{CallError, NO_DATABASE, NO_KEYS};
 
-const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What an operator says of the gateway.
@@ -54,17 +56,6 @@ struct Gateway {
     client: Client,
     url: Url,
     options: Options,
-}
-
-/// How a call ended, if not well. Bodies are not repeated: they may hold keys.
-enum CallError {
-    /// Nothing was done.
-    Refused {
-        status: u16,
-        kind: String,
-    },
-    NotSent(String),
-    Unknown(String),
 }
 
 #[derive(Serialize)]
@@ -105,20 +96,6 @@ struct KeyInfo {
     max_budget: Option<f64>,
 }
 
-#[derive(Default, Deserialize)]
-struct ErrorBody {
-    #[serde(default)]
-    error: ErrorKind,
-}
-
-#[derive(Default, Deserialize)]
-struct ErrorKind {
-    #[serde(default, rename = "type")]
-    kind: String,
-    #[serde(default)]
-    message: String,
-}
-
 // === impl LiteLlm ===
 
 impl LiteLlm {
@@ -135,7 +112,7 @@ impl LiteLlm {
             "credentials.url: must not hold a password; there is master_key_file"
         );
         let client = Client::builder()
-            .tls_backend_preconfigured(super::roots::client_config(ca_file)?)
+            .tls_backend_preconfigured(roots::client_config(ca_file)?)
             // The master key goes to this address and to no other.
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -210,15 +187,17 @@ impl Gateway {
         let options = &self.options;
         Ok(Issued {
             value: generated.key.into(),
-            endpoint: options
-                .endpoint
-                .clone()
-                .unwrap_or_else(|| options.url.clone()),
-            profile: Some(options.profile.clone()),
-            constraints: Constraints {
-                budget: budget.into_iter().collect(),
-                models,
-                expires_at: seconds.and(request.expires_at),
+            terms: Terms {
+                endpoint: options
+                    .endpoint
+                    .clone()
+                    .unwrap_or_else(|| options.url.clone()),
+                profile: Some(options.profile.clone()),
+                constraints: Constraints {
+                    budget: budget.into_iter().collect(),
+                    models,
+                    expires_at: seconds.and(request.expires_at),
+                },
             },
         })
     }
@@ -297,79 +276,7 @@ impl Gateway {
 
     async fn call(&self, request: RequestBuilder) -> Result<Vec<u8>, CallError> {
         let key = self.options.master_key.expose_secret();
-        let sent = request.bearer_auth(key).send().await;
-        let mut response = sent.map_err(CallError::from)?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(CallError::from)? {
-            if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-                return Err(CallError::Unknown("an answer that is too large".into()));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        let status = response.status();
-        match (status.is_success(), status.is_client_error()) {
-            (true, _) => Ok(body),
-            (_, true) => Err(CallError::Refused {
-                status: status.as_u16(),
-                kind: kind_of(&body),
-            }),
-            _ => Err(CallError::Unknown(format!("HTTP {}", status.as_u16()))),
-        }
-    }
-}
-
-// === impl CallError ===
-
-const BUDGET_EXCEEDED: &str = "budget_exceeded";
-const NO_DATABASE: &str = "no_db_connection";
-const NO_KEYS: &str = "no_keys_found";
-
-/// The gateway's word for what is wrong, if it is one.
-fn kind_of(body: &[u8]) -> String {
-    let ErrorBody { error } = serde_json::from_slice(body).unwrap_or_default();
-    // Its 404 says only in words whether it is the key or the address.
-    if error.message.contains("No keys found") {
-        return NO_KEYS.into();
-    }
-    let is_word = error.kind.len() <= 64
-        && error
-            .kind
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-    match is_word {
-        true => error.kind,
-        false => String::new(),
-    }
-}
-
-impl std::fmt::Display for CallError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Refused { status, kind } => write!(f, "HTTP {status} {kind}"),
-            Self::NotSent(reason) | Self::Unknown(reason) => f.write_str(reason),
-        }
-    }
-}
-
-impl From<reqwest::Error> for CallError {
-    fn from(error: reqwest::Error) -> Self {
-        if error.is_connect() {
-            Self::NotSent("no connection".into())
-        } else if error.is_timeout() {
-            Self::Unknown("not answered in time".into())
-        } else {
-            Self::Unknown("the connection broke".into())
-        }
-    }
-}
-
-impl From<CallError> for IssueError {
-    fn from(error: CallError) -> Self {
-        match error {
-            CallError::Refused { kind, .. } if kind == BUDGET_EXCEEDED => Self::BudgetExhausted,
-            CallError::Refused { .. } | CallError::NotSent(_) => Self::Refused(error.to_string()),
-            CallError::Unknown(reason) => Self::Unknown(reason),
-        }
+        call::answer(request.bearer_auth(key)).await
     }
 }
 

@@ -11,17 +11,25 @@
 //! Secrets are [`SecretString`]s, which print as nothing and are wiped; the one
 //! place that turns them into text for a peer is [`Credential::to_json`].
 
+mod agents;
 pub mod command;
+mod held;
+mod issue;
+mod keeper;
 pub mod litellm;
 mod models;
 mod provisioner;
 mod roots;
+mod rotation;
 mod seal;
 mod secret_file;
 
+pub use held::{Held, Holding};
+pub use issue::{Ask, Credentials, Fresh, Options};
+pub use keeper::Holder;
 pub use provisioner::{
     Asked, Budget, Constraints, Credential, IssueError, Issued, Provisioner, Request, RevokeError,
-    Revoked,
+    Revoked, Terms,
 };
 pub use seal::Sealer;
 pub use secrecy::SecretString;

@@ -6,47 +6,24 @@
 //! the operator has listed as names of models, those of them that the lease allows.
 
 use super::IssueError;
+use crate::authority::{Capability, Pattern, Target};
 
 /// The listed models that one of the patterns covers; an error when it is none.
 pub(super) fn allowed(patterns: &[String], listed: &[String]) -> Result<Vec<String>, IssueError> {
-    let covered = |name: &&String| patterns.iter().any(|pattern| covers(pattern, name));
+    let model_use = Capability::ModelUse;
+    let patterns = patterns.iter();
+    let patterns = patterns.filter_map(|text| Pattern::parse(&model_use, text).ok());
+    let patterns: Vec<_> = patterns.collect();
+    let covered = |name: &&String| {
+        Target::parse(&model_use, name)
+            .is_ok_and(|name| patterns.iter().any(|pattern| pattern.matches(&name)))
+    };
     let names: Vec<_> = listed.iter().filter(covered).cloned().collect();
     match names.is_empty() {
         true => Err(IssueError::Unsuitable(
             "lease_request: model.use allows none of the models that credentials are for".into(),
         )),
         false => Ok(names),
-    }
-}
-
-/// `*` is any run within a segment, `**` any number of segments.
-fn covers(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<_>, Vec<_>) =
-        (pattern.split('/').collect(), name.split('/').collect());
-    covers_segments(&pattern, &name)
-}
-
-fn covers_segments(pattern: &[&str], name: &[&str]) -> bool {
-    match (pattern, name) {
-        ([], []) => true,
-        (["**", rest @ ..], _) => {
-            covers_segments(rest, name)
-                || matches!(name, [_, tail @ ..] if covers_segments(pattern, tail))
-        }
-        ([first, pattern @ ..], [segment, name @ ..]) => {
-            covers_segment(first, segment) && covers_segments(pattern, name)
-        }
-        _ => false,
-    }
-}
-
-fn covers_segment(pattern: &str, segment: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == segment,
-        Some((head, rest)) => segment.strip_prefix(head).is_some_and(|left| {
-            (0..=left.len())
-                .any(|at| left.is_char_boundary(at) && covers_segment(rest, &left[at..]))
-        }),
     }
 }
 

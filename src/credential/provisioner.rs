@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::protocol::{ErrorCode, Failure, Timestamp};
@@ -31,14 +32,14 @@ pub trait Provisioner: Send + Sync + 'static {
 }
 
 /// A currency and what a job may still spend of it, as decimal text.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Budget {
     pub currency: String,
     pub amount: String,
 }
 
-/// A credential for one job.
-#[derive(Clone, Debug)]
+/// A credential for one job. It is stored as it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Request {
     /// What the upstream is to know it by, unique for ever.
     pub handle: String,
@@ -55,6 +56,8 @@ pub struct Request {
     /// Patterns of `model.use`.
     pub models: Vec<String>,
     pub expires_at: Option<Timestamp>,
+    /// When the job ends at the latest; never before `expires_at`.
+    pub ends_at: Option<Timestamp>,
     /// The handle of the one that it takes the place of; what was spent with that
     /// is spent.
     pub replaces: Option<String>,
@@ -63,13 +66,19 @@ pub struct Request {
 /// What an upstream made.
 pub struct Issued {
     pub value: SecretString,
+    pub terms: Terms,
+}
+
+/// All of a credential that is no secret.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Terms {
     pub endpoint: String,
     pub profile: Option<String>,
     /// What the upstream enforces, and no more.
     pub constraints: Constraints,
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Constraints {
     pub budget: Vec<Budget>,
     pub models: Vec<String>,
@@ -81,9 +90,7 @@ pub struct Constraints {
 pub struct Credential {
     pub id: String,
     pub value: SecretString,
-    pub endpoint: String,
-    pub profile: Option<String>,
-    pub constraints: Constraints,
+    pub terms: Terms,
 }
 
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -174,9 +181,9 @@ impl Credential {
     pub fn to_json(&self) -> Value {
         let mut json = json!({
             "id": self.id, "scheme": "bearer", "value": self.value.expose_secret(),
-            "endpoint": self.endpoint, "constraints": self.constraints.to_json(),
+            "endpoint": self.terms.endpoint, "constraints": self.terms.constraints.to_json(),
         });
-        if let Some(profile) = &self.profile {
+        if let Some(profile) = &self.terms.profile {
             json["profile"] = profile.clone().into();
         }
         json

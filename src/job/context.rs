@@ -11,8 +11,10 @@ use super::delegation::{Child, Delegation, check_shape, tool_result};
 use super::grant::{Cost, Grant, refused};
 use super::{ChunkEncoding, Limits, ResultWriter, audit, now};
 use crate::authority::{Amounts, Capability, Denied, Rule, Target};
+use crate::credential::{Credential, Holding, SecretString};
 use crate::log::{BlockSource, HostedRow, JobEnd, JobRow, Log, ReportMark, StreamId};
-use crate::protocol::{ErrorCode, Event, EventBody, Failure, Outcome, Timestamp};
+use crate::protocol::event::ROTATED;
+use crate::protocol::{ErrorCode, Event, EventBody, Failure, Outcome, Timestamp, id};
 use crate::wire;
 
 /// Handed to an agent for one job; cheap to clone.
@@ -31,6 +33,7 @@ struct Shared {
     deadline: Option<Timestamp>,
     /// What an earlier run of the runtime left of it.
     recovered: Option<HostedRow>,
+    credential: Option<Holding>,
     limits: Limits,
     buffer: Arc<Buffer>,
     log: Log,
@@ -63,6 +66,7 @@ impl JobContext {
             input_json: row.input_json,
             deadline: None,
             recovered: None,
+            credential: None,
             limits,
             buffer: Arc::new(Buffer::new(row.stream, next_seq)),
             log,
@@ -156,13 +160,40 @@ impl JobContext {
 
     /// W3C trace context for whoever works on the job.
     pub fn traceparent(&self) -> String {
-        let span = rand::random::<u64>() | 1;
-        format!("00-{}-{span:016x}-01", self.shared.trace_id)
+        id::traceparent(&self.shared.trace_id)
     }
 
     /// When the runtime ends the job, if it has a limit.
     pub fn deadline(&self) -> Option<Timestamp> {
         self.shared.deadline
+    }
+
+    /// What the job was given for services that cost money (§9.8), as it is now: one
+    /// that ends before the job does is replaced. Not for logs.
+    pub fn credentials(&self) -> Vec<Credential> {
+        let held = self.shared.credential.as_ref();
+        let held = held.and_then(|holding| holding.borrow().clone());
+        held.iter().map(|held| held.credential.clone()).collect()
+    }
+
+    /// The same as the JSON of `job.accepted`; none for a job that gets none.
+    pub(crate) fn credentials_json(&self) -> Option<SecretString> {
+        self.shared.credential.as_ref()?;
+        let all: Vec<_> = self.credentials().iter().map(Credential::to_json).collect();
+        Some(serde_json::Value::from(all).to_string().into())
+    }
+
+    /// A view of its own on the credentials, which are others after each change.
+    pub(crate) fn holding(&self) -> Option<Holding> {
+        self.shared.credential.clone()
+    }
+
+    /// Before [`Self::granted`], which shares the context.
+    pub(super) fn provided(mut self, credential: Option<Holding>) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.credential = credential;
+        }
+        self
     }
 
     pub(crate) fn stream(&self) -> StreamId {
@@ -368,6 +399,10 @@ impl JobContext {
     /// The record of an event that keeps the rules of its kind and the limits.
     pub(crate) fn checked(&self, event: Event) -> Result<bytes::BytesMut, Failure> {
         event.body.check().map_err(Failure::invalid)?;
+        if matches!(&event.body, EventBody::Status { phase, .. } if phase == ROTATED) {
+            let text = "phase: credential_rotated is the runtime's to say";
+            return Err(Failure::invalid(text));
+        }
         wire::check_event_json(&event.body).map_err(|invalid| Failure::invalid(invalid.message))?;
         let mut record = bytes::BytesMut::new();
         wire::encode_event(event, &mut record);

@@ -8,6 +8,7 @@ use super::grant::{Family, Grant};
 use super::registry::{fingerprint, same_or_conflict, unavailable};
 use super::{JobContext, Jobs, now};
 use crate::authority::{Lease, Ledger, amounts_from_json};
+use crate::credential::{Fresh, Holding};
 use crate::log::{Command, GrantRow, JobRow, Outcome as LogOutcome};
 use crate::protocol::message::Submit;
 use crate::protocol::{AgentRef, ErrorCode, Event, EventBody, Failure, Outcome, Timestamp, id};
@@ -112,10 +113,13 @@ impl Jobs {
             .into(),
             ..row
         };
+        let credential = self.credential(&row, &lease, None).await;
+        let credential = credential.inspect_err(|_| grant.family.withdraw(stream))?;
         let command = Command::CreateJob {
             job: Box::new(row.clone()),
             op: None,
             hosted,
+            credential: credential.as_ref().and_then(Fresh::row),
         };
         match self.log().execute(command).await {
             Ok(LogOutcome::Done) => {}
@@ -138,7 +142,9 @@ impl Jobs {
             depth: grant.depth + 1,
             parent_id: Some(parent.job_id().into()),
         };
-        self.begin_child(parent, row.clone(), runner, child_grant, &asked)
+        let holding = credential.map(Fresh::keep);
+        let of_child = (child_grant, holding);
+        self.begin_child(parent, row.clone(), runner, of_child, &asked)
             .await;
         Ok(child(&row))
     }
@@ -150,12 +156,13 @@ impl Jobs {
         parent: &JobContext,
         row: JobRow,
         runner: Arc<dyn super::Agent>,
-        grant: Grant,
+        (grant, credential): (Grant, Option<Holding>),
         asked: &Delegation,
     ) {
         let (session_id, stream) = (row.session_id.clone(), row.stream);
         let said = parent.emit_own(delegate_event(asked, &row)).await;
-        let context = self.context(row, 0).granted(Some(grant));
+        let context = self.context(row, 0).provided(credential);
+        let context = context.granted(Some(grant));
         self.observe(&session_id, stream);
         if said.is_err() {
             return context.end(parent_is_over());

@@ -125,7 +125,7 @@ impl LiveJobs {
         }
     }
 
-    fn context(&self, job_id: &str) -> Option<JobContext> {
+    pub fn context(&self, job_id: &str) -> Option<JobContext> {
         let state = self.state.lock();
         state
             .jobs

@@ -8,6 +8,7 @@ mod audit;
 mod batch;
 mod buffer;
 mod context;
+mod credentials;
 mod delegation;
 mod directory;
 mod grant;
@@ -26,8 +27,9 @@ pub(crate) use result::utf8_pieces;
 pub use result::{AgentResult, ChunkEncoding, ResultWriter};
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+pub(crate) use crate::clock::now;
 use crate::protocol::Timestamp;
 
 /// The bounds of a job; each is part of the documentation.
@@ -73,11 +75,4 @@ pub(crate) fn steady_now() -> Timestamp {
     static LATEST_MS: AtomicI64 = AtomicI64::new(i64::MIN);
     let now = now().0;
     Timestamp(LATEST_MS.fetch_max(now, Ordering::Relaxed).max(now))
-}
-
-pub(crate) fn now() -> Timestamp {
-    let since_epoch = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Timestamp(since_epoch.as_millis() as i64)
 }

@@ -13,6 +13,7 @@ use super::grant::{Family, Grant};
 use super::live::LiveJobs;
 use super::{JobContext, Limits, audit, now};
 use crate::authority::{Lease, Ledger, Policy};
+use crate::credential::{Credentials, Fresh, Holding};
 use crate::log::{
     Command, GrantRow, HostedRow, JobRow, Log, Outcome as LogOutcome, StreamId, ViewOpRow,
 };
@@ -27,6 +28,7 @@ pub struct Jobs {
     next_stream: AtomicI64,
     live: Arc<LiveJobs>,
     policy: Policy,
+    pub(super) credentials: Option<Arc<Credentials>>,
     /// Told of each job that another one delegated.
     observer: OnceLock<Observer>,
     me: Weak<Self>,
@@ -57,6 +59,7 @@ struct Start {
     max_runtime: Option<Duration>,
     deadline: Option<Timestamp>,
     grant: Option<Grant>,
+    credential: Option<Holding>,
 }
 
 impl Jobs {
@@ -66,11 +69,13 @@ impl Jobs {
         agents: AgentDirectory,
         limits: Limits,
         policy: Policy,
+        credentials: Option<Arc<Credentials>>,
         last_stream: StreamId,
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             policy,
+            credentials,
             observer: OnceLock::new(),
             log,
             agents,
@@ -166,10 +171,12 @@ impl Jobs {
                 ..GrantRow::default()
             },
         };
+        let credential = self.credential(&job, &lease, deadline).await?;
         let command = Command::CreateJob {
             job: Box::new(job.clone()),
             op: op(stream),
             hosted,
+            credential: credential.as_ref().and_then(Fresh::row),
         };
         match self.log.execute(command).await.map_err(unavailable)? {
             LogOutcome::Duplicate(row) => same_or_conflict("idempotency_key", *row, &fingerprint),
@@ -180,6 +187,7 @@ impl Jobs {
                     max_runtime,
                     deadline,
                     grant: self.grant(stream, lease),
+                    credential: credential.map(Fresh::keep),
                 });
                 Ok(Accepted {
                     row: job,
@@ -206,7 +214,8 @@ impl Jobs {
             return;
         };
         let context = self.context(accepted.row, 0).with(start.deadline, None);
-        self.start_job(context.granted(start.grant), start.agent, start.max_runtime);
+        let context = context.provided(start.credential).granted(start.grant);
+        self.start_job(context, start.agent, start.max_runtime);
     }
 
     pub(super) fn start_job(
@@ -318,7 +327,8 @@ impl Jobs {
                         let family = (grant.family.clone(), grant.depth);
                         taken_up.insert(row.id.clone(), family);
                     }
-                    self.take_up(row, last_seq, hosted, agent, grant);
+                    let credential = self.credential_again(stream, &row.session_id).await?;
+                    self.take_up(row, last_seq, hosted, agent, (grant, credential));
                 }
                 Err(failure) => {
                     self.context(row, last_seq).end(Outcome::Failed(failure));
@@ -353,7 +363,7 @@ impl Jobs {
         last_seq: u64,
         hosted: HostedRow,
         agent: Arc<dyn Agent>,
-        grant: Option<Grant>,
+        (grant, credential): (Option<Grant>, Option<Holding>),
     ) {
         let deadline = hosted.deadline_ms.map(Timestamp);
         let left = deadline.map(|at| {
@@ -362,7 +372,8 @@ impl Jobs {
         });
         let (job_id, cancelled) = (row.id.clone(), hosted.cancelled);
         let context = self.context(row, last_seq).with(deadline, Some(hosted));
-        self.start_job(context.granted(grant), agent, left);
+        let context = context.provided(credential).granted(grant);
+        self.start_job(context, agent, left);
         if cancelled {
             self.live.cancel(&job_id);
         }
@@ -389,6 +400,10 @@ impl Jobs {
         let last = blocks.last().filter(|block| block.terminal);
         Ok(last
             .and_then(|block| crate::wire::decode_outcome(block.record(block.count as usize - 1))))
+    }
+
+    pub(super) fn live_context(&self, job_id: &str) -> Option<JobContext> {
+        self.live.context(job_id)
     }
 
     pub(super) fn children_of(&self, job_id: &str) -> usize {

@@ -19,8 +19,8 @@ mod tests;
 
 pub use block::{Block, BlockSource, JobEnd, PendingBlock, ReportMark, ResultMark};
 pub use rows::{
-    Command, GrantRow, HostKey, HostedAgentRow, HostedRow, JobRow, ListFilter, Outcome, SessionRow,
-    ViewOpRow,
+    Command, CredentialRow, CredentialState, GrantRow, HostKey, HostedAgentRow, HostedRow,
+    IssuedRow, JobRow, ListFilter, Outcome, SessionRow, ViewOpRow,
 };
 pub use sqlite::{Durability, Log, OpenOptions, Reached, Trimmable};
 

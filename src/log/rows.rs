@@ -109,6 +109,59 @@ pub struct HostedAgentRow {
     pub seen_at_ms: i64,
 }
 
+/// A credential that an upstream has, or may have, made for a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CredentialRow {
+    /// What the upstream knows it by.
+    pub handle: String,
+    /// What the job's peers know it by: the same for each generation.
+    pub id: String,
+    pub generation: u32,
+    pub stream: StreamId,
+    pub job_id: String,
+    pub provisioner: String,
+    pub state: CredentialState,
+    pub issued_at_ms: i64,
+    /// The upstream may still be making it until then.
+    pub settles_at_ms: i64,
+    pub expires_at_ms: Option<i64>,
+    /// When something is to be done about it.
+    pub next_at_ms: Option<i64>,
+    pub attempts: u32,
+    /// Why it could not be revoked.
+    pub error: String,
+    /// What was asked for, JSON.
+    pub asked_json: String,
+    /// All of it but its value, JSON; empty while it is not issued.
+    pub issued_json: String,
+    /// The value, encrypted; none without a key.
+    pub sealed: Option<Vec<u8>>,
+}
+
+/// issuing ──▶ live ──▶ revoking ──▶ gone
+///     └──────────────────▲ │
+///                        └─┴─▶ unrevocable
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CredentialState {
+    /// Asked for; of no job yet.
+    Issuing,
+    /// A job has it.
+    Live,
+    Revoking,
+    /// The upstream refuses to revoke it.
+    Unrevocable,
+}
+
+/// What is to be stored of a credential that was issued.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IssuedRow {
+    pub handle: String,
+    pub expires_at_ms: Option<i64>,
+    pub next_at_ms: Option<i64>,
+    pub issued_json: String,
+    pub sealed: Option<Vec<u8>>,
+}
+
 /// One operation on a session's view; see `session::view`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ViewOpRow {
@@ -150,6 +203,26 @@ pub enum Command {
         op: Option<ViewOpRow>,
         /// Of a job that is for an agent host.
         hosted: Option<HostedRow>,
+        /// What was issued for it: live with it, or neither is.
+        credential: Option<IssuedRow>,
+    },
+    /// Before it is asked for.
+    IntendCredential(CredentialRow),
+    /// Nothing was made.
+    RemoveCredential {
+        handle: String,
+    },
+    /// Another generation of a live one; [`Outcome::Stale`] when the job has ended.
+    CredentialIssued(IssuedRow),
+    /// To be revoked, or tried again, at a time. Nothing is done when it is in
+    /// another state than was seen: a terminal may have come first.
+    SetCredential {
+        handle: String,
+        seen: Option<CredentialState>,
+        state: CredentialState,
+        attempts: u32,
+        next_at_ms: Option<i64>,
+        error: String,
     },
     /// A new activation of a job: the token of the one before is void.
     Activate {

@@ -101,6 +101,7 @@ async fn what_was_committed_is_read_again_after_a_reopen() {
             job: Box::new(row),
             op: Some(op),
             hosted: None,
+            credential: None,
         })
         .await
         .unwrap(),
@@ -178,6 +179,7 @@ async fn an_idempotency_key_makes_one_job_until_it_expires() {
             job: Box::new(job),
             op: Some(op),
             hosted: None,
+            credential: None,
         }
     };
     assert_eq!(log.execute(create(1)).await.unwrap(), Outcome::Done);

@@ -2,6 +2,9 @@
 
 use super::{Failure, Timestamp};
 
+/// The phase of a status that tells of a new credential (§9.8.2).
+pub const ROTATED: &str = "credential_rotated";
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     pub ts: Timestamp,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use secrecy::SecretString;
+
 use super::{EventBody, Failure, Outcome, Timestamp};
 
 /// One activation of one job.
@@ -116,7 +118,7 @@ pub enum Completion {
     Outcome(Outcome),
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum HostReply {
     Registered(Registered),
     HeartbeatAck {
@@ -164,6 +166,10 @@ pub enum HostReply {
         reason: String,
     },
     AuthRefreshed,
+    Credentials {
+        of: AssignmentRef,
+        json: SecretString,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -186,7 +192,7 @@ pub struct Kept {
     pub cancelled: bool,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Assign {
     pub of: AssignmentRef,
     pub attempt: u32,
@@ -200,6 +206,7 @@ pub struct Assign {
     pub lease_expires_at: Option<Timestamp>,
     pub parent_job_id: Option<String>,
     pub checkpoint: Option<Vec<u8>>,
+    pub credentials_json: Option<SecretString>,
 }
 
 /// Why the runtime ends a host's stream.

@@ -1,5 +1,7 @@
 //! Requests of a client and the runtime's replies outside the numbered stream.
 
+use secrecy::SecretString;
+
 use super::{Failure, Timestamp};
 
 /// One envelope from a client, its shape checked.
@@ -120,7 +122,7 @@ pub struct Submit {
 }
 
 /// One envelope to a client without an `event_seq`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Reply {
     pub session_id: String,
     pub job_id: Option<String>,
@@ -128,7 +130,7 @@ pub struct Reply {
     pub body: ReplyBody,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum ReplyBody {
     Welcome(Welcome),
     Error {
@@ -159,6 +161,8 @@ pub enum ReplyBody {
         agent: String,
         accepted_at: Timestamp,
         grant: Granted,
+        /// For the submitting principal alone.
+        credentials_json: Option<SecretString>,
     },
     Cancelled {
         reason: Option<String>,

@@ -21,5 +21,8 @@ pub const VERSION: &str = "1.1";
 
 /// An instant in milliseconds since the Unix epoch; the wire writes it as
 /// RFC 3339 in UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
 pub struct Timestamp(pub i64);

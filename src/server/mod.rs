@@ -26,11 +26,13 @@ pub use tokens::Tokens;
 
 use crate::agent::host::{self, HostedAgents, Hosts};
 use crate::authority::Policy;
+use crate::credential::Credentials;
 use crate::fanout::{self, Hub};
 use crate::job::{self, AgentDirectory, Jobs, now};
 use crate::log::{Command, Durability, Log, OpenOptions};
 use crate::session::{self, Sessions};
 use crate::transport::{self, Cors};
+use config::Provisioning;
 use hosting::HostRights;
 use listener::Listener;
 use retention::Retention;
@@ -53,6 +55,8 @@ pub struct Config {
     /// Who may bring agents of their own.
     pub hosting: Vec<Hosting>,
     pub host_options: host::Options,
+    /// Who makes credentials for jobs, if anybody does.
+    pub provisioning: Option<Provisioning>,
     pub job_limits: job::Limits,
     pub policy: Policy,
     pub session_limits: session::Limits,
@@ -77,6 +81,7 @@ impl Config {
             agents,
             hosting: Vec::new(),
             host_options: Default::default(),
+            provisioning: None,
             job_limits: Default::default(),
             policy: Default::default(),
             session_limits: Default::default(),
@@ -149,13 +154,21 @@ impl Server {
         );
         let clients = tokio::spawn(self.listener.serve(app, sessions.draining.clone()));
         // Admin answers to the end, so that a probe sees the drain.
-        let admin = tokio::spawn(axum::serve(self.admin, admin).into_future());
+        let admin = tokio::spawn(
+            axum::serve(
+                self.admin,
+                admin.into_make_service_with_connect_info::<SocketAddr>(),
+            )
+            .into_future(),
+        );
         let kept = tokio::spawn(retention::run(
             sessions.log.clone(),
             sessions.hub.clone(),
             self.retention,
             sessions.limits.resume_window,
         ));
+        let credentials = sessions.jobs.credentials().cloned();
+        let keeper = credentials.map(|all| tokio::spawn(all.keep(sessions.jobs.clone())));
         stop.await;
         tracing::info!("draining");
         self.hosts.drain();
@@ -165,6 +178,9 @@ impl Server {
             tracing::warn!("the drain deadline passed with connections open");
         }
         kept.abort();
+        if let Some(keeper) = keeper {
+            keeper.abort();
+        }
         admin.abort();
         let log = sessions.log.clone();
         tokio::task::spawn_blocking(move || log.close()).await?;
@@ -215,11 +231,25 @@ async fn open(config: Config) -> anyhow::Result<(Arc<Sessions>, Arc<Hosts>)> {
         log.hosted_agents().await?,
     );
     agents.set_provider(Arc::new(HostedAgents(hosts.clone())));
+    let credentials = config.provisioning.map(|provisioning| {
+        let Provisioning {
+            provisioner,
+            sealer,
+            options,
+        } = provisioning;
+        Credentials::new(provisioner, sealer, options, log.clone())
+    });
+    if credentials.is_none() && log.credential_next_at().await?.is_some() {
+        tracing::error!(
+            "there are credentials to be revoked and no provisioner is configured that could"
+        );
+    }
     let jobs = Jobs::new(
         log.clone(),
         agents,
         config.job_limits,
         config.policy,
+        credentials,
         last_stream,
     );
     let ended = jobs.recover().await?;

@@ -16,10 +16,11 @@ use super::recent::Recent;
 use super::subscribe::Barrier;
 use super::view::{Change, Cursor, Op};
 use super::{Connection, Goodbye, Sessions};
+use crate::credential::Held;
 use crate::fanout::Pin;
 use crate::log::{Block, Command, SessionRow, StreamId};
 use crate::protocol::message::{Reply, ReplyBody};
-use crate::protocol::{ErrorCode, Failure, Request, RequestBody};
+use crate::protocol::{ErrorCode, Failure, Request, RequestBody, feature};
 use crate::wire::{JobHeader, SessionHeader};
 
 /// Encoded bytes that may wait for the transport; more are encoded as they go.
@@ -314,8 +315,15 @@ impl Actor {
             index: (first_new - block.first_seq) as usize,
             end: (to_seq + 1 - block.first_seq) as usize,
             event_seq: base + known,
+            rotated: self.rotated(block.stream),
         });
         Ok(())
+    }
+
+    fn rotated(&self, stream: StreamId) -> Option<Arc<Held>> {
+        let held = self.sessions.jobs.credentials()?.of(stream)?;
+        let told = held.session_id == self.row.id && held.generation > 1;
+        (told && self.has(feature::CREDENTIALS)).then_some(held)
     }
 
     async fn header_of(&mut self, stream: StreamId) -> Result<Arc<JobHeader>, End> {

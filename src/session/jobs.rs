@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use secrecy::SecretString;
+
 use super::actor::Actor;
 use super::numbering;
 use super::unavailable;
@@ -10,7 +12,7 @@ use super::view::{Change, Op};
 use crate::job::NewJob;
 use crate::log::{GrantRow, JobRow};
 use crate::protocol::message::{Granted, JobSummary, ListJobs, ReplyBody, Submit};
-use crate::protocol::{Failure, Timestamp};
+use crate::protocol::{Failure, Timestamp, feature};
 
 /// A job's authority as it is told.
 pub(super) fn granted(row: &GrantRow) -> Granted {
@@ -82,8 +84,18 @@ impl Actor {
             agent: row.agent.clone(),
             accepted_at: row.created_at(),
             grant: granted(&row.grant),
+            credentials_json: self.credentials(row),
         };
         self.reply_about(Some(row.id.clone()), Some(row.trace_id.clone()), body);
+    }
+
+    /// What the job was given, for a client that asked to be told. The row is of a
+    /// job of this session's principal; it may be somebody else's session.
+    fn credentials(&self, row: &JobRow) -> Option<SecretString> {
+        if !self.has(feature::CREDENTIALS) {
+            return None;
+        }
+        self.sessions.credentials_of(row)
     }
 
     /// The answer to a submit that this connection sent before, id and all.

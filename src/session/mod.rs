@@ -39,7 +39,7 @@ pub use watch::Watch;
 use crate::fanout::Hub;
 use crate::job::Jobs;
 use crate::log::Log;
-use crate::protocol::{ErrorCode, Failure, Request};
+use crate::protocol::{ErrorCode, Failure, Request, feature};
 use crate::wire::Invalid;
 
 /// Bounds of a session; every one is announced or documented.
@@ -164,6 +164,11 @@ impl Sessions {
             draining: CancellationToken::new(),
             attached: Mutex::default(),
         })
+    }
+
+    /// In force for who offers these.
+    fn features(&self, offered: &[String]) -> Vec<String> {
+        feature::intersect(offered, self.jobs.credentials().is_some())
     }
 
     /// Connections attached now.

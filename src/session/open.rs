@@ -13,7 +13,7 @@ use crate::fanout::Pin;
 use crate::job::now;
 use crate::log::{Command, Outcome, SessionRow, StreamId};
 use crate::protocol::message::{Hello, Profile, Resume};
-use crate::protocol::{ErrorCode, Failure, feature};
+use crate::protocol::{ErrorCode, Failure};
 
 /// What the actor starts from.
 pub(super) struct Opened {
@@ -60,7 +60,7 @@ async fn open_new(
 ) -> Result<Opened, Failure> {
     let claim = sessions.claim(session_id, &principal).await?;
     let token = new_token();
-    let features = feature::intersect(&hello.features);
+    let features = sessions.features(&hello.features);
     let row = SessionRow {
         id: session_id.into(),
         stream: sessions.jobs.next_stream(),
@@ -127,7 +127,7 @@ async fn open_resumed(
     let features = if hello.features.is_empty() {
         serde_json::from_str(&row.features).unwrap_or_default()
     } else {
-        feature::intersect(&hello.features)
+        sessions.features(&hello.features)
     };
     Ok(Opened {
         row,

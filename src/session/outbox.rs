@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use tokio::sync::mpsc;
 
 use super::{Encoding, Goodbye};
+use crate::credential::Held;
 use crate::log::Block;
 use crate::protocol::Reply;
 use crate::protocol::message::Profile;
@@ -68,12 +69,22 @@ pub(super) struct Run {
     pub end: usize,
     /// Of the next record.
     pub event_seq: u64,
+    /// What this session, and no other, is told when one of the records says that
+    /// the job has a new credential. One that was replaced since stays untold.
+    pub rotated: Option<Arc<Held>>,
 }
 
 impl Run {
     pub fn is_done(&self) -> bool {
         self.index >= self.end
     }
+}
+
+/// The record with the value that its job has now, if that is what it tells of.
+fn told(run: &Run, record: &[u8]) -> Option<Vec<u8>> {
+    let held = run.rotated.as_ref()?;
+    let current = wire::rotation_of(record)? == held.generation;
+    current.then(|| wire::with_value(record, &held.credential.value))?
 }
 
 pub(super) struct Outbox {
@@ -130,6 +141,18 @@ impl Outbox {
         let (mut index, mut event_seq) = (run.index, run.event_seq);
         while index < run.end && self.len() < bytes_max {
             let record = block.record(index);
+            if let Some(told) = told(run, record) {
+                match self.rendering.encoding {
+                    Encoding::Protobuf => self.push_proto(header, event_seq, &told, busy),
+                    Encoding::Json => {
+                        let tail = wire::json_tail(&told);
+                        self.push_json(header, event_seq, tail.as_bytes(), busy);
+                    }
+                }
+                index += 1;
+                event_seq += 1;
+                continue;
+            }
             match (self.gate(record), self.rendering.encoding) {
                 (None, Encoding::Protobuf) => self.push_proto(header, event_seq, record, busy),
                 (None, Encoding::Json) => {

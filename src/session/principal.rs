@@ -1,6 +1,7 @@
 //! What a principal may do with its jobs, in a session or without one.
 
 use bytes::Bytes;
+use secrecy::SecretString;
 
 use super::{Sessions, unavailable};
 use crate::job::{NewJob, audit_subscribed};
@@ -79,6 +80,14 @@ impl Sessions {
         });
         let submitted = submitted.await;
         submitted.unwrap_or_else(|_| Err(Failure::internal("the submit was cut off; try again")))
+    }
+
+    /// What a job has been given, as JSON; none when it has none or has ended. For
+    /// its principal, in the answer to a submit and nowhere else.
+    pub fn credentials_of(&self, row: &JobRow) -> Option<SecretString> {
+        let held = self.jobs.credentials()?.of(row.stream)?;
+        let json = serde_json::Value::from(vec![held.credential.to_json()]);
+        Some(json.to_string().into())
     }
 
     /// Asks a job to stop; `asking` is the session that does, if it is one.

@@ -118,6 +118,7 @@ impl Actor {
                     agent,
                     accepted_at: now(),
                     grant: Granted::default(),
+                    credentials_json: None,
                 };
                 self.reply_about(Some(job_id.clone()), request.trace_id.clone(), body);
                 let body = ReplyBody::Rejected { failure, at: now() };

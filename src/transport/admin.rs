@@ -31,6 +31,7 @@ pub fn router(
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .merge(super::admin_credentials::router(sessions.clone()))
         .with_state(Admin {
             sessions,
             hosts,
@@ -96,6 +97,17 @@ async fn metrics(
         "hosts",
         "Agent hosts that are connected or may yet be back",
         admin.hosts.count() as i64,
+    );
+    let (outstanding, unrevocable) = sessions.log.credentials_left().await.unwrap_or_default();
+    gauge(
+        "credentials_outstanding",
+        "Credentials of no job that the upstream has still to revoke",
+        outstanding as i64,
+    );
+    gauge(
+        "credentials_unrevocable",
+        "Of these, the ones that the upstream refuses to revoke",
+        unrevocable as i64,
     );
     let used = sessions.log.bytes_used().await.unwrap_or(0);
     let store: Gauge = Gauge::default();

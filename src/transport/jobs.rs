@@ -50,8 +50,15 @@ async fn submit(
     let submit = wire::submit_from_proto(call.message).map_err(invalid)?;
     let submitted = sessions.submit(call.principal, call.trace_id, submit);
     let (row, duplicate) = submitted.await?;
+    let credentials = sessions.credentials_of(&row);
     let job = Some(described(&sessions, row).await?);
-    Ok(proto::SubmitJobResponse { job, duplicate })
+    Ok(proto::SubmitJobResponse {
+        job,
+        duplicate,
+        credentials_json: credentials
+            .map(|json| json.expose_secret().to_owned())
+            .unwrap_or_default(),
+    })
 }
 
 async fn get(

@@ -4,6 +4,7 @@
 //! gives it. What may be done with a job is not its to say.
 
 pub mod admin;
+mod admin_credentials;
 pub mod agent_host;
 mod call;
 mod cors;

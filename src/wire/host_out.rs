@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
+
 use super::convert::{outcome_to_proto, ts_to_proto};
 use super::proto::{self, envelope::Payload, serve_response::Message};
 use crate::protocol::host::{Assign, AssignmentRef, HostReply, Registered};
@@ -77,6 +79,10 @@ pub fn host_reply_to_proto(reply: HostReply) -> proto::ServeResponse {
             reconnect_after: duration(reconnect_after),
             reason,
         }),
+        HostReply::Credentials { of, json } => Message::Credentials(proto::Credentials {
+            r#ref: some(of),
+            credentials_json: json.expose_secret().to_owned(),
+        }),
         HostReply::AuthRefreshed => Message::AuthRefreshed(proto::AuthRefreshed {}),
     };
     proto::ServeResponse {
@@ -136,6 +142,10 @@ fn assign_proto(assign: Assign) -> proto::Assign {
         lease_expires_at: assign.lease_expires_at.and_then(ts_to_proto),
         parent_job_id: assign.parent_job_id.unwrap_or_default(),
         checkpoint: assign.checkpoint.unwrap_or_default(),
+        credentials_json: assign
+            .credentials_json
+            .map(|json| json.expose_secret().to_owned())
+            .unwrap_or_default(),
         ..Default::default()
     }
 }

@@ -197,7 +197,8 @@ fn body(body: proto::job_event::Body) -> (Cow<'static, str>, String) {
             #[derive(Serialize, serde::Deserialize)]
             struct Rotated {
                 id: String,
-                value: String,
+                #[serde(skip_serializing_if = "Option::is_none")]
+                value: Option<String>,
             }
             let rotated = (b.phase == "credential_rotated")
                 .then(|| serde_json::from_str(&b.details_json).ok())

@@ -17,6 +17,7 @@ mod json_record;
 mod proto_in;
 mod record;
 mod reply;
+mod rotated;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ pub use record::{
     frame_record,
 };
 pub use reply::{encode_reply_json, encode_reply_proto};
+pub use rotated::{rotation_of, with_value};
 pub use stored::{decode_outcome, delegates};
 pub use withheld::{feature_of, withheld};
 

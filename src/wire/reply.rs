@@ -2,6 +2,7 @@
 //! superset of members that the published SDK clients need.
 
 use bytes::BytesMut;
+use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 
 use super::convert::ts_to_proto;
@@ -73,6 +74,7 @@ fn payload_proto(body: ReplyBody, job_id: Option<String>) -> Payload {
             agent,
             accepted_at,
             grant,
+            credentials_json,
         } => Payload::JobAccepted(proto::JobAccepted {
             request_id,
             agent,
@@ -82,7 +84,9 @@ fn payload_proto(body: ReplyBody, job_id: Option<String>) -> Payload {
             lease_expires_at: grant.expires_at.and_then(ts_to_proto),
             parent_job_id: grant.parent_job_id.unwrap_or_default(),
             delegate_id: grant.delegate_id.unwrap_or_default(),
-            ..Default::default()
+            credentials_json: credentials_json
+                .map(|json| json.expose_secret().to_owned())
+                .unwrap_or_default(),
         }),
         ReplyBody::Cancelled { reason } => Payload::JobCancelled(proto::JobCancelled {
             reason: reason.unwrap_or_default(),
@@ -218,12 +222,17 @@ fn payload_json(reply: &Reply) -> (&'static str, Value) {
             agent,
             accepted_at,
             grant,
+            credentials_json,
         } => {
             let mut payload = json!({
                 "request_id": request_id, "job_id": reply.job_id, "agent": agent,
                 "accepted_at": rfc3339(*accepted_at),
             });
             granted_json(grant, &mut payload);
+            if let Some(json) = credentials_json {
+                payload["credentials"] =
+                    serde_json::from_str(json.expose_secret()).unwrap_or_default();
+            }
             let payload = with(payload, "parent_job_id", &grant.parent_job_id);
             let payload = with(payload, "delegate_id", &grant.delegate_id);
             ("job.accepted", with(payload, "trace_id", &reply.trace_id))

@@ -182,6 +182,26 @@ impl HostPeer {
         }
     }
 
+    /// The same of a host that lives on meanwhile.
+    pub async fn next_beating(&mut self) -> Hear {
+        let limit = tokio::time::sleep(Duration::from_secs(30));
+        let mut beats = tokio::time::interval(Duration::from_millis(500));
+        tokio::pin!(limit);
+        loop {
+            tokio::select! {
+                message = self.responses.message() => {
+                    let message = message.expect("an open stream").and_then(|m| m.message);
+                    match message.expect("a message") {
+                        Hear::Ack(_) | Hear::HeartbeatAck(_) => {}
+                        other => return other,
+                    }
+                }
+                _ = beats.tick() => self.beat().await,
+                () = &mut limit => panic!("no message within 30 s"),
+            }
+        }
+    }
+
     pub async fn assigned(&mut self) -> (proto::Assign, AssignmentRef) {
         match self.next().await {
             Hear::Assign(assign) => {

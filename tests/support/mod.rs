@@ -3,6 +3,7 @@
 
 pub mod buf;
 pub mod chromium;
+pub mod credentials;
 pub mod gateway;
 pub mod host;
 pub mod jobs;

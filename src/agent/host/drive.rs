@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::activation::{Activation, Phase};
 use super::registry::{Hosts, Place};
+use crate::credential::Holding;
 use crate::job::{Agent, AgentResult, AgentRun, JobContext};
 use crate::log::{Command, HostedRow, ReportMark};
 use crate::protocol::host::{HostReply, LossPolicy};
@@ -240,8 +241,15 @@ impl Drive {
         mut phase: watch::Receiver<Phase>,
     ) -> Result<End, Failure> {
         let mut told = false;
+        let mut holding = self.job.holding();
         loop {
             tokio::select! {
+                () = another(&mut holding) => {
+                    if let Some(json) = self.job.credentials_json() {
+                        let of = offered.activation.reference();
+                        offered.place.host.outbox.push(HostReply::Credentials { of, json });
+                    }
+                }
                 reason = over(&mut phase) => return Ok(match reason {
                     None => End::Completed,
                     Some(reason) => {
@@ -296,6 +304,17 @@ impl Drive {
 /// driver holds.
 async fn moved_on(phase: &mut watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase != Phase::Offered).await;
+}
+
+/// Resolves when the job has been given something else; never for one that was
+/// given nothing.
+async fn another(holding: &mut Option<Holding>) {
+    if let Some(holding) = holding
+        && holding.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Resolves at the end, with the reason of a loss.

@@ -112,6 +112,7 @@ impl Host {
             lease_expires_at: job.lease_expires_at(),
             parent_job_id: job.parent_id().map(Into::into),
             checkpoint,
+            credentials_json: job.credentials_json(),
         };
         self.outbox.push(HostReply::Assign(Box::new(assign)));
     }

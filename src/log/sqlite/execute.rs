@@ -3,14 +3,17 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decode::job_from_row;
-use super::{hosted, trim, view_ops};
+use super::{credential, hosted, trim, view_ops};
 use crate::log::{Command, JobRow, Outcome, PendingBlock, Position};
+
+/// Whether there are credentials to be revoked after this.
+pub(super) struct Due(pub bool);
 
 pub(super) fn insert_block(
     connection: &Connection,
     position: Position,
     block: &PendingBlock,
-) -> rusqlite::Result<()> {
+) -> rusqlite::Result<Due> {
     if let Some(mark) = &block.mark {
         if block.first_seq == 1 {
             // Whoever sees a job's records sees that it runs.
@@ -24,7 +27,7 @@ pub(super) fn insert_block(
             .execute(params![block.stream, spent])?;
     }
     if block.count == 0 {
-        return Ok(());
+        return Ok(Due(false));
     }
     connection
         .prepare_cached(
@@ -39,8 +42,10 @@ pub(super) fn insert_block(
             block.terminal.is_some(),
             &block.data[..],
         ])?;
+    let mut due = false;
     if let Some(end) = &block.terminal {
         hosted::end(connection, block.stream)?;
+        due = credential::end(connection, block.stream, end.ended_at_ms)?;
         let last_seq = block.first_seq + u64::from(block.count) - 1;
         connection
             .prepare_cached(
@@ -55,7 +60,7 @@ pub(super) fn insert_block(
                 position
             ])?;
     }
-    Ok(())
+    Ok(Due(due))
 }
 
 pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::Result<Outcome> {
@@ -111,13 +116,23 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
         }
         // Its record is among the blocks of the group.
         Command::AppendOwn { .. } => {}
-        Command::CreateJob { job, op, hosted } => {
+        Command::CreateJob {
+            job,
+            op,
+            hosted,
+            credential,
+        } => {
             let earlier = match &job.grant.parent_id {
                 Some(_) => same_child(connection, job)?,
                 None => same_key(connection, job)?,
             };
             if let Some(earlier) = earlier {
                 return Ok(Outcome::Duplicate(Box::new(earlier)));
+            }
+            if let Some(issued) = credential
+                && !credential::issued(connection, issued)?
+            {
+                return Ok(Outcome::Stale);
             }
             insert_job(connection, job)?;
             if let Some(op) = op {
@@ -126,6 +141,24 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
             if let Some(row) = hosted {
                 hosted::insert(connection, row)?;
             }
+        }
+        Command::IntendCredential(row) => credential::insert(connection, row)?,
+        Command::RemoveCredential { handle } => credential::remove(connection, handle)?,
+        Command::CredentialIssued(issued) => {
+            if !credential::issued_for_live_job(connection, issued)? {
+                return Ok(Outcome::Stale);
+            }
+        }
+        Command::SetCredential {
+            handle,
+            seen,
+            state,
+            attempts,
+            next_at_ms,
+            error,
+        } => {
+            let seen = (handle.as_str(), *seen);
+            credential::set(connection, seen, *state, *attempts, *next_at_ms, error)?;
         }
         Command::Activate {
             stream,

@@ -2,6 +2,7 @@
 //! thread, and read-only connections beside them.
 
 mod checkpoint;
+mod credential;
 mod decode;
 mod execute;
 mod family;
@@ -75,6 +76,8 @@ struct State {
     healthy: AtomicBool,
     closing: AtomicBool,
     recent: recent::Recent,
+    /// Told when a terminal left credentials to be revoked.
+    credentials_due: tokio::sync::Notify,
 }
 
 impl Log {
@@ -95,6 +98,7 @@ impl Log {
             healthy: AtomicBool::new(true),
             closing: AtomicBool::new(false),
             recent: recent::Recent::default(),
+            credentials_due: tokio::sync::Notify::new(),
         });
         let queue = Arc::new(Queue::default());
         let readers = reader::Pool::open(&path)?;
@@ -123,6 +127,11 @@ impl Log {
     /// False while commits fail.
     pub fn healthy(&self) -> bool {
         self.shared.state.healthy.load(Ordering::Relaxed)
+    }
+
+    /// Resolves once a terminal has left credentials to be revoked. For one waiter.
+    pub async fn until_credentials_due(&self) {
+        self.shared.state.credentials_due.notified().await;
     }
 
     /// Tells the writer that a source has records.

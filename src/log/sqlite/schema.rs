@@ -13,7 +13,7 @@ const APPLICATION_ID: i64 = 0x6172_6370;
 const CACHE_KIB: i64 = 16 * 1024;
 /// What each version of the format added to the one before. A store is brought
 /// up step by step when it is opened; a step, once released, is never changed.
-const STEPS: [&str; 5] = [FIRST, RECENT_VIEW_OPS, HOSTED, GRANTS, OFFERED];
+const STEPS: [&str; 6] = [FIRST, RECENT_VIEW_OPS, HOSTED, GRANTS, OFFERED, CREDENTIALS];
 /// `PRAGMA user_version`: how many of the steps a store has.
 const FORMAT: i64 = STEPS.len() as i64;
 
@@ -84,6 +84,17 @@ ALTER TABLE hosted_job ADD COLUMN host_instance TEXT NOT NULL DEFAULT '';
 UPDATE hosted_job SET accepted = token_hash IS NOT NULL, host_principal = coalesce((
   SELECT hosted_agent.principal FROM job JOIN hosted_agent ON job.agent = name || '@' || version
   WHERE job.stream = hosted_job.stream), '');
+";
+
+// No index of what is due: only credentials that are live or to be revoked are
+// here, and the table is looked through when one of the latter is.
+const CREDENTIALS: &str = "
+CREATE TABLE credential (
+  handle TEXT PRIMARY KEY, id TEXT NOT NULL, generation INTEGER NOT NULL, stream INTEGER NOT NULL,
+  job_id TEXT NOT NULL, provisioner TEXT NOT NULL, state TEXT NOT NULL, issued_at_ms INTEGER NOT NULL,
+  settles_at_ms INTEGER NOT NULL, expires_at_ms INTEGER, next_at_ms INTEGER, attempts INTEGER NOT NULL,
+  error TEXT NOT NULL, asked_json TEXT NOT NULL, issued_json TEXT NOT NULL, sealed BLOB) WITHOUT ROWID;
+CREATE INDEX credential_job ON credential (stream);
 ";
 
 /// The writer's connection and the last position in use.

@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::execute::{execute, insert_block};
+use super::execute::{Due, execute, insert_block};
 use super::{State, unavailable, view_ops};
 use crate::log::{Block, BlockSource, Command, Error, Outcome, PendingBlock, Position};
 
@@ -204,8 +204,11 @@ impl Writer {
     fn commit(&mut self, commands: Vec<(Command, Answer)>) -> bool {
         let (commands, answers): (Vec<_>, Vec<_>) = commands.into_iter().unzip();
         match write_group(&mut self.connection, &commands, &self.blocks, self.tail) {
-            Ok(outcomes) => {
+            Ok((outcomes, Due(due))) => {
                 self.publish(outcomes, answers);
+                if due {
+                    self.state.credentials_due.notify_one();
+                }
                 true
             }
             Err(error) => {
@@ -266,7 +269,7 @@ fn write_group(
     commands: &[Command],
     blocks: &[Taken],
     tail: Position,
-) -> Result<Vec<Outcome>, Error> {
+) -> Result<(Vec<Outcome>, Due), Error> {
     let transaction = connection
         .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
         .map_err(unavailable)?;
@@ -275,14 +278,15 @@ fn write_group(
         .map(|command| execute(&transaction, command))
         .collect::<rusqlite::Result<Vec<_>>>()
         .map_err(unavailable)?;
-    let mut position = tail;
+    let (mut position, mut due) = (tail, false);
     for Taken { block, .. } in blocks {
         position += Position::from(block.count > 0);
-        insert_block(&transaction, position, block).map_err(unavailable)?;
+        let Due(left) = insert_block(&transaction, position, block).map_err(unavailable)?;
+        due |= left;
     }
     view_ops::settle(&transaction).map_err(unavailable)?;
     transaction.commit().map_err(unavailable)?;
-    Ok(outcomes)
+    Ok((outcomes, Due(due)))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! `ARCPD_LIMITS__HEARTBEAT_INTERVAL_SEC` in the environment. A key nobody knows
 //! is refused by name, wherever it comes from: a typo must not pass for a setting.
 
+mod credentials;
 mod hosts;
 mod limits;
 
@@ -18,6 +19,7 @@ use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use credentials::{CredentialSettings, Provisioning};
 pub use hosts::HostSettings;
 pub use limits::Limits;
 
@@ -30,7 +32,7 @@ use crate::log::Durability;
 use crate::transport::Cors;
 
 /// Names under the prefix that belong to the client commands.
-const NOT_OURS: [&str; 5] = ["server", "token", "ca", "tokens", "config"];
+const NOT_OURS: [&str; 6] = ["admin", "server", "token", "ca", "tokens", "config"];
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -61,6 +63,7 @@ pub struct Settings {
     pub limits: Limits,
     pub retention: Retention,
     pub hosts: HostSettings,
+    pub credentials: CredentialSettings,
     /// Who may host agents, and under which names.
     pub hosting: Vec<Hosting>,
     /// Programs to offer as agents.
@@ -114,6 +117,7 @@ impl Default for Settings {
             limits: Limits::default(),
             retention: Retention::default(),
             hosts: HostSettings::default(),
+            credentials: CredentialSettings::default(),
             hosting: Vec::new(),
             agent: Vec::new(),
         }
@@ -161,6 +165,12 @@ impl Settings {
         self.limits.check()?;
         self.retention.check()?;
         self.hosts.check()?;
+        self.credentials.check()?;
+        if self.dev && self.credentials.provisioner.is_some() {
+            bail!(
+                "credentials: with dev they would be anybody's; give tokens_file or ARCPD_TOKENS"
+            );
+        }
         self.hosting.iter().try_for_each(Hosting::check)
     }
 

@@ -1,0 +1,78 @@
+//! A job's credentials: asked for before it is made, replaced while it runs (§9.8).
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::Jobs;
+use crate::authority::Lease;
+use crate::credential::{Ask, Budget, Credentials, Fresh, Holder, Holding};
+use crate::log::{JobRow, StreamId};
+use crate::protocol::{EventBody, Failure, Timestamp, id};
+
+impl Jobs {
+    /// None if there is nobody to ask for any.
+    pub fn credentials(&self) -> Option<&Arc<Credentials>> {
+        self.credentials.as_ref()
+    }
+
+    /// Before the job is: it is made with its credential or not at all.
+    pub(super) async fn credential(
+        &self,
+        job: &JobRow,
+        lease: &Lease,
+        deadline: Option<Timestamp>,
+    ) -> Result<Option<Fresh>, Failure> {
+        let Some(credentials) = &self.credentials else {
+            return Ok(None);
+        };
+        let ask = Ask {
+            stream: job.stream,
+            job_id: &job.id,
+            session_id: &job.session_id,
+            principal: &job.principal,
+            agent: &job.agent,
+            traceparent: id::traceparent(&job.trace_id),
+            lease,
+            deadline,
+        };
+        credentials.issue(ask).await
+    }
+
+    /// What a job has that goes on after a restart.
+    pub(super) async fn credential_again(
+        &self,
+        stream: StreamId,
+        session_id: &str,
+    ) -> Result<Option<Holding>, crate::log::Error> {
+        match &self.credentials {
+            Some(credentials) => credentials.recover(stream, session_id).await,
+            None => Ok(None),
+        }
+    }
+}
+
+impl Holder for Jobs {
+    fn announce(
+        &self,
+        job_id: &str,
+        event: EventBody,
+    ) -> Pin<Box<dyn Future<Output = bool> + Send>> {
+        let context = self.live_context(job_id);
+        Box::pin(async move {
+            match context {
+                Some(context) => context.emit_own(event).await.is_ok(),
+                None => false,
+            }
+        })
+    }
+
+    fn budget_left(&self, job_id: &str) -> Option<Vec<Budget>> {
+        let context = self.live_context(job_id)?;
+        let left = context.remaining().into_iter();
+        let budget = left.map(|(currency, amount)| Budget {
+            currency: currency.to_string(),
+            amount: amount.to_string(),
+        });
+        Some(budget.collect())
+    }
+}
