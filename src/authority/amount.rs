@@ -75,6 +75,14 @@ impl Amount {
         self.0.checked_sub(other.0).and_then(Self::in_range)
     }
 
+    /// Of what is spent: a sum beyond the range stays at its end, more than can be
+    /// granted.
+    pub fn saturating_add(self, other: Self) -> Self {
+        let digits = (INTEGER_DIGITS_MAX + DECIMALS_MAX) as u32;
+        let most = Decimal::from_i128_with_scale(10_i128.pow(digits) - 1, DECIMALS_MAX as u32);
+        self.checked_add(other).unwrap_or(Self(most))
+    }
+
     pub(super) fn checked_mul(self, factor: u32) -> Option<Self> {
         let product = self.0.checked_mul(Decimal::from(factor));
         product.and_then(Self::in_range)
@@ -164,6 +172,7 @@ mod tests {
             amount("0.000000001"),
         );
         assert_eq!(most.checked_add(least), None);
+        assert_eq!(most.saturating_add(most), most);
         assert_eq!(
             most.checked_sub(least).unwrap().to_string(),
             "999999999999999999.999999998"

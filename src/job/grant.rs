@@ -149,9 +149,7 @@ impl Grant {
     pub fn charge(&self, job: StreamId, costs: &[Cost]) -> (Vec<EventBody>, String) {
         let mut ledger = self.family.ledger.lock();
         for cost in costs {
-            if let Err(error) = ledger.charge(job, &cost.currency, cost.amount) {
-                tracing::warn!(stream = job, error, "a cost could not be counted");
-            }
+            ledger.charge(job, &cost.currency, cost.amount);
         }
         let changed = remaining_events(ledger.changed(job));
         let spent = ledger.spent(job).map(amounts_to_json).unwrap_or_default();
