@@ -134,6 +134,12 @@ impl JobContext {
         self.shared.grant.as_ref()
     }
 
+    /// Whether it is still to be told that this job has delegated that child.
+    pub(super) fn is_to_say(&self, child: StreamId) -> bool {
+        self.grant()
+            .is_none_or(|grant| grant.family.is_to_say(child))
+    }
+
     /// Resolves when the job's terminal has been written.
     pub(super) fn over(&self) -> CancellationToken {
         self.shared.over.clone()

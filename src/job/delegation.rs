@@ -160,7 +160,10 @@ impl Jobs {
         asked: &Delegation,
     ) {
         let (session_id, stream) = (row.session_id.clone(), row.stream);
-        let said = parent.emit_own(delegate_event(asked, &row)).await;
+        let said = match parent.is_to_say(stream) {
+            true => parent.emit_own(delegate_event(asked, &row)).await,
+            false => Ok(()),
+        };
         let context = self.context(row, 0).provided(credential);
         let context = context.granted(Some(grant));
         self.observe(&session_id, stream);
@@ -260,7 +263,10 @@ impl Jobs {
                 return Ok(());
             }
         }
-        parent.emit_own(delegate_event(asked, row)).await
+        match parent.is_to_say(row.stream) {
+            true => parent.emit_own(delegate_event(asked, row)).await,
+            false => Ok(()),
+        }
     }
 
     /// Resolves when a child is over and that is durable; how it ended.

@@ -3,7 +3,7 @@
 //!
 //! A job without a lease has none of this: whatever it asks for is refused.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -34,6 +34,8 @@ pub(super) struct Family {
     ledger: Mutex<Ledger>,
     /// Those that run, to tell them what changed for them.
     members: Mutex<HashMap<Member, WeakJob>>,
+    /// Children that this process has told of in their parents' streams.
+    said: Mutex<HashSet<Member>>,
 }
 
 /// What a `cost.*` metric takes from a budget.
@@ -47,6 +49,7 @@ impl Family {
         Arc::new(Self {
             ledger: Mutex::new(ledger),
             members: Mutex::default(),
+            said: Mutex::default(),
         })
     }
 
@@ -60,6 +63,12 @@ impl Family {
 
     pub fn withdraw(&self, child: Member) {
         self.ledger.lock().withdraw(child);
+    }
+
+    /// True for the one that is to tell of a child: the event may be on its way into
+    /// the log, where nobody sees it yet.
+    pub fn is_to_say(&self, child: Member) -> bool {
+        self.said.lock().insert(child)
     }
 
     fn end(&self, member: Member) {
