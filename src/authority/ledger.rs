@@ -36,7 +36,7 @@ struct Account {
     settled: Amounts,
     children: Vec<Member>,
     is_over: bool,
-    /// What was left when it was last told.
+    /// What was left when it was last told; nothing of what an earlier run told.
     told: Amounts,
 }
 
@@ -44,7 +44,7 @@ impl Ledger {
     /// The account of a job that nobody delegated.
     pub fn open(root: Member, granted: Amounts) -> Self {
         let mut ledger = Self::default();
-        ledger.insert(root, None, granted);
+        ledger.insert(root, None, granted.clone(), granted);
         ledger
     }
 
@@ -62,13 +62,14 @@ impl Ledger {
                 ));
             }
         }
-        self.insert(child, Some(parent), asked);
+        self.insert(child, Some(parent), asked.clone(), asked);
         Ok(())
     }
 
-    /// Puts back what an earlier run knew: granted then, whatever is left now.
-    pub fn restore(&mut self, child: Member, parent: Member, granted: Amounts) {
-        self.insert(child, Some(parent), granted);
+    /// Puts back what an earlier run knew: granted then, whatever is left now. What
+    /// was told last may be of before the crash, so all of it is to be told again.
+    pub fn restore(&mut self, member: Member, parent: Option<Member>, granted: Amounts) {
+        self.insert(member, parent, granted, Amounts::new());
     }
 
     pub fn set_spent(&mut self, member: Member, spent: Amounts) {
@@ -77,14 +78,14 @@ impl Ledger {
         }
     }
 
-    fn insert(&mut self, member: Member, parent: Option<Member>, granted: Amounts) {
+    fn insert(&mut self, member: Member, parent: Option<Member>, granted: Amounts, told: Amounts) {
         if let Some(above) = parent.and_then(|parent| self.accounts.get_mut(&parent)) {
             above.children.push(member);
         }
         let account = Account {
             parent,
-            told: granted.clone(),
             granted,
+            told,
             ..Account::default()
         };
         self.accounts.insert(member, account);
@@ -179,17 +180,24 @@ impl Ledger {
     /// Budgets of a job that changed by a twentieth of what was granted since they
     /// were last told, or became none or some again. They count as told.
     pub fn changed(&mut self, member: Member) -> Amounts {
-        let mut changed = self.remaining(member);
-        let Some(account) = self.accounts.get_mut(&member) else {
-            return Amounts::new();
-        };
-        changed.retain(|currency, left| {
-            let told = account.told.get(currency).copied().unwrap_or_default();
-            let granted = account.granted.get(currency).copied().unwrap_or_default();
-            is_material(granted, told, *left)
-        });
-        account.told.extend(changed.clone());
+        let changed = self.untold(member);
+        if let Some(account) = self.accounts.get_mut(&member) {
+            account.told.extend(changed.clone());
+        }
         changed
+    }
+
+    /// The same, and they do not count as told.
+    pub fn untold(&self, member: Member) -> Amounts {
+        let mut untold = self.remaining(member);
+        if let Some(account) = self.accounts.get(&member) {
+            untold.retain(|currency, left| {
+                let granted = account.granted.get(currency).copied().unwrap_or_default();
+                let told = account.told.get(currency);
+                told.is_none_or(|told| is_material(granted, *told, *left))
+            });
+        }
+        untold
     }
 
     /// The job and those above it, nearest first.
@@ -379,6 +387,28 @@ mod tests {
         assert_eq!(ledger.changed(1)[&currency()].to_string(), "0");
         charge(&mut ledger, 1, "0.01");
         assert_eq!(ledger.changed(1), Amounts::new(), "below zero is no news");
+    }
+
+    #[test]
+    fn a_cost_beyond_all_counting_is_not_free() {
+        let mut ledger = Ledger::open(1, usd("10"));
+        ledger.reserve(2, 1, usd("1")).unwrap();
+        charge(&mut ledger, 1, "5");
+        charge(&mut ledger, 2, "999999999999999999");
+        assert_eq!(ledger.exhausted(1), Some(currency()));
+        charge(&mut ledger, 2, "999999999999999999");
+        ledger.end(2);
+        assert_eq!(ledger.exhausted(1), Some(currency()));
+        assert_eq!(left(&ledger, 1), "-999999999999999989.999999999");
+    }
+
+    #[test]
+    fn what_an_earlier_run_told_is_told_again() {
+        let mut ledger = Ledger::default();
+        ledger.restore(1, None, usd("1"));
+        assert_eq!(ledger.untold(1), usd("1"));
+        assert_eq!(ledger.changed(1), usd("1"));
+        assert_eq!(ledger.changed(1), Amounts::new());
     }
 
     #[test]

@@ -392,14 +392,32 @@ impl JobContext {
         self.push(&batch, None).await
     }
 
-    /// The same for who cannot wait: what finds no room follows when there is some.
-    pub(super) fn tell(&self, bodies: Vec<EventBody>) {
-        let mut batch = Batch::default();
-        bodies.into_iter().for_each(|body| batch.add_own(body));
-        if let Pushed::Full = self.try_push(&batch, None) {
+    /// Says what changed of its budgets. For who cannot wait: what finds no room
+    /// follows when there is some.
+    pub(super) fn tell_remaining(&self) {
+        if let Pushed::Full = self.try_tell() {
             let job = self.clone();
-            tokio::spawn(async move { job.push(&batch, None).await });
+            tokio::spawn(async move {
+                while let Pushed::Full = job.try_tell() {
+                    job.shared.buffer.wait_taken().await;
+                }
+            });
         }
+    }
+
+    fn try_tell(&self) -> Pushed {
+        let encode = |data: &mut bytes::BytesMut| {
+            let news = self.grant().map(|grant| grant.news(self.stream()));
+            Encoded {
+                records: encode_own(news.unwrap_or_default(), data),
+                spent_json: None,
+            }
+        };
+        let pushed = self.shared.buffer.push(Push::default(), encode);
+        if let Pushed::Wake = pushed {
+            self.shared.log.ready(self.source());
+        }
+        pushed
     }
 
     /// The record of an event that keeps the rules of its kind and the limits.
@@ -488,10 +506,7 @@ impl JobContext {
         };
         if let (Some(grant), false) = (&self.shared.grant, batch.costs.is_empty()) {
             let (left, spent_json) = grant.charge(self.stream(), &batch.costs);
-            for body in left {
-                wire::encode_event(Event { ts: now(), body }, data);
-                encoded.records += 1;
-            }
+            encoded.records += encode_own(left, data);
             encoded.spent_json = Some(spent_json);
         }
         encoded
@@ -560,4 +575,13 @@ impl JobContext {
     fn source(&self) -> Arc<dyn BlockSource> {
         self.shared.buffer.clone()
     }
+}
+
+/// Returns how many there were.
+fn encode_own(bodies: Vec<EventBody>, data: &mut bytes::BytesMut) -> u32 {
+    let count = bodies.len() as u32;
+    for body in bodies {
+        wire::encode_event(Event { ts: now(), body }, data);
+    }
+    count
 }

@@ -172,7 +172,7 @@ impl Jobs {
         }
         self.start_job(context, runner, None);
         if let Some(grant) = parent.grant() {
-            grant.family.tell_from(parent.stream());
+            grant.family.tell(grant.family.line(parent.stream()));
         }
     }
 
@@ -289,7 +289,8 @@ impl Jobs {
     pub(super) async fn restored(&self, row: &JobRow) -> Result<Arc<Family>, Failure> {
         let lease = stored_lease(row)?;
         let below = self.log().descendants(&row.id).await.map_err(unavailable)?;
-        let mut ledger = Ledger::open(row.stream, lease.budget);
+        let mut ledger = Ledger::default();
+        ledger.restore(row.stream, None, lease.budget);
         let mut streams = std::collections::HashMap::from([(row.id.clone(), row.stream)]);
         for child in &below {
             let parent = child
@@ -301,7 +302,7 @@ impl Jobs {
                 continue;
             };
             streams.insert(child.id.clone(), child.stream);
-            ledger.restore(child.stream, parent, stored_lease(child)?.budget);
+            ledger.restore(child.stream, Some(parent), stored_lease(child)?.budget);
         }
         for job in std::iter::once(row).chain(&below) {
             if let Some(spent) = &job.grant.spent_json {

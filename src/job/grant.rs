@@ -76,24 +76,33 @@ impl Family {
         self.ledger.lock().end(member);
     }
 
-    /// Tells each job above `below` what changed of its own budgets.
+    /// A job and those above it, nearest first.
+    pub fn line(&self, member: Member) -> Vec<Member> {
+        self.ledger.lock().line(member).collect()
+    }
+
+    /// Has each job above `below` tell what changed of its own budgets.
     pub fn tell_above(&self, below: Member) {
-        let above: Vec<(Member, Amounts)> = {
-            let mut ledger = self.ledger.lock();
-            let line: Vec<_> = ledger.line(below).skip(1).collect();
-            let changed = line.into_iter().map(|job| (job, ledger.changed(job)));
-            changed.filter(|(_, changed)| !changed.is_empty()).collect()
-        };
-        for (member, changed) in above {
+        let mut line = self.line(below);
+        line.retain(|job| *job != below);
+        self.tell(line);
+    }
+
+    /// The same of these jobs.
+    pub fn tell(&self, jobs: Vec<Member>) {
+        for member in jobs {
+            if self.ledger.lock().untold(member).is_empty() {
+                continue;
+            }
             let job = self.members.lock().get(&member).cloned();
             if let Some(job) = job.and_then(|job| job.upgrade()) {
-                job.tell(remaining_events(changed));
+                job.tell_remaining();
             }
         }
     }
 }
 
-pub(super) fn remaining_events(changed: Amounts) -> Vec<EventBody> {
+fn remaining_events(changed: Amounts) -> Vec<EventBody> {
     changed
         .into_iter()
         .map(|(currency, left)| EventBody::Metric {
@@ -165,6 +174,12 @@ impl Grant {
         (changed, spent)
     }
 
+    /// What is left where that matters; called where it is written, so that the last
+    /// value of a stream is the latest.
+    pub fn news(&self, job: StreamId) -> Vec<EventBody> {
+        remaining_events(self.family.ledger.lock().changed(job))
+    }
+
     /// What is left of each budget of the job, for credentials and spans.
     pub fn remaining(&self, job: StreamId) -> Amounts {
         self.family.ledger.lock().remaining(job)
@@ -179,20 +194,11 @@ impl Grant {
 impl Family {
     /// What a job did not spend goes back to those above it, and they are told.
     fn tell_end(&self, member: Member) {
-        let parent = self.ledger.lock().line(member).nth(1);
+        // Those that are over already leave the ledger with it.
+        let mut line = self.line(member);
         self.end(member);
-        if let Some(parent) = parent {
-            self.tell_from(parent);
-        }
-    }
-
-    pub fn tell_from(&self, member: Member) {
-        let changed = self.ledger.lock().changed(member);
-        let job = self.members.lock().get(&member).cloned();
-        if let (false, Some(job)) = (changed.is_empty(), job.and_then(|job| job.upgrade())) {
-            job.tell(remaining_events(changed));
-        }
-        self.tell_above(member);
+        line.retain(|job| *job != member);
+        self.tell(line);
     }
 }
 

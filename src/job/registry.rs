@@ -300,6 +300,7 @@ impl Jobs {
         let mut ended = 0;
         // Parents come before their children: they were made first.
         let mut taken_up: HashMap<String, (Arc<Family>, u32)> = HashMap::new();
+        let mut budgets = Vec::new();
         for row in self.log.unfinished_jobs().await? {
             let last_seq = self.log.seq_at(row.stream, self.log.committed()).await?;
             let agent = self.agents.recover(&row.agent);
@@ -326,6 +327,7 @@ impl Jobs {
                     if let Some(grant) = &grant {
                         let family = (grant.family.clone(), grant.depth);
                         taken_up.insert(row.id.clone(), family);
+                        budgets.push((grant.family.clone(), stream));
                     }
                     let credential = self.credential_again(stream, &row.session_id).await?;
                     self.take_up(row, last_seq, hosted, agent, (grant, credential));
@@ -335,6 +337,11 @@ impl Jobs {
                     ended += 1;
                 }
             }
+        }
+        // What a stream told last may be of before the crash, or of a child that has
+        // just ended.
+        for (family, stream) in budgets {
+            family.tell(vec![stream]);
         }
         Ok(ended)
     }
