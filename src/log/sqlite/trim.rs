@@ -105,10 +105,10 @@ pub(super) fn forget(
         .execute(params![parked_before_ms])?;
     connection
         .prepare_cached(
-            // What a child has spent is its parent's to answer for, to the end.
+            // What a job has spent is answered for by all above it, to their end: it is
+            // forgotten after them, and so those between are there to lead to it.
             "DELETE FROM job WHERE trimmed = 1 AND ended_at_ms < ?1 AND NOT EXISTS
-               (SELECT 1 FROM job AS parent
-                WHERE parent.id = job.parent_id AND parent.end_position IS NULL)",
+               (SELECT 1 FROM job AS parent WHERE parent.id = job.parent_id)",
         )?
         .execute(params![ended_before_ms])?;
     Ok(())
