@@ -54,6 +54,13 @@ impl LiveJobs {
         let (id, principal) = (context.job_id().to_owned(), context.principal().to_owned());
         // Held while the task is made: it cannot be over before it is listed.
         let mut state = self.state.lock();
+        if let Some(parent) = context.parent_id()
+            && !state.jobs.contains_key(parent)
+        {
+            // It has ended since it delegated, and its children with it.
+            drop(state);
+            return context.end(parent_is_over());
+        }
         let (own, live) = (context.clone(), self.clone());
         let task = tokio::spawn(async move {
             runner::run(&*agent, &own).await;
