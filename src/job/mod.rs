@@ -73,6 +73,22 @@ impl Default for Limits {
 /// lease that has expired stays so when the clock is set (§14).
 pub(crate) fn steady_now() -> Timestamp {
     static LATEST_MS: AtomicI64 = AtomicI64::new(i64::MIN);
-    let now = now().0;
-    Timestamp(LATEST_MS.fetch_max(now, Ordering::Relaxed).max(now))
+    steady(&LATEST_MS, now())
+}
+
+fn steady(latest_ms: &AtomicI64, now: Timestamp) -> Timestamp {
+    Timestamp(latest_ms.fetch_max(now.0, Ordering::Relaxed).max(now.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// §14: an expiry that has been seen is not undone by a clock that is set back.
+    #[test]
+    fn a_clock_that_is_set_back_does_not_bring_a_lease_back() {
+        let latest = AtomicI64::new(i64::MIN);
+        let at = |ms| steady(&latest, Timestamp(ms)).0;
+        assert_eq!([at(10), at(5), at(11), at(-3)], [10, 10, 11, 11]);
+    }
 }
