@@ -37,8 +37,11 @@ pub(super) fn authorized(
     );
 }
 
-/// Who watches whose job (§14, cross-session subscription audit).
-pub(crate) fn subscribed(principal: &str, job_id: &str, owner: Option<&str>, allowed: bool) {
+/// Who watches whose job (§14, cross-session subscription audit); without an owner
+/// there is no such job.
+pub(crate) fn subscribed(principal: &str, job_id: &str, owner: Option<&str>) {
+    let job_id: String = job_id.chars().take(TARGET_CHARS).collect();
+    let allowed = owner == Some(principal);
     tracing::info!(
         target: "arcpd::audit",
         operation = "subscribe",

@@ -49,10 +49,13 @@ impl Sessions {
         principal: &str,
         job_id: Option<&str>,
     ) -> Result<JobRow, Failure> {
-        let found = self.visible(principal, job_id).await;
-        let owner = found.as_ref().ok().map(|job| &*job.principal);
-        audit_subscribed(principal, job_id.unwrap_or_default(), owner, found.is_ok());
-        found
+        let job_id = job_id.ok_or_else(|| Failure::invalid("job_id: missing"))?;
+        let job = self.log.job(job_id).await.map_err(unavailable)?;
+        // A refusal names the owner here, and to nobody else.
+        let owner = job.as_ref().map(|job| &*job.principal);
+        audit_subscribed(principal, job_id, owner);
+        job.filter(|job| job.principal == principal)
+            .ok_or_else(Failure::job_not_found)
     }
 
     /// Submits without a session and starts the job. Also whether an earlier

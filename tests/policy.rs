@@ -1,0 +1,184 @@
+//! What a policy makes of a request, and the audit log of all that is decided.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::both::*;
+use support::*;
+
+fn op(capability: &str, target: &str) -> Value {
+    json!({ "capability": capability, "target": target })
+}
+
+/// The audit lines of an operation, once one is as wanted.
+async fn audit(runtime: &Runtime, wanted: impl Fn(&Value) -> bool) -> Value {
+    let started = std::time::Instant::now();
+    loop {
+        let lines = runtime.log();
+        let lines = lines
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let mut audit = lines.filter(|line| line["target"] == "arcpd::audit");
+        if let Some(line) = audit.find(|line| wanted(&line["fields"])) {
+            assert_eq!(line["level"], "INFO");
+            return line["fields"].clone();
+        }
+        assert!(started.elapsed().as_secs() < 30, "not in {}", runtime.log());
+        tokio::task::yield_now().await;
+    }
+}
+
+/// A policy file beside the runtime's configuration.
+fn with_policy(policy: &str) -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("policy.toml");
+    std::fs::write(&path, policy).unwrap();
+    let toml = format!("policy_file = {:?}\n", path.to_str().unwrap());
+    (dir, toml)
+}
+
+const POLICY: &str = r#"
+[[bound]]
+principals = ["alice"]
+agents = ["toolbox", "sleeper"]
+max_lifetime_sec = 60
+[bound.lease]
+"net.fetch" = ["https://*.example.com/**"]
+"tool.call" = ["search.*"]
+"cost.budget" = ["USD:5"]
+"#;
+
+#[tokio::test]
+async fn a_policy_cuts_adds_and_refuses() {
+    let (_dir, toml) = with_policy(POLICY);
+    on_both(&toml, async |runtime, mut alice| {
+        let ask = json!({ "agent": "toolbox",
+            "input": { "ops": [op("tool.call", "search.web"), op("tool.call", "shell"), op("fs.read", "/w")] },
+            "lease_request": { "tool.call": ["**"], "fs.read": ["/**"], "net.fetch": ["https://evil.org/**"] } });
+        let accepted = alice.try_submit(ask.clone()).await;
+        // Cut to the bound; the currency that was left out is bounded all the same.
+        let effective = json!({ "tool.call": ["search.*"], "cost.budget": ["USD:5"] });
+        assert_eq!(accepted.body["lease"], effective);
+        assert_eq!(accepted.body["budget"], json!({ "USD": 5 }));
+        let end: jiff::Timestamp = accepted.body["lease_constraints"]["expires_at"].as_str().unwrap().parse().unwrap();
+        assert!(end <= jiff::Timestamp::now() + jiff::SignedDuration::from_secs(60));
+        let seen = alice.until_end(&accepted.job).await;
+        assert_eq!(refusals(&seen), [("op-2", "PERMISSION_DENIED"), ("op-3", "PERMISSION_DENIED")]);
+
+        let line = audit(&runtime, |line| line["operation"] == "grant").await;
+        assert_eq!((&line["principal"], &line["agent"], &line["decision"]),
+            (&json!("alice"), &json!("toolbox@1.0.0"), &json!("cut")));
+        assert_eq!(line["effective"], effective.to_string());
+        assert!(line["asked"].as_str().unwrap().contains("evil.org"));
+
+        // No bound fits: another agent, and another principal.
+        let (code, message) = alice.refused(json!({ "agent": "echo", "input": 1 })).await;
+        assert_eq!((&*code, &*message), ("PERMISSION_DENIED", "policy: no policy lets alice run echo@1.0.0"));
+        let mut bob = alice.another(&runtime, BOB).await;
+        assert_eq!(bob.refused(ask).await.0, "PERMISSION_DENIED");
+        let line = audit(&runtime, |line| line["operation"] == "grant" && line["principal"] == "bob").await;
+        assert_eq!((&line["decision"], &line["effective"]), (&json!("refused"), &json!("")));
+        assert!(line["rule"].as_str().unwrap().contains("no policy lets bob run toolbox"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn decisions_are_in_the_audit_log() {
+    on_both("", async |runtime, mut alice| {
+        let lease = json!({ "fs.read": ["/w/**"] });
+        let ops = json!({ "ops": [op("fs.read", "/w/./a"), op("fs.read", "/etc/passwd")] });
+        let job = alice.submit("toolbox", ops, lease).await;
+        alice.until_end(&job).await;
+        let by = |line: &Value| {
+            [
+                "principal",
+                "job_id",
+                "agent",
+                "capability",
+                "target",
+                "decision",
+                "rule",
+                "code",
+            ]
+            .map(|key| line[key].as_str().unwrap().to_owned())
+        };
+        let allowed = audit(&runtime, |line| {
+            line["decision"] == "allowed" && line["operation"] == "authorize"
+        })
+        .await;
+        assert_eq!(
+            by(&allowed),
+            [
+                "alice",
+                &*job,
+                "toolbox@1.0.0",
+                "fs.read",
+                "/w/./a",
+                "allowed",
+                "/w/**",
+                ""
+            ]
+        );
+        let refused = audit(&runtime, |line| line["decision"] == "refused").await;
+        assert_eq!(
+            by(&refused),
+            [
+                "alice",
+                &*job,
+                "toolbox@1.0.0",
+                "fs.read",
+                "/etc/passwd",
+                "refused",
+                "lease: no pattern of the lease's fs.read matches /etc/passwd",
+                "PERMISSION_DENIED"
+            ]
+        );
+        assert_eq!(allowed["trace_id"].as_str().unwrap().len(), 32);
+        assert_eq!(allowed["trace_id"], refused["trace_id"]);
+
+        // Who watches whose job, also where it is refused.
+        let mut observer = alice.another(&runtime, ALICE).await;
+        observer.subscribe(&job).await;
+        let line = audit(&runtime, |line| line["operation"] == "subscribe").await;
+        let by = |line: &Value| {
+            ["principal", "job_id", "owner", "decision", "rule"].map(|key| line[key].clone())
+        };
+        assert_eq!(
+            by(&line),
+            ["alice", &*job, "alice", "allowed", "same_principal"].map(Value::from)
+        );
+        let mut bob = alice.another(&runtime, BOB).await;
+        assert_eq!(bob.subscribe(&job).await["code"], "JOB_NOT_FOUND");
+        let line = audit(&runtime, |line| {
+            line["operation"] == "subscribe" && line["principal"] == "bob"
+        })
+        .await;
+        assert_eq!(
+            by(&line),
+            ["bob", &*job, "alice", "refused", "same_principal"].map(Value::from)
+        );
+    })
+    .await;
+}
+
+/// It was taken from the row that is hidden from who is refused: a look at somebody's
+/// job and a slip of the pen were one line.
+#[tokio::test]
+async fn the_audit_of_a_refused_subscription_names_no_owner() {
+    on_both("", async |runtime, mut alice| {
+        let job = alice.submit("echo", json!(1), json!({})).await;
+        let mut bob = alice.another(&runtime, BOB).await;
+        for asked in [&*job, "job_nobodys"] {
+            assert_eq!(bob.subscribe(asked).await["code"], "JOB_NOT_FOUND");
+        }
+        let of = async |job: &str| audit(&runtime, |line| line["job_id"] == job).await;
+        assert_eq!(of(&job).await["owner"], "alice");
+        let nobodys = of("job_nobodys").await;
+        assert_eq!(
+            (&nobodys["owner"], &nobodys["decision"]),
+            (&Value::Null, &json!("refused"))
+        );
+    })
+    .await;
+}
