@@ -69,6 +69,10 @@ impl Jobs {
         asked: Delegation,
     ) -> Result<Child, Failure> {
         check_shape(&asked)?;
+        let _alone = match parent.grant() {
+            Some(grant) => Some(grant.delegating.lock().await),
+            None => None,
+        };
         let (agent, runner) = self.agents().resolve(&asked.agent)?;
         let submit = Submit {
             agent: agent.clone(),
@@ -141,6 +145,7 @@ impl Jobs {
             jobs: Arc::downgrade(self),
             depth: grant.depth + 1,
             parent_id: Some(parent.job_id().into()),
+            delegating: Default::default(),
         };
         let holding = credential.map(Fresh::keep);
         let of_child = (child_grant, holding);
@@ -170,7 +175,12 @@ impl Jobs {
         if said.is_err() {
             return context.end(parent_is_over());
         }
+        let child_id = context.job_id().to_owned();
         self.start_job(context, runner, None);
+        if parent.over().is_cancelled() {
+            // It may have ended its children before this one was among them.
+            self.end_job(&child_id, parent_is_over());
+        }
         if let Some(grant) = parent.grant() {
             grant.family.tell(grant.family.line(parent.stream()));
         }

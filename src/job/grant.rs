@@ -27,6 +27,9 @@ pub(super) struct Grant {
     /// Delegations above it; 0 for a job that a client submitted.
     pub depth: u32,
     pub parent_id: Option<String>,
+    /// Held while a child is made, from the look at what there is room for to the
+    /// start: of many asked for at once, each must see those before it.
+    pub delegating: tokio::sync::Mutex<()>,
 }
 
 /// A job and all that was delegated below it.

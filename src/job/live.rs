@@ -122,7 +122,7 @@ impl LiveJobs {
     }
 
     /// The terminal first: what the agent says of its end comes too late.
-    fn end(self: &Arc<Self>, job_id: &str, outcome: Outcome) {
+    pub fn end(self: &Arc<Self>, job_id: &str, outcome: Outcome) {
         if let Some(context) = self.context(job_id) {
             context.end(outcome);
         }

@@ -279,6 +279,7 @@ impl Jobs {
             jobs: self.me.clone(),
             depth,
             parent_id,
+            delegating: Default::default(),
         }
     }
 
@@ -411,6 +412,11 @@ impl Jobs {
 
     pub(super) fn live_context(&self, job_id: &str) -> Option<JobContext> {
         self.live.context(job_id)
+    }
+
+    /// Ends a job that runs; one that is over stays as it is.
+    pub(super) fn end_job(&self, job_id: &str, outcome: Outcome) {
+        self.live.end(job_id, outcome);
     }
 
     pub(super) fn children_of(&self, job_id: &str) -> usize {
