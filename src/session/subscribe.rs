@@ -9,7 +9,7 @@ use super::numbering;
 use super::unavailable;
 use super::view::{Change, Op};
 use crate::job::now;
-use crate::log::{JobRow, StreamId};
+use crate::log::{JobRow, Position, StreamId};
 use crate::protocol::Failure;
 use crate::protocol::id;
 use crate::protocol::message::{Profile, ReplyBody};
@@ -118,15 +118,26 @@ impl Actor {
         history: bool,
         from: u64,
     ) -> Result<(), Failure> {
+        // A stream watched already goes on where it is: history ends there.
+        let boundary = if self.feed.watches(job.stream) {
+            self.cursor().position
+        } else {
+            self.sessions.log.committed()
+        };
+        self.observe_from(job, history, from, boundary).await
+    }
+
+    /// What is up to `boundary` is history, the rest comes in the order of the log.
+    async fn observe_from(
+        &mut self,
+        job: &JobRow,
+        history: bool,
+        from: u64,
+        boundary: Position,
+    ) -> Result<(), Failure> {
         let log = self.sessions.log.clone();
         let watched = self.feed.watches(job.stream);
         let pins = self.sessions.hub.pin([job.stream]).await;
-        // A stream watched already goes on where it is: history ends there.
-        let boundary = if watched {
-            self.cursor().position
-        } else {
-            log.committed()
-        };
         let (stream, mut at) = (job.stream, self.cursor());
         let tail = log.seq_at(stream, boundary).await.map_err(unavailable)?;
         let now = log.job_by_stream(stream).await.map_err(unavailable)?;
@@ -162,13 +173,15 @@ impl Actor {
     }
 
     /// A job that one of this session's delegated comes into its view: all of it,
-    /// behind what the session has seen by now.
+    /// behind what the session has seen by now, and no sooner: the event that tells of
+    /// it may be on its way.
     pub(super) async fn adopt(&mut self, stream: StreamId) -> Result<(), End> {
         let job = self.sessions.log.job_by_stream(stream).await;
         let Some(job) = job.map_err(|error| self.store_failed(error))? else {
             return Ok(());
         };
-        if let Err(failure) = self.observe(&job, true, 0).await {
+        let boundary = self.cursor().position;
+        if let Err(failure) = self.observe_from(&job, true, 0, boundary).await {
             return Err(self.fail(failure));
         }
         Ok(())
