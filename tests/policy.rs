@@ -182,3 +182,32 @@ async fn the_audit_of_a_refused_subscription_names_no_owner() {
     })
     .await;
 }
+
+/// The budget that a policy adds was taken for the child's wish, and refused to it
+/// once the parent had less.
+#[tokio::test]
+async fn a_budget_that_policy_adds_to_a_child_is_no_reason_to_refuse_it() {
+    let policy = r#"
+[[bound]]
+principals = ["*"]
+unbounded = ["agent.delegate", "tool.call"]
+[bound.lease]
+"cost.budget" = ["USD:5"]
+"#;
+    let (_dir, toml) = with_policy(policy);
+    on_both(&toml, async |_runtime, mut alice| {
+        let spend = json!({ "currency": "USD", "per_step": 1.0, "steps": 9, "delay_ms": 500 });
+        let input = json!({ "agent": "spender", "input": spend, "times": 2,
+            "lease_request": { "tool.call": ["spend"] } });
+        let lease = json!({ "agent.delegate": ["spender"], "tool.call": ["spend"],
+            "cost.budget": ["USD:2"] });
+        let job = alice.submit("delegator", input, lease).await;
+        let mut seen = Vec::new();
+        alice.until_ends(3, &mut seen).await;
+        let result = result_of(&seen, &job);
+        let of = |n: usize| result["children"][n]["result"]["steps"].as_u64().unwrap();
+        // Both share the two dollars, and neither goes beyond by more than a step.
+        assert!((2..=3).contains(&(of(0) + of(1))), "{result}");
+    })
+    .await;
+}

@@ -51,6 +51,21 @@ impl Ledger {
     /// A child's account, with its budget taken from those above. The error names
     /// the currency.
     pub fn reserve(&mut self, child: Member, parent: Member, asked: Amounts) -> Result<(), String> {
+        let bounds = Amounts::new();
+        self.reserve_within(child, parent, asked, &bounds).map(drop)
+    }
+
+    /// The same under bounds on currencies that the child did not ask for; says what
+    /// it was granted. Nobody has asked, so nothing is refused: where those above have
+    /// no more in all than the bound, the child shares it; otherwise it gets a part,
+    /// as much as is left.
+    pub fn reserve_within(
+        &mut self,
+        child: Member,
+        parent: Member,
+        asked: Amounts,
+        bounds: &Amounts,
+    ) -> Result<Amounts, String> {
         for (currency, amount) in &asked {
             let holder = self.holder(parent, currency).ok_or_else(|| {
                 format!("lease_request.cost.budget: the parent has no budget in {currency}")
@@ -62,8 +77,17 @@ impl Ledger {
                 ));
             }
         }
-        self.insert(child, Some(parent), asked.clone(), asked);
-        Ok(())
+        let mut granted = asked;
+        for (currency, bound) in bounds {
+            let part = match self.holder(parent, currency) {
+                Some(holder) if self.accounts[&holder].granted[currency] <= *bound => continue,
+                Some(holder) => self.left(holder, currency).clamp(Amount::ZERO, *bound),
+                None => *bound,
+            };
+            granted.insert(currency.clone(), part);
+        }
+        self.insert(child, Some(parent), granted.clone(), granted.clone());
+        Ok(granted)
     }
 
     /// Puts back what an earlier run knew: granted then, whatever is left now. What
@@ -348,6 +372,27 @@ mod tests {
         ledger.end(3);
         ledger.end(2);
         assert_eq!(left(&ledger, 1), "-0.5");
+    }
+
+    /// A bound that a policy adds was taken for a wish: a child that had asked for
+    /// nothing was refused once its parent had spent something.
+    #[test]
+    fn a_bound_that_nobody_asked_for_refuses_nothing() {
+        let mut ledger = Ledger::open(1, usd("5"));
+        let made = |ledger: &mut Ledger, child, bound| {
+            ledger.reserve_within(child, 1, Amounts::new(), &usd(bound))
+        };
+        charge(&mut ledger, 1, "1");
+        assert_eq!(made(&mut ledger, 2, "5"), Ok(Amounts::new()), "shared");
+        assert_eq!(made(&mut ledger, 3, "3"), Ok(usd("3")), "a part");
+        assert_eq!(made(&mut ledger, 4, "3"), Ok(usd("1")), "what is left");
+        assert_eq!(made(&mut ledger, 5, "3"), Ok(usd("0")));
+        assert_eq!(ledger.exhausted(5), Some(currency()));
+        let mut ledger = Ledger::open(1, Amounts::new());
+        assert_eq!(made(&mut ledger, 2, "3"), Ok(usd("3")), "nobody has any");
+        charge(&mut ledger, 2, "3");
+        assert_eq!(ledger.exhausted(2), Some(currency()));
+        assert_eq!(ledger.exhausted(1), None);
     }
 
     /// A sibling's overspending is everybody's.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::grant::{Family, Grant};
 use super::registry::{fingerprint, same_or_conflict, unavailable};
 use super::{JobContext, Jobs, now};
-use crate::authority::{Lease, Ledger, amounts_from_json};
+use crate::authority::{Amounts, Lease, Ledger, amounts_from_json};
 use crate::credential::{Fresh, Holding};
 use crate::log::{Command, GrantRow, JobRow, Outcome as LogOutcome};
 use crate::protocol::message::Submit;
@@ -96,14 +96,11 @@ impl Jobs {
         let Some(grant) = parent.grant() else {
             return Err(Failure::internal("delegate: the parent has no lease"));
         };
-        let (lease, stream) = (
-            self.child_lease(grant, parent, &submit)?,
-            self.next_stream(),
-        );
-        let reserved = grant
-            .family
-            .reserve(stream, parent.stream(), lease.budget.clone());
-        reserved.map_err(violation)?;
+        let (mut lease, bounds) = self.child_lease(grant, parent, &submit)?;
+        let stream = self.next_stream();
+        let (family, asked_for) = (&grant.family, lease.budget.clone());
+        let reserved = family.reserve(stream, parent.stream(), asked_for, &bounds);
+        lease.budget = reserved.map_err(violation)?;
         let row = self.new_row(stream, parent, &asked, &lease, &submit, fingerprint);
         let hosted = runner
             .is_hosted()
@@ -186,13 +183,14 @@ impl Jobs {
         }
     }
 
-    /// The lease of a child: within its parent's, and within policy.
+    /// The lease of a child: within its parent's, and within policy. What policy adds
+    /// of budgets that the child did not ask for is apart.
     fn child_lease(
         &self,
         grant: &Grant,
         parent: &JobContext,
         submit: &Submit,
-    ) -> Result<Lease, Failure> {
+    ) -> Result<(Lease, Amounts), Failure> {
         let limits = self.limits();
         if grant.depth >= limits.delegation_depth_max {
             return Err(violation(format!(
@@ -214,7 +212,12 @@ impl Jobs {
         bare.subset_of(&grant.lease, grant.models)
             .map_err(violation)?;
         let inherited = asked.inherit(&grant.lease);
-        self.bounded(parent.principal(), &submit.agent, &inherited)
+        let mut lease = self.bounded(parent.principal(), &submit.agent, &inherited)?;
+        let (budget, bounds) = std::mem::take(&mut lease.budget)
+            .into_iter()
+            .partition(|(currency, _)| inherited.budget.contains_key(currency));
+        lease.budget = budget;
+        Ok((lease, bounds))
     }
 
     fn new_row(

@@ -60,8 +60,15 @@ impl Family {
         self.members.lock().insert(job.stream(), job.downgrade());
     }
 
-    pub fn reserve(&self, child: Member, parent: Member, asked: Amounts) -> Result<(), String> {
-        self.ledger.lock().reserve(child, parent, asked)
+    pub fn reserve(
+        &self,
+        child: Member,
+        parent: Member,
+        asked: Amounts,
+        bounds: &Amounts,
+    ) -> Result<Amounts, String> {
+        let mut ledger = self.ledger.lock();
+        ledger.reserve_within(child, parent, asked, bounds)
     }
 
     pub fn withdraw(&self, child: Member) {
