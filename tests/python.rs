@@ -122,6 +122,14 @@ scenarios!(
         subscribe_with_history,
         resume,
         concurrent_submits,
+        lease,
+        refused_lease,
+        budget,
+        budget_exhausted,
+        lease_expired,
+        model_use,
+        delegation,
+        no_credentials,
     ]
 );
 

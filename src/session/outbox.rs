@@ -124,8 +124,8 @@ impl Outbox {
         match self.rendering.encoding {
             Encoding::Protobuf => wire::encode_reply_proto(reply, &mut self.bytes),
             Encoding::Json => {
-                self.bytes
-                    .extend_from_slice(wire::encode_reply_json(reply).as_bytes());
+                let text = wire::encode_reply_json(reply, self.rendering.profile);
+                self.bytes.extend_from_slice(text.as_bytes());
                 self.ends.push(self.bytes.len());
             }
         }

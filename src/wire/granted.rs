@@ -28,3 +28,15 @@ pub(super) fn granted_json(grant: &Granted, payload: &mut Value) {
         payload["budget"] = budget.into();
     }
 }
+
+/// As the Python SDK reads `budget` in `job.accepted`, whose session a number ends:
+/// `{"USD": "USD:5"}`.
+pub(super) fn budget_as_texts(grant: &Granted, payload: &mut Value) {
+    let texts = budget(&grant.lease_json);
+    let texts: Map<_, _> = texts
+        .map(|(currency, amount)| (currency.clone(), format!("{currency}:{amount}").into()))
+        .collect();
+    if !texts.is_empty() {
+        payload["budget"] = texts.into();
+    }
+}

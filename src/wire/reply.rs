@@ -6,10 +6,10 @@ use secrecy::ExposeSecret;
 use serde_json::{Map, Value, json};
 
 use super::convert::ts_to_proto;
-use super::granted::{budget, granted_json};
+use super::granted::{budget, budget_as_texts, granted_json};
 use super::json_out::rfc3339;
 use super::proto::{self, envelope::Payload};
-use crate::protocol::message::{JobSummary, Reply, ReplyBody, Welcome};
+use crate::protocol::message::{JobSummary, Profile, Reply, ReplyBody, Welcome};
 use crate::protocol::{Failure, VERSION, id};
 
 /// Name and version a welcome announces.
@@ -149,8 +149,11 @@ fn summary_proto(job: JobSummary) -> proto::JobSummary {
 }
 
 /// One JSON text.
-pub fn encode_reply_json(reply: Reply) -> String {
-    let (type_name, payload) = payload_json(&reply);
+pub fn encode_reply_json(reply: Reply, profile: Profile) -> String {
+    let (type_name, mut payload) = payload_json(&reply);
+    if let (ReplyBody::Accepted { grant, .. }, Profile::Python) = (&reply.body, profile) {
+        budget_as_texts(grant, &mut payload);
+    }
     let mut envelope = Map::new();
     envelope.insert("arcp".into(), VERSION.into());
     envelope.insert("id".into(), id::message_id().into());

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from datetime import datetime, timedelta, timezone
 
 import arcp
 from arcp.client import ARCPClient
@@ -9,9 +10,9 @@ from arcp.client import ARCPClient
 SCENARIO, ADDRESS, TOKEN = sys.argv[1:4]
 
 
-async def connect(token=TOKEN, resume=None):
+async def connect(token=TOKEN, resume=None, features=None):
     transport = await arcp.WebSocketTransport.connect(f"ws://{ADDRESS}/arcp")
-    client = ARCPClient(client=arcp.ClientInfo(name="sdk-test", version="1"), token=token)
+    client = ARCPClient(client=arcp.ClientInfo(name="sdk-test", version="1"), token=token, features=features)
     if resume is None:
         await client.connect(transport)
     else:
@@ -175,6 +176,142 @@ async def concurrent_submits():
         *(client.submit(agent="echo", input=1, idempotency_key="one") for _ in range(5))
     )
     assert len({handle.job_id for handle in same}) == 1
+    await client.close()
+
+
+def in_seconds(seconds):
+    at = datetime.now(timezone.utc) + timedelta(seconds=seconds)
+    return at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def op(capability, target):
+    return {"capability": capability, "target": target}
+
+
+async def tool_results(handle):
+    """Call to error code, or None where it was allowed."""
+    events = [e["body"] async for e in handle.events() if e["kind"] == "tool_result"]
+    return {body["call_id"]: body.get("error", {}).get("code") for body in events}
+
+
+async def lease():
+    client, _ = await connect()
+    handle = await client.submit(
+        agent="toolbox",
+        input={"ops": [op("net.fetch", "https://api.example.com/v1/x"), op("net.fetch", "https://example.org/")]},
+        lease_request={"net.fetch": ["HTTPS://*.example.com:443/v1/**"]},
+    )
+    assert handle.lease == {"net.fetch": ["https://*.example.com/v1/**"]}, handle.lease
+    assert handle.lease_constraints is None and handle.budget is None
+    assert await tool_results(handle) == {"op-1": None, "op-2": "PERMISSION_DENIED"}
+    assert (await handle.done).result["allowed"] == 1
+    await client.close()
+
+
+async def refused_lease():
+    client, _ = await connect()
+    submit = client.submit(agent="echo", lease_request={"fs.read": ["/w/../etc"]})
+    error = await expect(arcp.InvalidRequestError, submit)
+    assert "lease_request.fs.read[0]" in str(error), error
+    await client.close()
+
+
+async def budget():
+    client, _ = await connect()
+    handle = await client.submit(
+        agent="spender",
+        input={"currency": "USD", "per_step": 0.1, "steps": 9},
+        lease_request={"tool.call": ["spend"], "cost.budget": ["USD:0.30", "credits:7"]},
+    )
+    # As the SDK has it: the amount with its currency, as text.
+    assert handle.budget == {"USD": "USD:0.3", "credits": "credits:7"}, handle.budget
+    left, refused = [], []
+    async for event in handle.events():
+        body = event["body"]
+        if event["kind"] == "metric" and body["name"] == "cost.budget.remaining":
+            left.append((body["unit"], body["value"]))
+        elif event["kind"] == "tool_result" and "error" in body:
+            refused.append(body["error"]["code"])
+    assert left == [("USD", 0.2), ("USD", 0.1), ("USD", 0)], left
+    assert refused == ["BUDGET_EXHAUSTED"], refused
+    assert (await handle.done).result == {"steps": 3, "stopped": "budget"}
+    # The same client reads the budgets of others' listings and subscriptions.
+    subscription = await client.subscribe(handle.job_id, history=True)
+    assert (await subscription.handle.done).result["steps"] == 3
+    [job] = (await client.list_jobs()).jobs
+    assert job.job_id == handle.job_id
+    await client.close()
+
+
+async def budget_exhausted():
+    client, _ = await connect()
+    handle = await client.submit(agent="failer", input={"code": "BUDGET_EXHAUSTED", "message": "no more"})
+    error = await expect(arcp.BudgetExhaustedError, handle.done)
+    assert error.retryable is False, error
+    await client.close()
+
+
+async def lease_expired():
+    client, _ = await connect()
+    expires_at = in_seconds(1)
+    handle = await client.submit(
+        agent="sleeper",
+        input={"ms": 600_000},
+        lease_constraints=arcp.LeaseConstraints(expires_at=expires_at),
+    )
+    assert handle.lease_constraints.expires_at[:22] == expires_at[:22], handle.lease_constraints
+    error = await expect(arcp.LeaseExpiredError, handle.done)
+    assert error.retryable is False, error
+    past = arcp.LeaseConstraints(expires_at="2020-01-01T00:00:00Z")
+    await expect(arcp.InvalidRequestError, client.submit(agent="echo", lease_constraints=past))
+    await client.close()
+
+
+async def model_use():
+    # The SDK offers it only where it is told to.
+    client, _ = await connect(features=(*arcp.V1_1_FEATURES, "model.use"))
+    assert client.has_feature("model.use")
+    handle = await client.submit(
+        agent="toolbox",
+        input={"ops": [op("model.use", "acme/small"), op("model.use", "acme/large")]},
+        lease_request={"model.use": ["acme/small*"]},
+    )
+    assert await tool_results(handle) == {"op-1": None, "op-2": "PERMISSION_DENIED"}
+    await client.close()
+
+
+async def delegation():
+    client, _ = await connect()
+    handle = await client.submit(
+        agent="delegator",
+        input={"agent": "echo", "input": {"n": 7}, "times": 2},
+        lease_request={"agent.delegate": ["echo"]},
+    )
+    delegated = [e["body"] async for e in handle.events() if e["kind"] == "delegate"]
+    children = [body["child_job_id"] for body in delegated]
+    assert sorted(body["delegate_id"] for body in delegated) == ["child-1", "child-2"], delegated
+    assert len((await handle.done).result["children"]) == 2
+    for child in children:
+        subscription = await client.subscribe(child, history=True)
+        assert (await subscription.handle.done).result == {"n": 7}
+    jobs = {job.job_id: job for job in (await client.list_jobs()).jobs}
+    assert [jobs[child].parent_job_id for child in children] == [handle.job_id] * 2
+    # More than the parent has is refused in its stream, and it goes on.
+    handle = await client.submit(
+        agent="delegator",
+        input={"agent": "echo", "input": 1, "lease_request": {"fs.read": ["/**"]}},
+        lease_request={"agent.delegate": ["echo"]},
+    )
+    assert await tool_results(handle) == {"child-1": "LEASE_SUBSET_VIOLATION"}
+    assert (await handle.done).final_status == "success"
+    await client.close()
+
+
+async def no_credentials():
+    client, _ = await connect(features=(*arcp.V1_1_FEATURES, "provisioned_credentials"))
+    assert not client.has_feature("provisioned_credentials"), "there is no provisioner"
+    handle = await client.submit(agent="echo", input=1, lease_request={"tool.call": ["a"]})
+    assert handle.credentials == ()
     await client.close()
 
 
