@@ -14,10 +14,12 @@ from .agent import Agent, agent
 from .errors import Cancelled, Failed, Fenced, Refused, Stopped
 from .host import Host, run
 from .job import Job, ToolCall
+from .question import Child
 
 __all__ = [
     "Agent",
     "Cancelled",
+    "Child",
     "Failed",
     "Fenced",
     "Host",

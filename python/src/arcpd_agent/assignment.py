@@ -12,6 +12,7 @@ from collections.abc import Callable
 from itertools import islice
 
 from .errors import Cancelled, Fenced
+from .question import Question
 from .v1 import agent_host_service_pb2 as pb
 
 BATCH_REPORTS = 64
@@ -49,6 +50,7 @@ class Assignment:
         self._room = threading.Condition()
         self._kept: deque[pb.Report] = deque()
         self._kept_bytes = 0
+        self._questions: list[Question] = []
         self._last_seq = 0
         # How many of the kept are on their way.
         self._sent = 0
@@ -82,6 +84,44 @@ class Assignment:
             self._kept.append(report)
             self._kept_bytes += size
         self._on_ready(self)
+
+    def ask(self, question: Question) -> None:
+        """Puts a question in line, behind what was reported before it."""
+        size = question.request.ByteSize()
+        if size > self._limits.message_bytes_max:
+            raise ValueError(
+                f"a request of {size} bytes: the limit is {self._limits.message_bytes_max}"
+            )
+        with self._room:
+            if self._fenced is not None:
+                raise Fenced(self._fenced)
+            if self.stopped.is_set():
+                raise Cancelled("the job was cancelled")
+            question.after_seq = self._last_seq
+            self._questions.append(question)
+        self._on_ready(self)
+
+    def answer(self, answer: pb.AuthorizeResult | pb.DelegateResult | pb.ChildEnded) -> None:
+        """To the first question that it fits: they are answered in order."""
+        with self._room:
+            for question in self._questions:
+                if question.sent and question.take(answer):
+                    break
+            self._questions = [question for question in self._questions if question.is_open]
+
+    def next_request(self) -> pb.ServeRequest | None:
+        """What is to be sent next."""
+        with self._room:
+            if not self._attached or self._fenced is not None:
+                return None
+            sent_seq = self._last_seq - len(self._kept) + self._sent
+            for question in self._questions:
+                if not question.sent and question.after_seq <= sent_seq:
+                    question.sent = True
+                    return question.request
+            if reports := self.batch():
+                return pb.ServeRequest(reports=pb.Reports(ref=self.ref, reports=reports))
+            return None
 
     def _must_stop(self, final: bool) -> bool:
         return self._fenced is not None or (self.stopped.is_set() and not final)
@@ -133,6 +173,8 @@ class Assignment:
         with self._room:
             self._forget(acked_seq)
             self._sent = 0
+            for question in self._questions:
+                question.sent = False
             self._attached = True
 
     def cancel(self) -> None:
@@ -149,6 +191,10 @@ class Assignment:
                 self._kept_bytes = 0
             first = not self.stopped.is_set()
             self.stopped.set()
+            error = Cancelled("the job was cancelled") if fenced is None else Fenced(fenced)
+            for question in self._questions:
+                question.stop(error)
+            self._questions.clear()
             self._room.notify_all()
         if first:
             self.on_stop()

@@ -39,7 +39,11 @@ class Fenced(Stopped):
 
 
 class Refused(Exception):
-    """The runtime will not have this host; dialling again would not help."""
+    """The runtime says no: to an operation or a child, with a code of ARCP §12, or to
+    this host, with a code of gRPC; dialling again would not help.
+
+    An agent that does not catch it ends its job with it.
+    """
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")

@@ -228,6 +228,10 @@ class Host:
                 held.fence(response.revoked.reason)
         elif kind == "auth_refreshed":
             connection.token_answered(taken=True)
+        elif kind in ("authorize_result", "delegate_result", "child_ended"):
+            answer = getattr(response, kind)
+            if held := self._find(answer.ref):
+                held.answer(answer)
         elif kind == "rejected":
             self._rejected(connection, response.rejected)
         elif kind == "drain":

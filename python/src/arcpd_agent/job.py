@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import uuid
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any
 
 from .assignment import Assignment
-from .errors import Stopped
+from .errors import Refused, Stopped
+from .question import Child, Delegation, Question
 from .v1 import agent_host_service_pb2 as pb
 from .v1 import event_pb2 as event
 
@@ -48,6 +50,13 @@ class Job:
         self.deadline: datetime | None = None
         if assign.HasField("deadline"):
             self.deadline = assign.deadline.ToDatetime(tzinfo=timezone.utc)
+        # What the job may do: capability to patterns. The runtime decides, not this.
+        self.lease: dict[str, list[str]] = json.loads(assign.lease_json or "{}")
+        self.lease_expires_at: datetime | None = None
+        if assign.HasField("lease_expires_at"):
+            self.lease_expires_at = assign.lease_expires_at.ToDatetime(tzinfo=timezone.utc)
+        # The job that delegated this one.
+        self.parent_id: str | None = assign.parent_job_id or None
         self.has_parts = False
 
     @property
@@ -79,6 +88,64 @@ class Job:
     def metric(self, name: str, value: float, unit: str = "", **dimensions: str) -> None:
         made = event.Metric(name=name, value=value, unit=unit, dimensions=dimensions)
         self._event(metric=made)
+
+    def cost(self, name: str, value: float, unit: str) -> None:
+        """A metric `cost.<name>`: taken from the job's budget in that unit."""
+        self.metric(name if name.startswith("cost.") else f"cost.{name}", value, unit)
+
+    def authorize(self, capability: str, target: str, call_id: str = "") -> None:
+        """Asks before an operation; returns if it is allowed and raises `Refused` if not.
+
+        With a `call_id` a refusal is also the `tool_result` of that call in the job's
+        stream, which the agent then does not report.
+        """
+        for field, text, limit in (
+            ("call_id", call_id, 128), ("capability", capability, 128), ("target", target, 4096),
+        ):
+            if len(text.encode()) > limit:
+                raise Refused("INVALID_REQUEST", f"{field}: longer than {limit} bytes")
+        made = pb.Authorize(
+            ref=self._assignment.ref, call_id=call_id, capability=capability, target=target
+        )
+        question = Question(pb.ServeRequest(authorize=made))
+        self._assignment.ask(question)
+        question.answered.result()
+
+    def delegate(
+        self,
+        agent: str,
+        input: Any = None,
+        *,
+        lease: Mapping[str, Sequence[str]] | None = None,
+        expires_at: datetime | None = None,
+        delegate_id: str | None = None,
+    ) -> Child:
+        """Makes a child job within this one's lease and budget; raises `Refused`.
+
+        `delegate_id` is this job's name for the child: an attempt that runs again finds
+        the child of the same name, where the rest is the same too. Without it every call
+        makes a new one. `expires_at` needs a time zone.
+        """
+        made = pb.DelegateJob(
+            ref=self._assignment.ref,
+            delegate_id=delegate_id or f"child_{uuid.uuid4().hex[:12]}",
+            agent=agent,
+            input_json=to_json(input),
+            lease_request_json=to_json(lease) if lease else "",
+        )
+        for field, text, limit in (
+            ("delegate_id", made.delegate_id, 128), ("agent", agent, 256),
+        ):
+            if len(text.encode()) > limit:
+                raise Refused("INVALID_REQUEST", f"{field}: longer than {limit} bytes")
+        if expires_at is not None:
+            if expires_at.tzinfo is None:
+                raise ValueError("expires_at: has no time zone")
+            made.lease_expires_at.FromDatetime(expires_at)
+        delegation = Delegation(pb.ServeRequest(delegate=made))
+        self._assignment.ask(delegation)
+        delegation.answered.result()
+        return Child(delegation)
 
     def event(self, kind: str, body: Any) -> None:
         """A kind of one's own: `x-vendor.<vendor>.<name>`."""

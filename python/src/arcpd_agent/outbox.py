@@ -11,7 +11,7 @@ from .v1 import agent_host_service_pb2 as pb
 
 
 class Outbox:
-    """Requests in order, then reports of the assignments in turn."""
+    """Requests in order, then reports and questions of the assignments in turn."""
 
     def __init__(self, first: pb.ServeRequest) -> None:
         self._more = threading.Condition()
@@ -51,20 +51,19 @@ class Outbox:
             while not self._closed:
                 if self._requests:
                     return self._requests.popleft()
-                if (request := self._reports()) is not None:
+                if (request := self._of_assignments()) is not None:
                     return request
                 if self._finishing:
                     return None
                 self._more.wait()
             return None
 
-    def _reports(self) -> pb.ServeRequest | None:
+    def _of_assignments(self) -> pb.ServeRequest | None:
         while self._ready:
             key = next(iter(self._ready))
             assignment = self._ready.pop(key)
-            if reports := assignment.batch():
+            if (request := assignment.next_request()) is not None:
                 # To the end of the line: one busy job must not hold up the others.
                 self._ready[key] = assignment
-                of = assignment.ref
-                return pb.ServeRequest(reports=pb.Reports(ref=of, reports=reports))
+                return request
         return None

@@ -10,7 +10,7 @@ from typing import Any
 
 from .agent import Agent
 from .assignment import Assignment
-from .errors import Cancelled, Failed, Fenced
+from .errors import Cancelled, Failed, Fenced, Refused
 from .job import Job, to_json
 from .v1 import agent_host_service_pb2 as pb
 
@@ -48,6 +48,8 @@ def _outcome(agent: Agent, assignment: Assignment) -> pb.Complete:
     except Failed as error:
         details = to_json(error.details) if error.details else ""
         return _failure(error.code, error.message, error.retryable, details)
+    except Refused as error:
+        return _failure(error.code, error.message)
     except asyncio.CancelledError:
         if assignment.stopped.is_set():
             return pb.Complete(cancelled=pb.Cancelled())

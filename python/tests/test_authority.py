@@ -1,0 +1,218 @@
+"""Leave to act, costs and children, also over a broken stream."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from arcpd_agent import Agent, Cancelled, Failed, Job, Refused
+from arcpd_agent.v1 import agent_host_service_pb2 as pb
+from arcpd_agent.v1 import envelope_pb2 as envelope
+from fake import TIMEOUT, FakeRuntime, Running, Stream
+
+
+class Script:
+    """A job in a thread of the host; `result()` is what its function returned."""
+
+    def __init__(self, runtime: FakeRuntime, function: Any, **assign: Any) -> None:
+        self.outcome: Any = None
+        self._done = threading.Event()
+
+        def run(job: Job) -> object:
+            try:
+                self.outcome = function(job)
+                return self.outcome
+            except BaseException as error:
+                self.outcome = error
+                raise
+            finally:
+                self._done.set()
+
+        Running(runtime, Agent("a", "1", run))
+        self.stream: Stream = runtime.stream()
+        self.stream.register()
+        self.ref = self.stream.assign(**assign)
+
+    def result(self) -> Any:
+        assert self._done.wait(TIMEOUT)
+        return self.outcome
+
+
+def test_what_was_reported_goes_before_what_is_asked(runtime: FakeRuntime) -> None:
+    def agent(job: Job) -> object:
+        for _ in range(100):
+            job.cost("step", 0.01, "USD")
+        job.authorize("tool.call", "search", "c1")
+        with pytest.raises(Refused) as refused:
+            job.authorize("tool.call", "shell", call_id="c2")
+        return refused.value.code
+
+    script = Script(runtime, agent)
+    reports = script.stream.reports(100)
+    assert len(reports) == 100
+    metric = reports[0].event.metric
+    assert (metric.name, metric.value, metric.unit) == ("cost.step", 0.01, "USD")
+    asked = script.stream.expect("authorize")
+    assert (asked.ref, asked.call_id) == (script.ref, "c1")
+    assert (asked.capability, asked.target) == ("tool.call", "search")
+    answer = pb.AuthorizeResult(ref=script.ref, call_id="c1", allowed=True)
+    script.stream.say(authorize_result=answer)
+    assert script.stream.expect("authorize").target == "shell"
+    answer = pb.AuthorizeResult(ref=script.ref, call_id="c2", code="BUDGET_EXHAUSTED", message="no")
+    script.stream.say(authorize_result=answer)
+    assert script.result() == "BUDGET_EXHAUSTED"
+
+
+def test_a_refusal_that_is_not_caught_ends_the_job_with_its_code(runtime: FakeRuntime) -> None:
+    script = Script(runtime, lambda job: job.authorize("fs.read", "/etc/passwd"))
+    script.stream.expect("authorize")
+    answer = pb.AuthorizeResult(ref=script.ref, code="PERMISSION_DENIED", message="lease: no")
+    script.stream.say(authorize_result=answer)
+    [report] = script.stream.reports(1)
+    assert report.complete.failure.code == "PERMISSION_DENIED"
+    assert report.complete.failure.message == "lease: no"
+
+
+def test_what_no_message_may_hold_is_refused_here(runtime: FakeRuntime) -> None:
+    def agent(job: Job) -> None:
+        for asked in [("x" * 129, "a", ""), ("tool.call", "é" * 2049, ""), ("t", "a", "c" * 129)]:
+            with pytest.raises(Refused, match="INVALID_REQUEST: .*longer than"):
+                job.authorize(*asked)
+        with pytest.raises(Refused, match="delegate_id: longer"):
+            job.delegate("a", delegate_id="x" * 129)
+        with pytest.raises(ValueError, match="expires_at: has no time zone"):
+            job.delegate("a", expires_at=datetime(2030, 1, 1))
+        with pytest.raises(ValueError, match="the limit is"):
+            job.delegate("a", "x" * 1_000_000)
+
+    assert Script(runtime, agent).result() is None
+
+
+def test_a_child_is_made_and_its_end_awaited(runtime: FakeRuntime) -> None:
+    def agent(job: Job) -> object:
+        child = job.delegate(
+            "word-count", {"text": "a b"}, lease={"tool.call": ["search.*"]},
+            expires_at=datetime(2030, 1, 1, tzinfo=timezone.utc), delegate_id="first",
+        )
+        assert (child.id, child.delegate_id, child.done) == ("j2", "first", False)
+        return child.result()
+
+    script = Script(runtime, agent)
+    asked = script.stream.expect("delegate")
+    assert (asked.ref, asked.delegate_id, asked.agent) == (script.ref, "first", "word-count")
+    assert asked.input_json == '{"text":"a b"}'
+    assert asked.lease_request_json == '{"tool.call":["search.*"]}'
+    assert asked.lease_expires_at.seconds == 1_893_456_000
+    made = pb.DelegateResult(ref=script.ref, delegate_id="first", child_job_id="j2")
+    script.stream.say(delegate_result=made)
+    result = envelope.JobResult(result_json='{"words":2}')
+    ended = pb.ChildEnded(ref=script.ref, delegate_id="first", child_job_id="j2", result=result)
+    script.stream.say(child_ended=ended)
+    assert script.result() == {"words": 2}
+
+
+def test_a_childs_error_is_raised_and_a_refusal_too(runtime: FakeRuntime) -> None:
+    def agent(job: Job) -> object:
+        with pytest.raises(Refused) as refused:
+            job.delegate("a", delegate_id="one")
+        with pytest.raises(Failed) as failed:
+            job.delegate("a", delegate_id="two").result()
+        return refused.value.code, failed.value.code, failed.value.retryable, failed.value.details
+
+    script = Script(runtime, agent)
+    script.stream.expect("delegate")
+    code = "LEASE_SUBSET_VIOLATION"
+    refused = pb.DelegateResult(ref=script.ref, delegate_id="one", code=code, message="m")
+    script.stream.say(delegate_result=refused)
+    assert script.stream.expect("delegate").delegate_id == "two"
+    made = pb.DelegateResult(ref=script.ref, delegate_id="two", child_job_id="j2")
+    script.stream.say(delegate_result=made)
+    error = envelope.JobError(code="TIMEOUT", message="m", retryable=True, details_json='{"n":1}')
+    ended = pb.ChildEnded(ref=script.ref, delegate_id="two", child_job_id="j2", error=error)
+    script.stream.say(child_ended=ended)
+    assert script.result() == (code, "TIMEOUT", True, {"n": 1})
+
+
+def test_questions_without_an_answer_are_asked_again_after_a_reconnect(
+    runtime: FakeRuntime,
+) -> None:
+    made_it = threading.Event()
+
+    def agent(job: Job) -> object:
+        child = job.delegate("a", 1, delegate_id="mine")
+        made_it.set()
+        job.log("x")
+        job.authorize("tool.call", "t", "c")
+        return child.result()
+
+    script = Script(runtime, agent)
+    first = script.stream
+    asked = first.expect("delegate")
+    made = pb.DelegateResult(ref=script.ref, delegate_id="mine", child_job_id="j2")
+    first.say(delegate_result=made)
+    assert made_it.wait(TIMEOUT)
+    first.reports(1)
+    authorize = first.expect("authorize")
+    first.end()
+    second = runtime.stream()
+    second.register(keep=[pb.KeptAssignment(ref=script.ref)])
+    # The child is not over yet: to hear of its end, it is named once more.
+    assert second.expect("delegate") == asked
+    second.reports(1)
+    assert second.expect("authorize") == authorize
+    second.say(delegate_result=made)
+    answer = pb.AuthorizeResult(ref=script.ref, call_id="c", allowed=True)
+    second.say(authorize_result=answer)
+    result = envelope.JobResult(result_json="7")
+    ended = pb.ChildEnded(ref=script.ref, delegate_id="mine", child_job_id="j2", result=result)
+    second.say(child_ended=ended)
+    assert script.result() == 7
+    second.reports(2)
+    second.end()
+    # What was answered is not asked again.
+    third = runtime.stream()
+    third.register(keep=[pb.KeptAssignment(ref=script.ref, acked_seq=2)])
+    assert third.quiet()
+
+
+@pytest.mark.parametrize("asked", ["authorize", "delegate", "result"])
+def test_who_waits_for_an_answer_is_woken_by_a_cancel(runtime: FakeRuntime, asked: str) -> None:
+    def agent(job: Job) -> object:
+        if asked == "authorize":
+            job.authorize("tool.call", "t")
+        return job.delegate("a", delegate_id="d").result()
+
+    script = Script(runtime, agent)
+    if asked == "authorize":
+        script.stream.expect("authorize")
+    else:
+        script.stream.expect("delegate")
+    if asked == "result":
+        made = pb.DelegateResult(ref=script.ref, delegate_id="d", child_job_id="j2")
+        script.stream.say(delegate_result=made)
+    script.stream.say(cancel=pb.Cancel(ref=script.ref))
+    assert isinstance(script.result(), Cancelled)
+    assert script.stream.reports(1)[0].complete.HasField("cancelled")
+
+
+def test_a_job_knows_its_lease_its_end_and_its_parent(runtime: FakeRuntime) -> None:
+    def agent(job: Job) -> object:
+        return job.lease, job.lease_expires_at, job.parent_id
+
+    lease = '{"tool.call":["search.*"],"cost.budget":["USD:1"]}'
+    assign = pb.Assign(lease_json=lease, parent_job_id="j0")
+    assign.lease_expires_at.FromSeconds(1_893_456_000)
+    script = Script(
+        runtime, agent, lease_json=lease, parent_job_id="j0",
+        lease_expires_at=assign.lease_expires_at,
+    )
+    expires_at = datetime(2030, 1, 1, tzinfo=timezone.utc)
+    granted = {"tool.call": ["search.*"], "cost.budget": ["USD:1"]}
+    assert script.result() == (granted, expires_at, "j0")
+
+
+def test_a_job_without_a_lease_has_an_empty_one(runtime: FakeRuntime) -> None:
+    script = Script(runtime, lambda job: [job.lease, job.lease_expires_at, job.parent_id])
+    assert script.result() == [{}, None, None]
