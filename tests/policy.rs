@@ -183,6 +183,63 @@ async fn the_audit_of_a_refused_subscription_names_no_owner() {
     .await;
 }
 
+/// What a child asked for beyond its parent was refused in the stream alone.
+#[tokio::test]
+async fn a_refused_delegation_is_in_the_audit_log() {
+    on_both("", async |runtime, mut alice| {
+        let lease = json!({ "agent.delegate": ["echo"] });
+        let input = json!({ "agent": "echo", "lease_request": { "fs.read": ["/**"] } });
+        let job = alice.submit("delegator", input, lease.clone()).await;
+        alice.until_end(&job).await;
+        let delegate = |line: &Value, decision: &str| {
+            line["operation"] == "delegate" && line["decision"] == decision
+        };
+        let line = audit(&runtime, |line| delegate(line, "refused")).await;
+        let by = |line: &Value| {
+            [
+                "principal",
+                "job_id",
+                "agent",
+                "delegate_id",
+                "target",
+                "asked",
+                "code",
+            ]
+            .map(|key| line[key].as_str().unwrap().to_owned())
+        };
+        let asked = r#"{"fs.read":["/**"]}"#;
+        let code = "LEASE_SUBSET_VIOLATION";
+        assert_eq!(
+            by(&line),
+            [
+                "alice",
+                &*job,
+                "delegator@1.0.0",
+                "child-1",
+                "echo",
+                asked,
+                code
+            ]
+        );
+        assert_eq!(line["child_job_id"], "");
+        assert_eq!(
+            line["rule"],
+            "lease_request.fs.read: the parent's lease does not grant it"
+        );
+
+        let job = alice
+            .submit("delegator", json!({ "agent": "echo" }), lease)
+            .await;
+        let mut seen = Vec::new();
+        alice.until_ends(2, &mut seen).await;
+        let line = audit(&runtime, |line| delegate(line, "allowed")).await;
+        assert_eq!(line["job_id"], job);
+        let told = seen.iter().find(|heard| heard.kind == "delegate").unwrap();
+        assert_eq!(line["child_job_id"], told.body["child_job_id"]);
+    })
+    .await;
+}
+
 /// The budget that a policy adds was taken for the child's wish, and refused to it
 /// once the parent had less.
 #[tokio::test]

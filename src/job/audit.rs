@@ -1,7 +1,7 @@
 //! The audit log: one line for each decision about authority, under the target
 //! `arcpd::audit` (docs/authority.md has the fields). Names and rules, no secrets.
 
-use super::JobContext;
+use super::{Child, Delegation, JobContext};
 use crate::authority::Rule;
 use crate::protocol::Failure;
 
@@ -31,6 +31,30 @@ pub(super) fn authorized(
         trace_id = job.trace_id(),
         capability,
         target,
+        decision,
+        rule,
+        code,
+    );
+}
+
+/// What became of a delegation; the check of `agent.delegate` has a line of its own.
+pub(super) fn delegated(job: &JobContext, asked: &Delegation, made: &Result<Child, Failure>) {
+    let short = |text: &str| text.chars().take(TARGET_CHARS).collect::<String>();
+    let (decision, child_job_id, rule, code) = match made {
+        Ok(child) => ("allowed", &*child.job_id, "", ""),
+        Err(failure) => ("refused", "", &*failure.message, failure.code.as_str()),
+    };
+    tracing::info!(
+        target: "arcpd::audit",
+        operation = "delegate",
+        principal = job.principal(),
+        job_id = job.job_id(),
+        agent = job.agent(),
+        trace_id = job.trace_id(),
+        delegate_id = short(&asked.delegate_id),
+        target = short(&asked.agent),
+        asked = asked.lease_request_json,
+        child_job_id,
         decision,
         rule,
         code,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::grant::{Family, Grant};
 use super::registry::{fingerprint, same_or_conflict, unavailable};
-use super::{JobContext, Jobs, now};
+use super::{JobContext, Jobs, audit, now};
 use crate::authority::{Amounts, Lease, Ledger, amounts_from_json};
 use crate::credential::{Fresh, Holding};
 use crate::log::{Command, GrantRow, JobRow, Outcome as LogOutcome};
@@ -47,7 +47,7 @@ impl Jobs {
         parent: &JobContext,
         asked: Delegation,
     ) -> Result<Child, Failure> {
-        let delegate_id = asked.delegate_id.clone();
+        let said = asked.clone();
         // A task of its own: the agent may be gone in the middle, and a child that is
         // durable has to be said and started.
         let (jobs, of) = (self.clone(), parent.clone());
@@ -57,8 +57,9 @@ impl Jobs {
                 "delegate: was cut off; delegate again under the same delegate_id",
             ))
         });
+        audit::delegated(parent, &said, &made);
         if let Err(failure) = &made {
-            parent.refused(&delegate_id, failure).await;
+            parent.refused(&said.delegate_id, failure).await;
         }
         made
     }
