@@ -75,6 +75,34 @@ def test_a_refusal_that_is_not_caught_ends_the_job_with_its_code(runtime: FakeRu
     assert report.complete.failure.message == "lease: no"
 
 
+def test_a_refused_tool_call_has_the_result_that_the_runtime_wrote(runtime: FakeRuntime) -> None:
+    def agent(job: Job) -> None:
+        with job.tool("read") as call:
+            call.authorize("fs.read", "/w/a")
+        with pytest.raises(Refused), job.tool("read") as call:
+            call.authorize("fs.read", "/etc/passwd")
+        with pytest.raises(Refused), job.tool("read"):
+            # Not about this call, so it is this call's to tell.
+            raise Refused("PERMISSION_DENIED", "by somebody else")
+
+    script = Script(runtime, agent)
+    for allowed in (True, False):
+        [call] = script.stream.expect("reports").reports
+        asked = script.stream.expect("authorize")
+        assert asked.call_id == call.event.tool_call.call_id
+        answer = pb.AuthorizeResult(ref=script.ref, call_id=asked.call_id, allowed=allowed)
+        answer.code = "" if allowed else "PERMISSION_DENIED"
+        script.stream.say(authorize_result=answer)
+        if allowed:
+            [result] = script.stream.expect("reports").reports
+            assert result.event.tool_result.call_id == asked.call_id
+    rest = script.stream.reports(6)
+    kinds = [report.event.WhichOneof("body") for report in rest[:2]]
+    assert kinds == ["tool_call", "tool_result"]
+    assert rest[2].complete.result_json == "null"
+    assert script.result() is None
+
+
 def test_what_no_message_may_hold_is_refused_here(runtime: FakeRuntime) -> None:
     def agent(job: Job) -> None:
         for asked in [("x" * 129, "a", ""), ("tool.call", "é" * 2049, ""), ("t", "a", "c" * 129)]:
@@ -91,12 +119,15 @@ def test_what_no_message_may_hold_is_refused_here(runtime: FakeRuntime) -> None:
 
 
 def test_a_child_is_made_and_its_end_awaited(runtime: FakeRuntime) -> None:
+    looked = threading.Event()
+
     def agent(job: Job) -> object:
         child = job.delegate(
             "word-count", {"text": "a b"}, lease={"tool.call": ["search.*"]},
             expires_at=datetime(2030, 1, 1, tzinfo=timezone.utc), delegate_id="first",
         )
         assert (child.id, child.delegate_id, child.done) == ("j2", "first", False)
+        looked.set()
         return child.result()
 
     script = Script(runtime, agent)
@@ -107,6 +138,7 @@ def test_a_child_is_made_and_its_end_awaited(runtime: FakeRuntime) -> None:
     assert asked.lease_expires_at.seconds == 1_893_456_000
     made = pb.DelegateResult(ref=script.ref, delegate_id="first", child_job_id="j2")
     script.stream.say(delegate_result=made)
+    assert looked.wait(TIMEOUT)
     result = envelope.JobResult(result_json='{"words":2}')
     ended = pb.ChildEnded(ref=script.ref, delegate_id="first", child_job_id="j2", result=result)
     script.stream.say(child_ended=ended)

@@ -155,6 +155,7 @@ class Job:
         """Reports a tool call around a block:
 
         with job.tool("search", {"query": q}) as call:
+            call.authorize("tool.call", "search")
             call.result = search(q)
         """
         return ToolCall(self, name, args)
@@ -192,6 +193,15 @@ class ToolCall:
         self._args = args
         self.id = f"call_{uuid.uuid4().hex[:12]}"
         self.result: Any = None
+        self._refused: Refused | None = None
+
+    def authorize(self, capability: str, target: str) -> None:
+        """As `Job.authorize`, for this call: its refusal is the call's result."""
+        try:
+            self._job.authorize(capability, target, self.id)
+        except Refused as refused:
+            self._refused = refused
+            raise
 
     def __enter__(self) -> ToolCall:
         args = "" if self._args is None else to_json(self._args)
@@ -208,6 +218,9 @@ class ToolCall:
         made = event.ToolResult(call_id=self.id)
         if isinstance(error, Stopped):
             # Nothing is taken from it any more.
+            return
+        if error is not None and error is self._refused:
+            # The runtime has written that.
             return
         if error is None:
             made.result_json = to_json(self.result)
