@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use arcpd::wire::proto::envelope::Payload;
 use arcpd::wire::proto::job_event::Body;
 use arcpd::wire::proto::{self, Envelope};
+use support::both::{Client, Wire, metrics, of, result_of as result_of_job};
 use support::host::WORKERS;
 use support::*;
 
@@ -427,4 +428,48 @@ async fn stubs_alone_make_an_agent() {
     let seen = peer.until_terminal().await;
     assert_eq!(logs(&seen), ["echoing"]);
     assert_eq!(result_of(&seen), r#"[1,"two"]"#);
+}
+
+#[tokio::test]
+async fn the_research_example_keeps_to_its_lease_and_delegates() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = start(dir.path(), "127.0.0.1:0", 10);
+    let path = root("examples/python/research.py").display().to_string();
+    let agent = Program::start(&runtime.address, WORKERS, &[&path]);
+    agent.until("registered with arcpd");
+    let mut alice = Client::connect(Wire::Grpc, &runtime, ALICE).await;
+    let pages = serde_json::json!({ "pages": {
+        "https://example.com/1": "to be or not",
+        "https://example.com/2/secret": "to be",
+        "https://example.com/3": "that is",
+        "https://example.com/4": "the question",
+    } });
+    let lease = serde_json::json!({ "net.fetch": ["https://example.com/*"],
+        "agent.delegate": ["count-words"], "cost.budget": ["USD:0.02"] });
+    let job = alice.submit("research", pages, lease).await;
+    let mut seen = Vec::new();
+    alice.until_ends(2, &mut seen).await;
+    let result = result_of_job(&seen, &job);
+    // The second page that is read takes the last cent, and its words are not counted.
+    assert_eq!(result["words"], 4, "{result}");
+    let codes: Vec<_> = result["refused"].as_array().unwrap().iter().collect();
+    let codes: Vec<_> = codes
+        .iter()
+        .map(|page| page["code"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        codes,
+        ["PERMISSION_DENIED", "BUDGET_EXHAUSTED", "BUDGET_EXHAUSTED"]
+    );
+    assert_eq!(metrics(&seen, &job, "cost.page"), ["USD:0.01", "USD:0.01"]);
+    assert_eq!(
+        metrics(&seen, &job, "cost.budget.remaining"),
+        ["USD:0.01", "USD:0"]
+    );
+    let own = of(&seen, &job);
+    let count = |kind: &str| own.iter().filter(|heard| heard.kind == kind).count();
+    // A refused call has one result, and a refused child has one of its own.
+    assert_eq!(count("tool_call"), 4);
+    assert_eq!(count("tool_result"), 5);
+    assert_eq!(count("delegate"), 1);
 }
