@@ -194,20 +194,29 @@ async fn whichever_field_is_wrong_the_refusal_names_it() {
             },
         ));
     }
-    for lease in ["{", "[]", "1", r#"{"fs.read":["/**"]}"#] {
+    for (lease, field) in [
+        ("{", "lease_request_json"),
+        ("[]", "lease_request_json"),
+        ("1", "lease_request_json"),
+        (r#"{"fs.read":["/../**"]}"#, "lease_request.fs.read[0]"),
+    ] {
         let lease_request_json = lease.into();
         let request = proto::SubmitJobRequest {
             lease_request_json,
             ..good()
         };
-        submits.push(("lease_request_json", request));
+        submits.push((field, request));
     }
-    for lease_expires_at in [time(2_000_000_000, 0), time(i64::MAX, 0), time(0, -1)] {
+    for (lease_expires_at, field) in [
+        (time(1_000_000_000, 0), "lease_constraints.expires_at"),
+        (time(i64::MAX, 0), "lease_expires_at"),
+        (time(0, -1), "lease_expires_at"),
+    ] {
         let request = proto::SubmitJobRequest {
             lease_expires_at,
             ..good()
         };
-        submits.push(("lease_expires_at", request));
+        submits.push((field, request));
     }
     let idempotency_key = "k".repeat(257);
     let request = proto::SubmitJobRequest {

@@ -159,7 +159,7 @@ async fn refusals_name_the_request_and_leave_the_session_alone() {
         ("nobody", "", "AGENT_NOT_AVAILABLE"),
         ("echo@9", "", "AGENT_VERSION_NOT_AVAILABLE"),
         ("NO", "", "INVALID_REQUEST"),
-        ("echo", r#"{"tool.call":["*"]}"#, "INVALID_REQUEST"),
+        ("echo", r#"{"tool.call":["a**b"]}"#, "INVALID_REQUEST"),
     ] {
         let submit = proto::JobSubmit {
             agent: agent.into(),
