@@ -229,3 +229,49 @@ async fn a_store_that_was_opened_takes_no_more_descriptors() {
     assert_eq!(links.filter(|link| *link == wal).count(), 6);
     close(log).await;
 }
+
+/// wire.md §4.9: whatever is spent below a job is charged to it, to its end.
+#[tokio::test]
+async fn what_was_delegated_is_kept_until_the_job_above_all_of_it_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, mut committed) = open(dir.path());
+    let end = || JobEnd {
+        status: "success".into(),
+        ended_at_ms: 9,
+    };
+    for stream in 1..=3 {
+        let (mut row, op) = job(stream, None);
+        let above = stream - 1;
+        row.grant.parent_id = (above > 0).then(|| format!("job_{above}"));
+        row.grant.delegate_id = row.grant.parent_id.clone();
+        let create = Command::CreateJob {
+            job: Box::new(row),
+            op: Some(op),
+            hosted: None,
+            credential: None,
+        };
+        assert_eq!(log.execute(create).await.unwrap(), Outcome::Done);
+    }
+    let forget = || Command::Forget {
+        parked_before_ms: 0,
+        ended_before_ms: 10,
+    };
+    for stream in [2, 3] {
+        log.ready(block(stream, 1, b"r", Some(end())));
+        committed.recv().await.unwrap();
+    }
+    log.trim(vec![2, 3]).await.unwrap();
+    log.execute(forget()).await.unwrap();
+    log.execute(forget()).await.unwrap();
+    assert_eq!(log.descendants("job_1").await.unwrap().len(), 2);
+    log.ready(block(1, 1, b"r", Some(end())));
+    committed.recv().await.unwrap();
+    log.trim(vec![1]).await.unwrap();
+    for _ in 0..3 {
+        log.execute(forget()).await.unwrap();
+    }
+    for id in ["job_1", "job_2", "job_3"] {
+        assert!(log.job(id).await.unwrap().is_none(), "{id}");
+    }
+    close(log).await;
+}
