@@ -6,6 +6,7 @@
 //! the two are interleaved and the ratio of their medians is what counts: the
 //! machine is the same for both. Every stream is checked while it is measured; a wrong one fails the run.
 
+mod authorize;
 mod client;
 mod fanout;
 mod floor;
@@ -41,6 +42,7 @@ enum Measure {
     Stopped,
     Stored,
     Hosts,
+    Authorize,
     Idle,
 }
 
@@ -131,6 +133,7 @@ impl Measure {
             Self::Stopped => stopped::run(ground, report).await,
             Self::Stored => jobs::stored(ground, report).await,
             Self::Hosts => hosts::run(ground, report).await,
+            Self::Authorize => authorize::run(ground, report).await,
             Self::Idle => idle::run(ground, report).await,
         }
     }

@@ -59,15 +59,7 @@ impl Process {
 
     /// Seconds of processor time so far.
     pub fn cpu(&self) -> f64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
-        let stat = stat.unwrap_or_default();
-        // The name before may hold spaces; the fields after it do not.
-        let after = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-        let ticks = |index: usize| -> f64 {
-            let field = after.split_whitespace().nth(index);
-            field.and_then(|text| text.parse().ok()).unwrap_or(0.0)
-        };
-        (ticks(11) + ticks(12)) / rustix::param::clock_ticks_per_second() as f64
+        cpu_of(self.child.id())
     }
 
     /// Resident memory in bytes.
@@ -86,6 +78,18 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+pub fn cpu_of(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"));
+    let stat = stat.unwrap_or_default();
+    // The name before may hold spaces; the fields after it do not.
+    let after = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks = |index: usize| -> f64 {
+        let field = after.split_whitespace().nth(index);
+        field.and_then(|text| text.parse().ok()).unwrap_or(0.0)
+    };
+    (ticks(11) + ticks(12)) / rustix::param::clock_ticks_per_second() as f64
 }
 
 /// Ten thousand connections need more descriptors than a shell gives.

@@ -1,4 +1,5 @@
-//! The floor of a remote agent: bare tonic between a host's stream and a client's.
+//! The floor of a remote agent: bare tonic between a host's stream and a client's, and
+//! an echo of its questions.
 //! Every report is decoded, put into an envelope and encoded again, by prost;
 //! nothing is stored or checked.
 
@@ -61,14 +62,27 @@ impl AgentHostService for Relay {
         tokio::spawn(async move {
             let header = sample(0);
             while let Ok(Some(request)) = requests.message().await {
-                let Some(Say::Reports(reports)) = request.message else {
-                    continue;
+                let reports = match request.message {
+                    Some(Say::Reports(reports)) => reports,
+                    Some(Say::Authorize(asked)) => {
+                        let answer = Hear::AuthorizeResult(proto::AuthorizeResult {
+                            r#ref: asked.r#ref,
+                            call_id: asked.call_id,
+                            allowed: true,
+                            ..Default::default()
+                        });
+                        let message = Some(answer);
+                        // A peer that has gone ends the round.
+                        let _ = replies.send(Ok(ServeResponse { message })).await;
+                        continue;
+                    }
+                    _ => continue,
                 };
                 let envelopes = reports.reports.into_iter();
                 let envelopes = envelopes.map(|report| envelope(&header, report)).collect();
                 let client = relay.0.lock().clone();
                 if let Some(client) = client {
-                    // A client that has gone ends the round.
+                    // A peer that has gone ends the round.
                     let _ = client.send(Ok(SessionResponse { envelopes })).await;
                 }
             }

@@ -1,0 +1,170 @@
+//! What it costs to ask before an operation: in-process, under a lease of a thousand
+//! patterns, and over a host's stream beside a bare echo of the same messages.
+
+use std::time::Instant;
+
+use anyhow::{Context, bail, ensure};
+use tokio::sync::mpsc;
+
+use super::client::channel;
+use super::client::host::Host;
+use super::process::cpu_of;
+use super::report::{Report, Target};
+use super::{Ground, median};
+use crate::authority::Policy;
+use crate::job::{AgentDirectory, JobContext, Jobs, Limits, NewJob};
+use crate::log::{Durability, Log, OpenOptions};
+use crate::protocol::Failure;
+use crate::protocol::message::Submit;
+use crate::wire::proto::job_service_client::JobServiceClient;
+use crate::wire::proto::serve_request::Message as Say;
+use crate::wire::proto::serve_response::Message as Hear;
+use crate::wire::proto::{self, AssignmentRef};
+
+const AGENT: &str = "asks";
+const PATTERNS: usize = 1_000;
+
+pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
+    for (name, pattern, target) in [
+        ("names", "tool-{}.*", "tool-999.go"),
+        (
+            "URLs",
+            "https://*.h{}.example.com/v1/**",
+            "https://a.h999.example.com/v1/x",
+        ),
+        ("`*a{}*b*`", "*a{}*b*", "xa999xb"),
+    ] {
+        let mut costs = vec![];
+        for _ in 0..ground.rounds {
+            costs.push(in_process(ground.amount(50_000), pattern, target).await?);
+        }
+        report.add(
+            format!("authorize in-process, {PATTERNS} {name}, CPU"),
+            "us",
+            median(&mut costs),
+            None,
+            Target::AtMost(20.0),
+        );
+    }
+    let (mut ours, mut theirs) = (vec![], vec![]);
+    for _ in 0..ground.rounds {
+        theirs.push(asked(&ground.floor.address, ground.amount(10_000)).await?);
+        submit(&ground.runtime.address).await?;
+        ours.push(asked(&ground.runtime.address, ground.amount(10_000)).await?);
+    }
+    report.add(
+        "authorize over a host's stream, p50",
+        "ms",
+        median(&mut ours),
+        Some(median(&mut theirs)),
+        Target::RatioAtMost(1.5),
+    );
+    Ok(())
+}
+
+fn lease(capability: &str, pattern: &str) -> String {
+    let patterns = (0..PATTERNS).map(|n| pattern.replace("{}", &n.to_string()));
+    serde_json::json!({ capability: patterns.collect::<Vec<_>>() }).to_string()
+}
+
+/// Microseconds of this process for one question, from its text to its rule.
+async fn in_process(count: u64, pattern: &str, target: &str) -> anyhow::Result<f64> {
+    let dir = tempfile::tempdir()?;
+    let (committed, mut blocks) = mpsc::channel(64);
+    let options = OpenOptions {
+        dir: dir.path().into(),
+        durability: Durability::Process,
+    };
+    let log = Log::open(options, committed)?;
+    tokio::spawn(async move { while blocks.recv().await.is_some() {} });
+    let capability = match target.contains("://") {
+        true => "net.fetch",
+        false => "tool.call",
+    };
+    let (done, mut told) = mpsc::channel(1);
+    let asked = target.to_owned();
+    let agent = move |job: JobContext| {
+        let (done, asked) = (done.clone(), asked.clone());
+        async move {
+            let before = cpu_of(std::process::id());
+            for _ in 0..count {
+                job.authorize("call", capability, &asked).await?;
+            }
+            let spent = cpu_of(std::process::id()) - before;
+            let _ = done.send(spent * 1e6 / count as f64).await;
+            Ok::<_, Failure>("null".to_owned())
+        }
+    };
+    let mut agents = AgentDirectory::default();
+    let registered = agents.register(AGENT, "1.0.0", agent);
+    registered.map_err(anyhow::Error::msg)?;
+    let policy = Policy::default();
+    let jobs = Jobs::new(log.clone(), agents, Limits::default(), policy, None, 0);
+    let new = NewJob {
+        session_id: String::new(),
+        principal: "bench".into(),
+        trace_id: None,
+        submit: Submit {
+            agent: AGENT.into(),
+            input_json: "null".into(),
+            lease_request_json: lease(capability, pattern),
+            lease_expires_at: None,
+            idempotency_key: None,
+            max_runtime_sec: 0,
+        },
+    };
+    let accepted = jobs.submit(new, |_| None).await?;
+    jobs.start(accepted);
+    let cost = told.recv().await.context("a question was refused")?;
+    tokio::task::spawn_blocking(move || log.close()).await?;
+    Ok(cost)
+}
+
+async fn submit(address: &str) -> anyhow::Result<()> {
+    let request = proto::SubmitJobRequest {
+        agent: AGENT.into(),
+        lease_request_json: lease("tool.call", "tool-{}.*"),
+        ..Default::default()
+    };
+    // Known once a host of it has been there.
+    let host = Host::serving(channel(address).await?, "first", AGENT, 1).await?;
+    let mut client = JobServiceClient::new(channel(address).await?);
+    client.submit_job(request).await?;
+    drop(host);
+    Ok(())
+}
+
+/// Milliseconds of a question and its answer, one after the other; the median.
+async fn asked(address: &str, count: u64) -> anyhow::Result<f64> {
+    let mut host = Host::serving(channel(address).await?, "asks", AGENT, 1).await?;
+    let of = host.assigned().await?;
+    host.accept(&of).await?;
+    let mut times = vec![];
+    for _ in 0..count {
+        let started = Instant::now();
+        host.say(authorize(&of)).await?;
+        loop {
+            match host.hear().await? {
+                Hear::AuthorizeResult(answer) => {
+                    ensure!(answer.allowed, "{answer:?}");
+                    break;
+                }
+                Hear::Ack(_) | Hear::HeartbeatAck(_) => {}
+                other => bail!("not an answer: {other:?}"),
+            }
+        }
+        times.push(started.elapsed().as_secs_f64() * 1e3);
+    }
+    host.report(&of, vec![super::client::host::result(1)])
+        .await?;
+    Ok(median(&mut times))
+}
+
+fn authorize(of: &AssignmentRef) -> Say {
+    Say::Authorize(proto::Authorize {
+        r#ref: Some(of.clone()),
+        call_id: "call-1".into(),
+        capability: "tool.call".into(),
+        target: "tool-999.go".into(),
+    })
+}
