@@ -203,7 +203,7 @@ fn play(granted: [u32; 2], steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Restart => ledger = restarted(&tree),
         }
         for job in 0..tree.0.len() {
-            for c in 0..2 {
+            for (c, name) in CURRENCIES.iter().enumerate() {
                 let Some(granted) = tree.0[job].granted[c] else {
                     continue;
                 };
@@ -211,8 +211,7 @@ fn play(granted: [u32; 2], steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let late = tree.total(job, |job| job.late[c]);
                 prop_assert!(
                     spent <= granted + late,
-                    "job {job} {}: {spent} of {granted}, {late} in flight",
-                    CURRENCIES[c]
+                    "job {job} {name}: {spent} of {granted}, {late} in flight"
                 );
             }
             if !tree.0[job].over {
@@ -228,9 +227,9 @@ fn play(granted: [u32; 2], steps: Vec<Step>) -> Result<(), TestCaseError> {
         tree.0[job].over = true;
     }
     let spent = |c| i64::from(tree.total(0, |job| job.spent[c]));
-    for c in 0..2 {
+    for (c, granted) in granted.into_iter().enumerate() {
         let left = ledger.remaining(member(0))[&currency(c)].to_string();
-        prop_assert_eq!(left, (i64::from(granted[c]) - spent(c)).to_string());
+        prop_assert_eq!(left, (i64::from(granted) - spent(c)).to_string());
     }
     Ok(())
 }
