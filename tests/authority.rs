@@ -154,6 +154,18 @@ fn urls_do_not_climb() {
         ],
         "twice",
     );
+    // wire 4.9: to an old decoder an overlong form is the dot or the slash.
+    no_target(
+        "net.fetch",
+        &[
+            "https://ex.com/pub/%c0%ae%c0%ae/admin",
+            "https://ex.com/pub/..%c0%af",
+            "https://ex.com/%c0%afpub/x",
+            "https://ex.com/a%ff",
+            "https://ex.com/a%e2%82",
+        ],
+        "UTF-8",
+    );
     no_target(
         "net.fetch",
         &[
@@ -182,20 +194,6 @@ fn urls_do_not_climb() {
             "https://ex.com/ a",
         ],
         "backslash",
-    );
-    // Overlong UTF-8 of `/` and `.` stays what it is: bytes that equal no name.
-    denies(
-        "net.fetch",
-        "https://ex.com/pub/*",
-        &[
-            "https://ex.com/pub/%c0%ae%c0%ae/admin",
-            "https://ex.com/%c0%afpub/x",
-        ],
-    );
-    allows(
-        "net.fetch",
-        "https://ex.com/pub/*",
-        &["https://ex.com/pub/%c0%af"],
     );
     // A full stop of another script is no dot in a path.
     allows(

@@ -52,6 +52,7 @@ fn what_is_refused_is_refused_for_that() {
         ("https://api.example.com@evil.org/", "user name"),
         ("https://h.example/%2e%2e/x", "`..`"),
         ("https://h.example/..;x/y", "`..`"),
+        ("https://h.example/%c0%ae%c0%ae/x", "not UTF-8"),
         ("https://h.example/a//b", "empty segment"),
         ("https://h.example/a%2fb", "encoded / or"),
         ("https://h.example/%252e", "encoded twice"),

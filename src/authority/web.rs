@@ -209,6 +209,13 @@ fn segment(text: &str) -> Result<String, String> {
         }
         _ => Ok(()),
     })?;
+    if percent_encoding::percent_decode_str(&text)
+        .decode_utf8()
+        .is_err()
+    {
+        // To an old decoder an overlong form is the dot or the slash that it stands for.
+        return Err("a URL must not contain encoded bytes that are not UTF-8".into());
+    }
     // `%25` and two hex digits is `%..` to whoever decodes twice.
     for (at, _) in text.match_indices("%25") {
         let next = text.as_bytes().get(at + 3..at + 5);
