@@ -141,9 +141,19 @@ async fn a_key_in_the_place_of_another_has_what_that_one_left() {
     gateway.spend("cred_1-2", 4.0);
     let spent = litellm.issue(next("cred_1-3", "cred_1-2")).await;
     assert_eq!(spent.err(), Some(IssueError::BudgetExhausted));
+    // The runtime's own count may be below what is left there, and below zero.
+    litellm.issue(request("cred_2")).await.unwrap();
+    for overspent in ["-0.5", "0"] {
+        let overspent = Request {
+            budget: vec![usd(overspent)],
+            ..next("cred_2-2", "cred_2")
+        };
+        let spent = litellm.issue(overspent).await;
+        assert_eq!(spent.err(), Some(IssueError::BudgetExhausted));
+    }
     let unknown = litellm.issue(next("cred_1-3", "cred_9")).await;
     assert!(matches!(unknown.err(), Some(IssueError::Refused(_))));
-    assert_eq!(gateway.keys().len(), 2);
+    assert_eq!(gateway.keys().len(), 3);
 }
 
 #[tokio::test]

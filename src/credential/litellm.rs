@@ -232,6 +232,11 @@ impl Gateway {
                 ))),
             };
         };
+        // Of an overspent job nothing is left, whatever the gateway has counted.
+        let asked = budget.amount.parse::<f64>();
+        if asked.is_ok_and(|amount| amount <= 0.0) {
+            return Err(IssueError::BudgetExhausted);
+        }
         let Some(replaced) = &request.replaces else {
             return Ok(Some(budget.clone()));
         };
