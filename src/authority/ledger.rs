@@ -115,12 +115,7 @@ impl Ledger {
         self.accounts.insert(member, account);
     }
 
-    /// A child that was not made after all.
-    pub fn withdraw(&mut self, child: Member) {
-        self.end(child);
-    }
-
-    /// The job is over: what it did not spend goes back.
+    /// The job is over, or was not made after all: what it did not spend goes back.
     pub fn end(&mut self, member: Member) {
         let Some(account) = self.accounts.get_mut(&member) else {
             return;
@@ -152,6 +147,19 @@ impl Ledger {
             }
             member = parent;
         }
+    }
+
+    /// Whether a job is there and not over.
+    pub fn is_open(&self, member: Member) -> bool {
+        let account = self.accounts.get(&member);
+        account.is_some_and(|account| !account.is_over)
+    }
+
+    /// Those that are there and not over, the last made first.
+    pub fn open_members(&self) -> Vec<Member> {
+        let accounts = self.accounts.iter().rev();
+        let open = accounts.filter(|(_, account)| !account.is_over);
+        open.map(|(member, _)| *member).collect()
     }
 
     /// Whether a spending in this currency is counted for the job.

@@ -17,7 +17,7 @@ use crate::authority::{
 use crate::log::StreamId;
 use crate::protocol::{ErrorCode, EventBody, Failure};
 
-pub(super) const REMAINING: &str = "cost.budget.remaining";
+const REMAINING: &str = "cost.budget.remaining";
 
 pub(super) struct Grant {
     pub lease: Lease,
@@ -71,8 +71,21 @@ impl Family {
         ledger.reserve_within(child, parent, asked, bounds)
     }
 
+    /// A child that was not made after all.
     pub fn withdraw(&self, child: Member) {
-        self.ledger.lock().withdraw(child);
+        self.ledger.lock().end(child);
+    }
+
+    /// After a restart: who has not been taken up again is over, and with it what it
+    /// had reserved.
+    pub fn end_all_but_members(&self) {
+        let members = self.members.lock();
+        let mut ledger = self.ledger.lock();
+        for job in ledger.open_members() {
+            if !members.contains_key(&job) {
+                ledger.end(job);
+            }
+        }
     }
 
     /// True for the one that is to tell of a child: the event may be on its way into
@@ -138,7 +151,13 @@ impl Grant {
         }
         let allowed = self.lease.allows(capability, target, self.models);
         let rule = allowed.map_err(|denied| refused(&denied))?;
-        match self.family.ledger.lock().exhausted(job) {
+        let ledger = self.family.ledger.lock();
+        if !ledger.is_open(job) {
+            // Its account is closed, so no budget would hold it.
+            let text = "lease: the job is over; nothing more is allowed";
+            return Err(Failure::invalid(text));
+        }
+        match ledger.exhausted(job) {
             None => Ok(rule),
             Some(currency) => {
                 let text = format!("cost.budget: nothing is left in {currency}");

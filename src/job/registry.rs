@@ -305,16 +305,12 @@ impl Jobs {
         for row in self.log.unfinished_jobs().await? {
             let last_seq = self.log.seq_at(row.stream, self.log.committed()).await?;
             let agent = self.agents.recover(&row.agent);
-            let stream = row.stream;
             let above = row.grant.parent_id.as_ref();
             let above = above.map(|parent| taken_up.get(parent).cloned());
             let (Some(hosted), Some(agent)) = (hosted.remove(&row.stream), agent) else {
                 let text = "the runtime was restarted while the job ran; submit it again";
                 self.context(row, last_seq)
                     .end(Outcome::Failed(Failure::internal(text)));
-                if let Some(Some((family, _))) = above {
-                    family.withdraw(stream);
-                }
                 ended += 1;
                 continue;
             };
@@ -328,8 +324,9 @@ impl Jobs {
                     if let Some(grant) = &grant {
                         let family = (grant.family.clone(), grant.depth);
                         taken_up.insert(row.id.clone(), family);
-                        budgets.push((grant.family.clone(), stream));
+                        budgets.push((grant.family.clone(), row.stream));
                     }
+                    let stream = row.stream;
                     let credential = self.credential_again(stream, &row.session_id).await?;
                     self.take_up(row, last_seq, hosted, agent, (grant, credential));
                 }
@@ -338,6 +335,9 @@ impl Jobs {
                     ended += 1;
                 }
             }
+        }
+        for (family, _) in &budgets {
+            family.end_all_but_members();
         }
         // What a stream told last may be of before the crash, or of a child that has
         // just ended.
