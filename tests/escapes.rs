@@ -464,3 +464,156 @@ async fn a_lease_may_end_at_any_later_time() {
         assert_eq!(scene.authorize(&child, "tool.call", "t").await, "");
     }
 }
+
+/// §9.6: what is reserved below a job that a restart ends was kept from all above it.
+#[tokio::test]
+async fn a_restart_gives_back_what_the_jobs_that_it_ends_had_reserved() {
+    let lease = json!({ "cost.budget": ["USD:10"], "agent.delegate": ["**"] });
+    let mut scene = Scene::of(lease).await;
+    let of = scene.of.clone();
+    let below = json!({
+        "agent": "sleeper", "input": { "ms": 600_000 }, "lease_request": { "cost.budget": ["USD:8"] },
+    });
+    let delegate = proto::DelegateJob {
+        r#ref: Some(of.clone()),
+        delegate_id: "c".into(),
+        agent: "delegator".into(),
+        input_json: below.to_string(),
+        lease_request_json: json!({ "cost.budget": ["USD:8"], "agent.delegate": ["**"] })
+            .to_string(),
+        ..Default::default()
+    };
+    scene.host.say(Say::Delegate(delegate)).await;
+    let child = scene.delegated().await.0.child_job_id;
+    let mut client = jobs::connect(&scene.runtime, ALICE).await;
+    let mut stream = jobs::watch(&mut client, &child, 0).await.unwrap();
+    let tells = |record: &proto::JobRecord| match &record.record {
+        Some(Record::JobEvent(event)) => matches!(event.body, Some(Body::Delegate(_))),
+        _ => false,
+    };
+    loop {
+        let records = jobs::next(&mut stream).await.unwrap();
+        if records.expect("the job runs").iter().any(tells) {
+            break;
+        }
+    }
+    scene.runtime.kill();
+    scene.runtime = start(&scene.dir);
+    scene.host = serve(&scene.runtime, &[&of]).await.0;
+    let whole = json!({ "cost.budget": ["USD:10"] });
+    scene.say_delegate(&of, "d", "w", whole).await;
+    loop {
+        match scene.host.next().await {
+            Hear::DelegateResult(made) => break assert_eq!(made.code, "", "{made:?}"),
+            Hear::Assign(_) | Hear::ChildEnded(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// §7.4: a job that was asked to stop could go on making others until its grace was over.
+#[tokio::test]
+async fn a_job_that_was_asked_to_stop_makes_no_children() {
+    let mut scene = Scene::of(lease()).await;
+    let of = scene.of.clone();
+    let cancel = Payload::JobCancel(Default::default());
+    scene.client.send(&of.job_id, cancel).await;
+    let Hear::Cancel(_) = scene.host.next().await else {
+        panic!("expected a cancel");
+    };
+    scene.say_delegate(&of, "c", "w", json!({})).await;
+    let (refused, _) = scene.delegated().await;
+    assert_eq!(refused.code, "CANCELLED", "{refused:?}");
+}
+
+/// §8.3: the event that tells of a child is held to the limit of every other event.
+#[tokio::test]
+async fn a_child_that_makes_too_large_an_event_is_refused() {
+    let mut scene = Scene::of(lease()).await;
+    let delegate = proto::DelegateJob {
+        r#ref: Some(scene.of.clone()),
+        delegate_id: "c".into(),
+        agent: "w".into(),
+        // Below the limit of a message; as JSON it is escaped, and above that of an event.
+        input_json: json!("\u{1}".repeat(160_000)).to_string(),
+        ..Default::default()
+    };
+    scene.host.say(Say::Delegate(delegate)).await;
+    let (refused, _) = scene.delegated().await;
+    assert_eq!(refused.code, "INVALID_REQUEST", "{refused:?}");
+    assert!(refused.message.contains("the limit is"), "{refused:?}");
+}
+
+/// §9.3: what an agent left behind asked on when its job was over, and no budget held it.
+#[tokio::test]
+async fn a_job_that_is_over_is_allowed_nothing() {
+    use arcpd::job::{AgentDirectory, JobContext, Jobs, Limits, NewJob};
+    use arcpd::protocol::message::Submit;
+    use arcpd::protocol::{ErrorCode, EventBody, Failure};
+
+    let dir = tempfile::tempdir().unwrap();
+    let options = arcpd::log::OpenOptions {
+        dir: dir.path().into(),
+        durability: arcpd::log::Durability::Process,
+    };
+    let (committed, mut blocks) = tokio::sync::mpsc::channel(64);
+    let log = arcpd::log::Log::open(options, committed).unwrap();
+    let (leave, mut left) = tokio::sync::mpsc::channel(1);
+    let agent = move |job: JobContext| {
+        let leave = leave.clone();
+        async move {
+            assert_eq!(job.authorize("c", "tool.call", "t").await, Ok(()));
+            job.emit(EventBody::Metric {
+                name: "cost.x".into(),
+                value: 5.0,
+                unit: Some("USD".into()),
+                dimensions: vec![],
+            })
+            .await?;
+            let spent = job.authorize("c", "tool.call", "t").await.unwrap_err();
+            assert_eq!(spent.code, ErrorCode::BudgetExhausted);
+            leave.send(job.clone()).await.unwrap();
+            Ok::<_, Failure>("1".to_owned())
+        }
+    };
+    let mut agents = AgentDirectory::default();
+    agents.register("a", "1.0.0", agent).unwrap();
+    let jobs = Jobs::new(
+        log.clone(),
+        agents,
+        Limits::default(),
+        Default::default(),
+        None,
+        0,
+    );
+    let submit = Submit {
+        agent: "a".into(),
+        input_json: "null".into(),
+        lease_request_json: lease().to_string(),
+        lease_expires_at: None,
+        idempotency_key: None,
+        max_runtime_sec: 0,
+    };
+    let new = NewJob {
+        session_id: String::new(),
+        principal: "alice".into(),
+        trace_id: None,
+        submit,
+    };
+    let accepted = jobs.submit(new, |_| None).await.unwrap();
+    jobs.start(accepted);
+    let job = left.recv().await.unwrap();
+    while !blocks
+        .recv()
+        .await
+        .unwrap()
+        .iter()
+        .any(|block| block.terminal)
+    {}
+    let late = job.authorize("c", "tool.call", "t").await.unwrap_err();
+    assert_eq!(late.code, ErrorCode::InvalidRequest, "{late}");
+    assert!(late.message.contains("over"), "{late}");
+    tokio::task::spawn_blocking(move || log.close())
+        .await
+        .unwrap();
+}

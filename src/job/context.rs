@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
 use super::buffer::{Buffer, Encoded, OnDurable, Push, Pushed};
-use super::delegation::{Child, Delegation, check_shape, tool_result};
+use super::delegation::{Child, Delegation, NAME_BYTES_MAX, check_shape, tool_result};
 use super::grant::{Cost, Grant, refused};
 use super::{ChunkEncoding, Limits, ResultWriter, audit, now};
 use crate::authority::{Amounts, Capability, Denied, Rule, Target};
@@ -349,8 +349,8 @@ impl JobContext {
 
     /// Writes a refusal into the stream; a job that is over has no more to say.
     pub(crate) async fn refused(&self, call_id: &str, failure: &Failure) {
-        // A call without a name is nobody's.
-        if !call_id.is_empty() {
+        // A call without a name is nobody's; one that is too long is no name.
+        if (1..=NAME_BYTES_MAX).contains(&call_id.len()) {
             let _ = self.emit_own(tool_result(call_id, failure).body).await;
         }
     }
@@ -458,10 +458,6 @@ impl JobContext {
             chunk_bytes,
             result_bytes_max,
         ))
-    }
-
-    pub(super) async fn emit_chunk(&self, body: EventBody) -> Result<(), Failure> {
-        self.emit_own(body).await
     }
 
     /// Pushes encoded records, all in one block; waits while the buffer is full.

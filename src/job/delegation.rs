@@ -14,7 +14,7 @@ use crate::protocol::message::Submit;
 use crate::protocol::{AgentRef, ErrorCode, Event, EventBody, Failure, Outcome, Timestamp, id};
 use crate::wire;
 
-const NAME_BYTES_MAX: usize = 128;
+pub(super) const NAME_BYTES_MAX: usize = 128;
 /// For a child's terminal to be durable, once it has been written.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -93,7 +93,14 @@ impl Jobs {
             self.say_again(parent, &row, &asked).await?;
             return Ok(child(&row));
         }
+        if parent.is_cancelled() {
+            let text = "delegate: this job was asked to stop";
+            return Err(Failure::new(ErrorCode::Cancelled, text));
+        }
         parent.check("agent.delegate", &agent)?;
+        // The id that is going to be there is as long.
+        let body = delegate_event(&asked, &agent, &submit.input_json, id::job_id());
+        parent.checked(Event { ts: now(), body })?;
         let Some(grant) = parent.grant() else {
             return Err(Failure::internal("delegate: the parent has no lease"));
         };
@@ -164,7 +171,7 @@ impl Jobs {
     ) {
         let (session_id, stream) = (row.session_id.clone(), row.stream);
         let said = match parent.is_to_say(stream) {
-            true => parent.emit_own(delegate_event(asked, &row)).await,
+            true => parent.emit_own(said_of(asked, &row)).await,
             false => Ok(()),
         };
         let context = self.context(row, 0).provided(credential);
@@ -263,6 +270,9 @@ impl Jobs {
         row: &JobRow,
         asked: &Delegation,
     ) -> Result<(), Failure> {
+        if !parent.is_to_say(row.stream) {
+            return Ok(());
+        }
         let log = self.log();
         let mut after = 0;
         loop {
@@ -277,10 +287,7 @@ impl Jobs {
                 return Ok(());
             }
         }
-        match parent.is_to_say(row.stream) {
-            true => parent.emit_own(delegate_event(asked, row)).await,
-            false => Ok(()),
-        }
+        parent.emit_own(said_of(asked, row)).await
     }
 
     /// Resolves when a child is over and that is durable; how it ended.
@@ -363,12 +370,21 @@ fn child(row: &JobRow) -> Child {
     }
 }
 
-fn delegate_event(asked: &Delegation, row: &JobRow) -> EventBody {
+fn said_of(asked: &Delegation, row: &JobRow) -> EventBody {
+    delegate_event(asked, &row.agent, &row.input_json, row.id.clone())
+}
+
+fn delegate_event(
+    asked: &Delegation,
+    agent: &str,
+    input_json: &str,
+    child_job_id: String,
+) -> EventBody {
     EventBody::Delegate {
         delegate_id: asked.delegate_id.clone(),
-        child_job_id: Some(row.id.clone()),
-        agent: row.agent.clone(),
-        input_json: Some(row.input_json.clone()),
+        child_job_id: Some(child_job_id),
+        agent: agent.into(),
+        input_json: Some(input_json.into()),
         lease_request_json: Some(match &*asked.lease_request_json {
             "" => "{}".into(),
             json => json.into(),

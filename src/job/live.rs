@@ -74,9 +74,12 @@ impl LiveJobs {
             let at = Timestamp(at.0.saturating_add(expiry_grace.as_millis() as i64));
             self.end_at(at, id.clone())
         });
+        let mut cancelled = false;
         if let Some(parent) = context.parent_id() {
             let children = state.children.entry(parent.to_owned()).or_default();
             children.push(id.clone());
+            let parent = state.jobs.get(parent);
+            cancelled = parent.is_some_and(|parent| parent.context.is_cancelled());
         }
         let running = Running {
             principal: principal.clone(),
@@ -85,24 +88,32 @@ impl LiveJobs {
             timers: limit.into_iter().chain(expiry).collect(),
         };
         *state.by_principal.entry(principal).or_default() += 1;
-        state.jobs.insert(id, running);
+        state.jobs.insert(id.clone(), running);
+        drop(state);
+        if cancelled {
+            // Its parent was asked to stop while it was made, or before a restart.
+            self.cancel(&id);
+        }
     }
 
     /// Asks a job to stop, and those it delegated, and ends them after the grace.
     /// False when it does not run.
     pub fn cancel(self: &Arc<Self>, job_id: &str) -> bool {
-        let children = self.state.lock().children.get(job_id).cloned();
+        let children = {
+            let mut state = self.state.lock();
+            let Some(running) = state.jobs.get_mut(job_id) else {
+                return false;
+            };
+            if !running.context.is_cancelled() {
+                running.context.cancel();
+                let timer = self.end_after(self.cancel_grace, job_id.into(), runner::cancelled());
+                running.timers.push(timer);
+            }
+            // Who is made from now on sees that its parent is to stop.
+            state.children.get(job_id).cloned()
+        };
         for child in children.into_iter().flatten() {
             self.cancel(&child);
-        }
-        let mut state = self.state.lock();
-        let Some(running) = state.jobs.get_mut(job_id) else {
-            return false;
-        };
-        if !running.context.is_cancelled() {
-            running.context.cancel();
-            let timer = self.end_after(self.cancel_grace, job_id.into(), runner::cancelled());
-            running.timers.push(timer);
         }
         true
     }

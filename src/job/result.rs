@@ -131,7 +131,7 @@ impl ResultWriter {
             more,
         };
         self.chunk_seq += 1;
-        self.job.emit_chunk(body).await
+        self.job.emit_own(body).await
     }
 
     /// Bytes of the next chunk.
