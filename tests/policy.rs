@@ -268,3 +268,24 @@ unbounded = ["agent.delegate", "tool.call"]
     })
     .await;
 }
+
+/// What policy leaves of a lease may be more than one may ask for: such a job was taken
+/// and ended by the next restart, which could not read its lease.
+#[tokio::test]
+async fn a_lease_that_could_not_be_read_again_is_refused_at_once() {
+    let names = |of: &str| -> Vec<String> { (0..990).map(|n| format!("{of}{n}")).collect() };
+    let bound = [names("bound."), vec!["asked.*".into()]].concat();
+    let (_dir, toml) = with_policy(&format!(
+        "[[bound]]\nprincipals = [\"alice\"]\n[bound.lease]\n\"tool.call\" = {}\n",
+        json!(bound)
+    ));
+    on_both(&toml, async |_runtime, mut alice| {
+        let asked = [names("asked."), vec!["bound.*".into()]].concat();
+        let asked = json!({ "agent": "echo", "input": 1, "lease_request": { "tool.call": asked } });
+        let (code, message) = alice.refused(asked).await;
+        assert_eq!(code, "INVALID_REQUEST");
+        assert!(message.contains("what policy leaves of it"), "{message}");
+        assert!(message.contains("1000 patterns"), "{message}");
+    })
+    .await;
+}

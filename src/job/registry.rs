@@ -252,6 +252,12 @@ impl Jobs {
             let granted = effective.as_ref().map(Lease::to_json);
             let asked = asked.to_json();
             audit::bounded(principal, agent, &asked, granted.as_deref().map_err(|f| *f));
+            if let Ok(granted) = &granted {
+                // It is stored, and has to be read again after a restart.
+                Lease::parse(granted, None, now()).map_err(|why| {
+                    Failure::invalid(format!("lease_request: what policy leaves of it: {why}"))
+                })?;
+            }
         }
         effective
     }
