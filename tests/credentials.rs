@@ -296,6 +296,47 @@ async fn a_program_reads_its_credentials_from_a_descriptor_and_has_them_nowhere_
     gateway.until_all_deleted().await;
 }
 
+/// Heartbeats and the reports of all other jobs of the host waited for the gateway.
+#[tokio::test]
+async fn a_gateway_that_hangs_holds_up_the_delegation_and_not_its_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start().await;
+    let toml = gateway.toml(dir.path());
+    let toml = format!("{toml}issue_timeout_sec = 2\n{}", host::HOSTING);
+    let runtime = Runtime::start_with(dir.path(), &toml);
+    let mut host = host::HostPeer::serving(&runtime.address, "h1", "acme.a", 2).await;
+    let mut alice = asking(&runtime.address, ALICE).await;
+    let mut parent = submit("acme.a", json!({}));
+    let mut lease = lease();
+    lease["agent.delegate"] = json!(["acme.a"]);
+    parent.lease_request_json = lease.to_string();
+    submitted(&mut alice, parent).await;
+    let (_, of) = host.assigned().await;
+    host.accept(&of).await;
+    gateway.set(Mood::MakesAndHangs);
+    let child = proto::DelegateJob {
+        r#ref: Some(of.clone()),
+        delegate_id: "d1".into(),
+        agent: "acme.a".into(),
+        lease_request_json: json!({ "model.use": ["tier-fast/a"], "cost.budget": ["USD:2"] })
+            .to_string(),
+        ..Default::default()
+    };
+    host.say(proto::serve_request::Message::Delegate(child))
+        .await;
+    gateway.until(|keys| keys.len() == 2).await;
+    host.beat().await;
+    let heard = host.hear().await.unwrap();
+    assert!(
+        matches!(heard, proto::serve_response::Message::HeartbeatAck(_)),
+        "{heard:?}"
+    );
+    let proto::serve_response::Message::DelegateResult(refused) = host.next_beating().await else {
+        panic!("expected the end of the delegation");
+    };
+    assert_eq!(refused.code, "INTERNAL_ERROR", "{refused:?}");
+}
+
 #[tokio::test]
 async fn a_child_has_a_credential_of_its_own_that_ends_with_its_parent() {
     let dir = tempfile::tempdir().unwrap();

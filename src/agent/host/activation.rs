@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::applying::Applying;
 use super::outbox::Outbox;
@@ -16,6 +16,8 @@ use super::registry::Place;
 use crate::job::{Child, JobContext};
 use crate::log::ReportMark;
 use crate::protocol::host::{AssignmentRef, HostReply, LossPolicy, Report};
+
+const DELEGATIONS_MAX: usize = 16;
 
 /// offered ──accept──▶ running ──complete──▶ over
 ///     │                  │
@@ -52,6 +54,8 @@ pub(super) struct Activation {
     adopted_by: Mutex<Option<Place>>,
     /// Children whose end the host is to hear of.
     awaited: Mutex<HashSet<String>>,
+    /// Delegations that may be under way at once.
+    delegations: Arc<Semaphore>,
 }
 
 impl Activation {
@@ -102,6 +106,7 @@ impl Activation {
             ack_queued: AtomicBool::new(false),
             adopted_by: Mutex::new(None),
             awaited: Mutex::default(),
+            delegations: Arc::new(Semaphore::new(DELEGATIONS_MAX)),
         }
     }
 
@@ -175,6 +180,12 @@ impl Activation {
             activation.acked.fetch_max(seq, Ordering::AcqRel);
             outbox.ack(activation.clone());
         })));
+    }
+
+    /// Waits until one more delegation may be under way; it is until the drop.
+    pub async fn delegation(&self) -> Option<OwnedSemaphorePermit> {
+        // Nobody closes it.
+        self.delegations.clone().acquire_owned().await.ok()
     }
 
     /// Tells the host when a child of the job is over; asked twice it tells once.

@@ -56,7 +56,7 @@ pub(super) struct Connection {
     pub host: Arc<Host>,
     generation: u64,
     token: Mutex<String>,
-    outbound: mpsc::Sender<HostReply>,
+    pub outbound: mpsc::Sender<HostReply>,
     last_heard: Instant,
 }
 
@@ -203,15 +203,8 @@ impl Connection {
                 target,
             } => match self.started(&of) {
                 Some(activation) => {
-                    let job = &activation.job;
-                    let decided = job.authorize(&call_id, &capability, &target).await;
-                    let refused = decided.err();
-                    self.say(HostReply::AuthorizeResult {
-                        of,
-                        call_id,
-                        refused,
-                    })
-                    .await
+                    self.authorize(&activation, call_id, &capability, &target)
+                        .await
                 }
                 None => self.revoked(of).await,
             },
@@ -231,7 +224,8 @@ impl Connection {
                         lease_request_json,
                         expires_at,
                     };
-                    self.delegate(activation, asked).await
+                    self.delegate(activation, asked).await;
+                    Ok(())
                 }
                 None => self.revoked(of).await,
             },
@@ -252,29 +246,6 @@ impl Connection {
         let activation = self.host.find(of)?;
         activation.move_to(Phase::Running);
         Some(activation)
-    }
-
-    async fn delegate(
-        &self,
-        activation: Arc<Activation>,
-        asked: Delegation,
-    ) -> Result<(), HostRefusal> {
-        let delegate_id = asked.delegate_id.clone();
-        let made = activation.job.delegate(asked).await;
-        let (of, name) = (activation.reference(), delegate_id.clone());
-        self.say(HostReply::DelegateResult {
-            of,
-            delegate_id: name,
-            made: made
-                .as_ref()
-                .map(|child| child.job_id.clone())
-                .map_err(Clone::clone),
-        })
-        .await?;
-        if let Ok(child) = made {
-            activation.tell_end_of(child, delegate_id, &self.host.outbox);
-        }
-        Ok(())
     }
 
     async fn reports(&self, of: AssignmentRef, reports: Vec<Report>) -> Result<(), HostRefusal> {
@@ -311,7 +282,7 @@ impl Connection {
         });
     }
 
-    async fn say(&self, reply: HostReply) -> Result<(), HostRefusal> {
+    pub(super) async fn say(&self, reply: HostReply) -> Result<(), HostRefusal> {
         // Who does not read is not read, and must not seem alive by that.
         let limit = self.hosts.options.lost_after;
         let gone = |text: &str| HostRefusal::Unavailable(text.into());

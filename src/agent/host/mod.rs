@@ -14,6 +14,7 @@
 mod activation;
 mod applying;
 mod arrival;
+mod asking;
 mod connection;
 mod drive;
 mod known;
