@@ -5,7 +5,12 @@ use super::{Child, Delegation, JobContext};
 use crate::authority::Rule;
 use crate::protocol::Failure;
 
-const TARGET_CHARS: usize = 256;
+const TEXT_CHARS: usize = 256;
+
+/// What others wrote, kept to a length.
+fn short(text: &str) -> String {
+    text.chars().take(TEXT_CHARS).collect()
+}
 
 pub(super) fn authorized(
     job: &JobContext,
@@ -16,8 +21,6 @@ pub(super) fn authorized(
     if !tracing::enabled!(target: "arcpd::audit", tracing::Level::INFO) {
         return;
     }
-    let target: String = target.chars().take(TARGET_CHARS).collect();
-    let capability: String = capability.chars().take(TARGET_CHARS).collect();
     let (decision, rule, code) = match decided {
         Ok(rule) => ("allowed", rule.to_string(), ""),
         Err(failure) => ("refused", failure.message.clone(), failure.code.as_str()),
@@ -29,8 +32,8 @@ pub(super) fn authorized(
         job_id = job.job_id(),
         agent = job.agent(),
         trace_id = job.trace_id(),
-        capability,
-        target,
+        capability = short(capability),
+        target = short(target),
         decision,
         rule,
         code,
@@ -39,7 +42,6 @@ pub(super) fn authorized(
 
 /// What became of a delegation; the check of `agent.delegate` has a line of its own.
 pub(super) fn delegated(job: &JobContext, asked: &Delegation, made: &Result<Child, Failure>) {
-    let short = |text: &str| text.chars().take(TARGET_CHARS).collect::<String>();
     let (decision, child_job_id, rule, code) = match made {
         Ok(child) => ("allowed", &*child.job_id, "", ""),
         Err(failure) => ("refused", "", &*failure.message, failure.code.as_str()),
@@ -64,13 +66,12 @@ pub(super) fn delegated(job: &JobContext, asked: &Delegation, made: &Result<Chil
 /// Who watches whose job (§14, cross-session subscription audit); without an owner
 /// there is no such job.
 pub(crate) fn subscribed(principal: &str, job_id: &str, owner: Option<&str>) {
-    let job_id: String = job_id.chars().take(TARGET_CHARS).collect();
     let allowed = owner == Some(principal);
     tracing::info!(
         target: "arcpd::audit",
         operation = "subscribe",
         principal,
-        job_id,
+        job_id = short(job_id),
         owner,
         decision = if allowed { "allowed" } else { "refused" },
         rule = "same_principal",

@@ -405,15 +405,8 @@ impl Jobs {
 
     /// How an ended job ended.
     pub(super) async fn outcome(&self, row: &JobRow) -> Result<Option<Outcome>, Failure> {
-        let Some(position) = row.end_position else {
-            return Ok(None);
-        };
-        let after = row.last_seq.saturating_sub(1);
-        let blocks = self.log.read_stream(row.stream, after, position, 1).await;
-        let blocks = blocks.map_err(unavailable)?;
-        let last = blocks.last().filter(|block| block.terminal);
-        Ok(last
-            .and_then(|block| crate::wire::decode_outcome(block.record(block.count as usize - 1))))
+        let terminal = self.log.terminal(row).await.map_err(unavailable)?;
+        Ok(terminal.and_then(|record| crate::wire::decode_outcome(&record)))
     }
 
     pub(super) fn live_context(&self, job_id: &str) -> Option<JobContext> {

@@ -321,9 +321,10 @@ impl Actor {
     }
 
     fn rotated(&self, stream: StreamId) -> Option<Arc<Held>> {
-        let held = self.sessions.jobs.credentials()?.of(stream)?;
-        let told = held.session_id == self.row.id && held.generation > 1;
-        (told && self.has(feature::CREDENTIALS)).then_some(held)
+        let credentials = self.sessions.jobs.credentials()?;
+        // For each block: the shared map is asked only for who is told at all.
+        let held = self.has(feature::CREDENTIALS).then(|| credentials.of(stream))??;
+        (held.session_id == self.row.id && held.generation > 1).then_some(held)
     }
 
     async fn header_of(&mut self, stream: StreamId) -> Result<Arc<JobHeader>, End> {

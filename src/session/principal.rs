@@ -142,14 +142,7 @@ impl Sessions {
 
     /// The record an ended job ended with.
     pub async fn terminal(&self, job: &JobRow) -> Result<Option<Bytes>, Failure> {
-        let Some(position) = job.end_position else {
-            return Ok(None);
-        };
-        let after = job.last_seq.saturating_sub(1);
-        let blocks = self.log.read_stream(job.stream, after, position, 1);
-        let blocks = blocks.await.map_err(unavailable)?;
-        let block = blocks.last().filter(|block| block.terminal);
-        Ok(block.map(|block| Bytes::copy_from_slice(block.record(block.count as usize - 1))))
+        self.log.terminal(job).await.map_err(unavailable)
     }
 }
 

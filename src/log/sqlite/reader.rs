@@ -133,6 +133,17 @@ impl Log {
         .await
     }
 
+    /// The record a job ended with; none while it runs, or when it is no longer kept.
+    pub async fn terminal(&self, job: &JobRow) -> Result<Option<Bytes>, Error> {
+        let Some(position) = job.end_position else {
+            return Ok(None);
+        };
+        let after = job.last_seq.saturating_sub(1);
+        let blocks = self.read_stream(job.stream, after, position, 1).await?;
+        let block = blocks.last().filter(|block| block.terminal);
+        Ok(block.map(|block| Bytes::copy_from_slice(block.record(block.count as usize - 1))))
+    }
+
     /// What is left of a job whose records have been removed.
     pub async fn trimmed_job(&self, id: &str) -> Result<Option<JobRow>, Error> {
         let id = id.to_owned();
