@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::grant::{Family, Grant};
-use super::registry::{fingerprint, same_or_conflict, unavailable};
+use super::grant::Grant;
+use super::idempotency::{fingerprint, same_or_conflict};
+use super::registry::unavailable;
 use super::{JobContext, Jobs, audit, now};
-use crate::authority::{Amounts, Lease, Ledger, amounts_from_json};
+use crate::authority::{Amounts, Lease};
 use crate::credential::{Fresh, Holding};
 use crate::log::{Command, GrantRow, JobRow, Outcome as LogOutcome};
 use crate::protocol::message::Submit;
@@ -89,7 +90,7 @@ impl Jobs {
         let fingerprint = fingerprint(&agent, &submit);
         let earlier = self.log().child(parent.job_id(), &asked.delegate_id).await;
         if let Some(row) = earlier.map_err(unavailable)? {
-            let row = same_or_conflict("delegate_id", row, &fingerprint)?.row;
+            let row = same_or_conflict("delegate_id", row, &fingerprint)?;
             self.say_again(parent, &row, &asked).await?;
             return Ok(child(&row));
         }
@@ -136,7 +137,7 @@ impl Jobs {
                 // The same was asked twice at once.
                 grant.family.withdraw(stream);
                 let said = row.fingerprint;
-                return same_or_conflict("delegate_id", *earlier, &said).map(|a| child(&a.row));
+                return same_or_conflict("delegate_id", *earlier, &said).map(|row| child(&row));
             }
             Ok(LogOutcome::Stale) | Err(_) => {
                 grant.family.withdraw(stream);
@@ -305,49 +306,6 @@ impl Jobs {
             tokio::time::sleep(SETTLE_INTERVAL).await;
         }
     }
-
-    /// The account of a job that is taken up after a restart, with all below it.
-    pub(super) async fn restored(&self, row: &JobRow) -> Result<Arc<Family>, Failure> {
-        let lease = stored_lease(row)?;
-        let below = self.log().descendants(&row.id).await.map_err(unavailable)?;
-        let mut ledger = Ledger::default();
-        ledger.restore(row.stream, None, lease.budget);
-        let mut streams = std::collections::HashMap::from([(row.id.clone(), row.stream)]);
-        for child in &below {
-            let parent = child
-                .grant
-                .parent_id
-                .as_ref()
-                .and_then(|id| streams.get(id));
-            let Some(parent) = parent.copied() else {
-                continue;
-            };
-            streams.insert(child.id.clone(), child.stream);
-            ledger.restore(child.stream, Some(parent), stored_lease(child)?.budget);
-        }
-        for job in std::iter::once(row).chain(&below) {
-            if let Some(spent) = &job.grant.spent_json {
-                let spent = amounts_from_json(spent).map_err(Failure::internal)?;
-                ledger.set_spent(job.stream, spent);
-            }
-        }
-        for over in below.iter().rev().filter(|job| job.end_position.is_some()) {
-            ledger.end(over.stream);
-        }
-        Ok(Family::new(ledger))
-    }
-}
-
-pub(super) fn stored_lease(row: &JobRow) -> Result<Lease, Failure> {
-    let lease = Lease::parse(&row.grant.lease_json, None, now());
-    let mut lease = lease.map_err(|error| {
-        Failure::internal(format!(
-            "the stored lease of {} cannot be read: {error}",
-            row.id
-        ))
-    })?;
-    lease.expires_at = row.grant.expires_at_ms.map(Timestamp);
-    Ok(lease)
 }
 
 pub(super) fn check_shape(asked: &Delegation) -> Result<(), Failure> {

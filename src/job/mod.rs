@@ -4,6 +4,7 @@
 //! [`JobContext`]. A job never holds a session or a socket, and nothing an
 //! agent reports is seen by anyone before the log has it.
 
+mod asking;
 mod audit;
 mod batch;
 mod buffer;
@@ -12,7 +13,9 @@ mod credentials;
 mod delegation;
 mod directory;
 mod grant;
+mod idempotency;
 mod live;
+mod recovery;
 mod registry;
 mod result;
 mod runner;

@@ -1,15 +1,12 @@
 //! The way in to jobs: submit, start, cancel, recover.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
-
-use super::delegation::{parent_is_over, stored_lease};
 use super::directory::{Agent, AgentDirectory};
 use super::grant::{Family, Grant};
+use super::idempotency::{fingerprint, meant, same_or_conflict};
 use super::live::LiveJobs;
 use super::{JobContext, Limits, audit, now};
 use crate::authority::{Lease, Ledger, Policy};
@@ -60,6 +57,16 @@ struct Start {
     deadline: Option<Timestamp>,
     grant: Option<Grant>,
     credential: Option<Holding>,
+}
+
+impl Accepted {
+    fn again(row: JobRow) -> Self {
+        Self {
+            row,
+            duplicate: true,
+            start: None,
+        }
+    }
 }
 
 impl Jobs {
@@ -124,7 +131,7 @@ impl Jobs {
         // Before all that may have changed since: agents, their versions, room.
         if let Some(earlier) = self.earlier(&new, at).await? {
             let said = fingerprint(meant(&new.submit.agent, &earlier), &new.submit);
-            return same_or_conflict("idempotency_key", earlier, &said);
+            return same_or_conflict("idempotency_key", earlier, &said).map(Accepted::again);
         }
         let (agent, runner) = self.agents.resolve(&new.submit.agent)?;
         self.check_running(&new.principal)?;
@@ -179,7 +186,9 @@ impl Jobs {
             credential: credential.as_ref().and_then(Fresh::row),
         };
         match self.log.execute(command).await.map_err(unavailable)? {
-            LogOutcome::Duplicate(row) => same_or_conflict("idempotency_key", *row, &fingerprint),
+            LogOutcome::Duplicate(row) => {
+                same_or_conflict("idempotency_key", *row, &fingerprint).map(Accepted::again)
+            }
             LogOutcome::Stale => Err(Failure::internal("the job was not stored; try again")),
             LogOutcome::Done => {
                 let start = Some(Start {
@@ -263,7 +272,7 @@ impl Jobs {
     }
 
     /// A job without a lease has no authority to keep.
-    fn grant(&self, stream: StreamId, lease: Lease) -> Option<Grant> {
+    pub(super) fn grant(&self, stream: StreamId, lease: Lease) -> Option<Grant> {
         if lease == Lease::default() && self.policy.model_use_default == Default::default() {
             return None;
         }
@@ -271,7 +280,7 @@ impl Jobs {
         Some(self.grant_in(family, lease, 0, None))
     }
 
-    fn grant_in(
+    pub(super) fn grant_in(
         &self,
         family: Arc<Family>,
         lease: Lease,
@@ -297,100 +306,6 @@ impl Jobs {
     /// against the job's row.
     pub fn cancel(&self, job_id: &str) -> bool {
         self.live.cancel(job_id)
-    }
-
-    /// Ends what a crash left running, but for what hosts may still work on: that
-    /// is taken up again. No job stays `running` for ever. Returns how many it ended.
-    pub async fn recover(&self) -> Result<usize, crate::log::Error> {
-        let hosted = self.log.hosted_jobs().await?;
-        let mut hosted: HashMap<_, _> = hosted.into_iter().map(|row| (row.stream, row)).collect();
-        let mut ended = 0;
-        // Parents come before their children: they were made first.
-        let mut taken_up: HashMap<String, (Arc<Family>, u32)> = HashMap::new();
-        let mut budgets = Vec::new();
-        for row in self.log.unfinished_jobs().await? {
-            let last_seq = self.log.seq_at(row.stream, self.log.committed()).await?;
-            let agent = self.agents.recover(&row.agent);
-            let above = row.grant.parent_id.as_ref();
-            let above = above.map(|parent| taken_up.get(parent).cloned());
-            let (Some(hosted), Some(agent)) = (hosted.remove(&row.stream), agent) else {
-                let text = "the runtime was restarted while the job ran; submit it again";
-                self.context(row, last_seq)
-                    .end(Outcome::Failed(Failure::internal(text)));
-                ended += 1;
-                continue;
-            };
-            if let Some(None) = above {
-                self.context(row, last_seq).end(parent_is_over());
-                ended += 1;
-                continue;
-            }
-            match self.grant_again(&row, above.flatten()).await {
-                Ok(grant) => {
-                    if let Some(grant) = &grant {
-                        let family = (grant.family.clone(), grant.depth);
-                        taken_up.insert(row.id.clone(), family);
-                        budgets.push((grant.family.clone(), row.stream));
-                    }
-                    let stream = row.stream;
-                    let credential = self.credential_again(stream, &row.session_id).await?;
-                    self.take_up(row, last_seq, hosted, agent, (grant, credential));
-                }
-                Err(failure) => {
-                    self.context(row, last_seq).end(Outcome::Failed(failure));
-                    ended += 1;
-                }
-            }
-        }
-        for (family, _) in &budgets {
-            family.end_all_but_members();
-        }
-        // What a stream told last may be of before the crash, or of a child that has
-        // just ended.
-        for (family, stream) in budgets {
-            family.tell(vec![stream]);
-        }
-        Ok(ended)
-    }
-
-    /// The authority of a job that is taken up again: what was granted, less what the
-    /// log says was spent.
-    async fn grant_again(
-        &self,
-        row: &JobRow,
-        above: Option<(Arc<Family>, u32)>,
-    ) -> Result<Option<Grant>, Failure> {
-        let lease = stored_lease(row)?;
-        Ok(match above {
-            Some((family, depth)) => {
-                let parent_id = row.grant.parent_id.clone();
-                Some(self.grant_in(family, lease, depth + 1, parent_id))
-            }
-            None if self.grant(row.stream, lease.clone()).is_none() => None,
-            None => Some(self.grant_in(self.restored(row).await?, lease, 0, None)),
-        })
-    }
-
-    fn take_up(
-        &self,
-        row: JobRow,
-        last_seq: u64,
-        hosted: HostedRow,
-        agent: Arc<dyn Agent>,
-        (grant, credential): (Option<Grant>, Option<Holding>),
-    ) {
-        let deadline = hosted.deadline_ms.map(Timestamp);
-        let left = deadline.map(|at| {
-            let ms = at.0.saturating_sub(now().0);
-            Duration::from_millis(u64::try_from(ms).unwrap_or(0))
-        });
-        let (job_id, cancelled) = (row.id.clone(), hosted.cancelled);
-        let context = self.context(row, last_seq).with(deadline, Some(hosted));
-        let context = context.provided(credential).granted(grant);
-        self.start_job(context, agent, left);
-        if cancelled {
-            self.live.cancel(&job_id);
-        }
     }
 
     pub(super) fn check_running(&self, principal: &str) -> Result<(), Failure> {
@@ -433,29 +348,6 @@ impl Jobs {
     }
 }
 
-/// A bare agent name means the version that it meant when the job was made.
-fn meant<'a>(agent: &'a str, earlier: &'a JobRow) -> &'a str {
-    match earlier.agent.split_once('@') {
-        Some((name, _)) if name == agent => &earlier.agent,
-        _ => agent,
-    }
-}
-
-/// The job of an earlier submit with the same key, if that said the same.
-pub(super) fn same_or_conflict(field: &str, row: JobRow, said: &[u8]) -> Result<Accepted, Failure> {
-    if row.fingerprint != said {
-        return Err(Failure::new(
-            ErrorCode::DuplicateKey,
-            format!("{field}: used before with other parameters; choose a new one"),
-        ));
-    }
-    Ok(Accepted {
-        row,
-        duplicate: true,
-        start: None,
-    })
-}
-
 /// What a new job of an agent host starts from.
 pub(super) fn hosted(stream: StreamId, deadline: Option<Timestamp>) -> HostedRow {
     HostedRow {
@@ -470,26 +362,6 @@ fn after(at: Timestamp, limit: Duration) -> Timestamp {
     const LAST_MS: i64 = 253_402_300_799_999;
     let ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
     Timestamp(at.0.saturating_add(ms).min(LAST_MS))
-}
-
-/// Of a submit with a key. Equal for equal parameters, however the JSON was written.
-pub(super) fn fingerprint(agent: &str, submit: &Submit) -> Vec<u8> {
-    // serde_json's map is ordered by key, so this is the canonical form.
-    let parsed = |json| serde_json::from_str::<serde_json::Value>(json).unwrap_or_default();
-    let (input, lease) = (
-        parsed(&submit.input_json),
-        parsed(&submit.lease_request_json),
-    );
-    let mut canonical = serde_json::json!([agent, input, submit.max_runtime_sec]);
-    let expires_at = submit.lease_expires_at.map(|at| at.0);
-    // Left out where nothing is asked for: keys of an earlier version stay good.
-    if let (Some(said), true) = (
-        canonical.as_array_mut(),
-        expires_at.is_some() || lease.as_object().is_some_and(|lease| !lease.is_empty()),
-    ) {
-        said.extend([lease, expires_at.into()]);
-    }
-    Sha256::digest(canonical.to_string()).to_vec()
 }
 
 pub(super) fn unavailable(error: crate::log::Error) -> Failure {

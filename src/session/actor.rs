@@ -323,7 +323,9 @@ impl Actor {
     fn rotated(&self, stream: StreamId) -> Option<Arc<Held>> {
         let credentials = self.sessions.jobs.credentials()?;
         // For each block: the shared map is asked only for who is told at all.
-        let held = self.has(feature::CREDENTIALS).then(|| credentials.of(stream))??;
+        let held = self
+            .has(feature::CREDENTIALS)
+            .then(|| credentials.of(stream))??;
         (held.session_id == self.row.id && held.generation > 1).then_some(held)
     }
 

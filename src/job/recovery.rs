@@ -1,0 +1,158 @@
+//! What a crash left: jobs that hosts may still work on are taken up again, the
+//! rest end.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::delegation::parent_is_over;
+use super::directory::Agent;
+use super::grant::{Family, Grant};
+use super::registry::unavailable;
+use super::{Jobs, now};
+use crate::authority::{Lease, Ledger, amounts_from_json};
+use crate::credential::Holding;
+use crate::log::{HostedRow, JobRow};
+use crate::protocol::{Failure, Outcome, Timestamp};
+
+impl Jobs {
+    /// Ends what a crash left running, but for what hosts may still work on: that
+    /// is taken up again. No job stays `running` for ever. Returns how many it ended.
+    pub async fn recover(&self) -> Result<usize, crate::log::Error> {
+        let hosted = self.log().hosted_jobs().await?;
+        let mut hosted: HashMap<_, _> = hosted.into_iter().map(|row| (row.stream, row)).collect();
+        let mut ended = 0;
+        // Parents come before their children: they were made first.
+        let mut taken_up: HashMap<String, (Arc<Family>, u32)> = HashMap::new();
+        let mut budgets = Vec::new();
+        for row in self.log().unfinished_jobs().await? {
+            let last_seq = self
+                .log()
+                .seq_at(row.stream, self.log().committed())
+                .await?;
+            let agent = self.agents().recover(&row.agent);
+            let above = row.grant.parent_id.as_ref();
+            let above = above.map(|parent| taken_up.get(parent).cloned());
+            let (Some(hosted), Some(agent)) = (hosted.remove(&row.stream), agent) else {
+                let text = "the runtime was restarted while the job ran; submit it again";
+                self.context(row, last_seq)
+                    .end(Outcome::Failed(Failure::internal(text)));
+                ended += 1;
+                continue;
+            };
+            if let Some(None) = above {
+                self.context(row, last_seq).end(parent_is_over());
+                ended += 1;
+                continue;
+            }
+            match self.grant_again(&row, above.flatten()).await {
+                Ok(grant) => {
+                    if let Some(grant) = &grant {
+                        let family = (grant.family.clone(), grant.depth);
+                        taken_up.insert(row.id.clone(), family);
+                        budgets.push((grant.family.clone(), row.stream));
+                    }
+                    let stream = row.stream;
+                    let credential = self.credential_again(stream, &row.session_id).await?;
+                    self.take_up(row, last_seq, hosted, agent, (grant, credential));
+                }
+                Err(failure) => {
+                    self.context(row, last_seq).end(Outcome::Failed(failure));
+                    ended += 1;
+                }
+            }
+        }
+        for (family, _) in &budgets {
+            family.end_all_but_members();
+        }
+        // What a stream told last may be of before the crash, or of a child that has
+        // just ended.
+        for (family, stream) in budgets {
+            family.tell(vec![stream]);
+        }
+        Ok(ended)
+    }
+
+    /// The authority of a job that is taken up again: what was granted, less what the
+    /// log says was spent.
+    async fn grant_again(
+        &self,
+        row: &JobRow,
+        above: Option<(Arc<Family>, u32)>,
+    ) -> Result<Option<Grant>, Failure> {
+        let lease = stored_lease(row)?;
+        Ok(match above {
+            Some((family, depth)) => {
+                let parent_id = row.grant.parent_id.clone();
+                Some(self.grant_in(family, lease, depth + 1, parent_id))
+            }
+            None if self.grant(row.stream, lease.clone()).is_none() => None,
+            None => Some(self.grant_in(self.restored(row).await?, lease, 0, None)),
+        })
+    }
+
+    fn take_up(
+        &self,
+        row: JobRow,
+        last_seq: u64,
+        hosted: HostedRow,
+        agent: Arc<dyn Agent>,
+        (grant, credential): (Option<Grant>, Option<Holding>),
+    ) {
+        let deadline = hosted.deadline_ms.map(Timestamp);
+        let left = deadline.map(|at| {
+            let ms = at.0.saturating_sub(now().0);
+            Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+        });
+        let (job_id, cancelled) = (row.id.clone(), hosted.cancelled);
+        let context = self.context(row, last_seq).with(deadline, Some(hosted));
+        let context = context.provided(credential).granted(grant);
+        self.start_job(context, agent, left);
+        if cancelled {
+            self.cancel(&job_id);
+        }
+    }
+
+    /// The account of a job that is taken up after a restart, with all below it.
+    async fn restored(&self, row: &JobRow) -> Result<Arc<Family>, Failure> {
+        let lease = stored_lease(row)?;
+        let below = self.log().descendants(&row.id).await.map_err(unavailable)?;
+        let mut ledger = Ledger::default();
+        ledger.restore(row.stream, None, lease.budget);
+        let mut streams = std::collections::HashMap::from([(row.id.clone(), row.stream)]);
+        for child in &below {
+            let parent = child
+                .grant
+                .parent_id
+                .as_ref()
+                .and_then(|id| streams.get(id));
+            let Some(parent) = parent.copied() else {
+                continue;
+            };
+            streams.insert(child.id.clone(), child.stream);
+            ledger.restore(child.stream, Some(parent), stored_lease(child)?.budget);
+        }
+        for job in std::iter::once(row).chain(&below) {
+            if let Some(spent) = &job.grant.spent_json {
+                let spent = amounts_from_json(spent).map_err(Failure::internal)?;
+                ledger.set_spent(job.stream, spent);
+            }
+        }
+        for over in below.iter().rev().filter(|job| job.end_position.is_some()) {
+            ledger.end(over.stream);
+        }
+        Ok(Family::new(ledger))
+    }
+}
+
+fn stored_lease(row: &JobRow) -> Result<Lease, Failure> {
+    let lease = Lease::parse(&row.grant.lease_json, None, now());
+    let mut lease = lease.map_err(|error| {
+        Failure::internal(format!(
+            "the stored lease of {} cannot be read: {error}",
+            row.id
+        ))
+    })?;
+    lease.expires_at = row.grant.expires_at_ms.map(Timestamp);
+    Ok(lease)
+}
