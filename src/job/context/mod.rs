@@ -1,0 +1,245 @@
+//! What an agent sees of its job.
+
+mod reporting;
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
+
+use tokio_util::sync::CancellationToken;
+
+use super::Limits;
+use super::buffer::{Buffer, OnDurable};
+use super::grant::Grant;
+use crate::credential::{Credential, Holding, SecretString};
+use crate::log::{HostedRow, JobRow, Log, StreamId};
+use crate::protocol::{Timestamp, id};
+
+/// Handed to an agent for one job; cheap to clone.
+#[derive(Clone)]
+pub struct JobContext {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    job_id: String,
+    session_id: String,
+    principal: String,
+    agent: String,
+    trace_id: String,
+    input_json: String,
+    deadline: Option<Timestamp>,
+    /// What an earlier run of the runtime left of it.
+    recovered: Option<HostedRow>,
+    credential: Option<Holding>,
+    limits: Limits,
+    buffer: Arc<Buffer>,
+    log: Log,
+    cancelled: CancellationToken,
+    result_started: AtomicBool,
+    grant: Option<Grant>,
+    /// Its terminal has been written.
+    over: CancellationToken,
+}
+
+/// Does not keep the job.
+#[derive(Clone)]
+pub(super) struct WeakJob(Weak<Shared>);
+
+impl WeakJob {
+    pub fn upgrade(&self) -> Option<JobContext> {
+        self.0.upgrade().map(|shared| JobContext { shared })
+    }
+}
+
+impl JobContext {
+    /// `next_seq` is the number of the job's next record.
+    pub(super) fn new(row: JobRow, next_seq: u64, limits: Limits, log: Log) -> Self {
+        let shared = Shared {
+            job_id: row.id,
+            session_id: row.session_id,
+            principal: row.principal,
+            agent: row.agent,
+            trace_id: row.trace_id,
+            input_json: row.input_json,
+            deadline: None,
+            recovered: None,
+            credential: None,
+            limits,
+            buffer: Arc::new(Buffer::new(row.stream, next_seq)),
+            log,
+            cancelled: CancellationToken::new(),
+            result_started: AtomicBool::new(false),
+            grant: None,
+            over: CancellationToken::new(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test(log: Log) -> Self {
+        let row = JobRow {
+            id: "job_1".into(),
+            stream: 1,
+            session_id: String::new(),
+            principal: "alice".into(),
+            agent: "a@1.0.0".into(),
+            input_json: "null".into(),
+            trace_id: "t".into(),
+            created_at_ms: 0,
+            status: "pending".into(),
+            ended_at_ms: None,
+            last_seq: 0,
+            end_position: None,
+            idempotency_key: None,
+            fingerprint: Vec::new(),
+            idempotency_expires_at_ms: None,
+            grant: crate::log::GrantRow::default(),
+        };
+        Self::new(row, 1, Limits::default(), log)
+    }
+
+    /// Before the context is shared.
+    pub(super) fn with(
+        mut self,
+        deadline: Option<Timestamp>,
+        recovered: Option<HostedRow>,
+    ) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            (shared.deadline, shared.recovered) = (deadline, recovered);
+        }
+        self
+    }
+
+    /// Before the context is shared.
+    pub(super) fn granted(mut self, grant: Option<Grant>) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.grant = grant;
+        }
+        if let Some(grant) = &self.shared.grant {
+            grant.family.join(&self);
+        }
+        self
+    }
+
+    pub(super) fn downgrade(&self) -> WeakJob {
+        WeakJob(Arc::downgrade(&self.shared))
+    }
+
+    pub(super) fn grant(&self) -> Option<&Grant> {
+        self.shared.grant.as_ref()
+    }
+
+    /// Whether it is still to be told that this job has delegated that child.
+    pub(super) fn is_to_say(&self, child: StreamId) -> bool {
+        self.grant()
+            .is_none_or(|grant| grant.family.is_to_say(child))
+    }
+
+    /// Resolves when the job's terminal has been written.
+    pub(super) fn over(&self) -> CancellationToken {
+        self.shared.over.clone()
+    }
+
+    /// Empty for a job that no session submitted.
+    pub(super) fn session_id(&self) -> &str {
+        &self.shared.session_id
+    }
+
+    pub fn job_id(&self) -> &str {
+        &self.shared.job_id
+    }
+
+    /// Who submitted it.
+    pub fn principal(&self) -> &str {
+        &self.shared.principal
+    }
+
+    /// `name@version`.
+    pub fn agent(&self) -> &str {
+        &self.shared.agent
+    }
+
+    /// W3C trace context for whoever works on the job.
+    pub fn traceparent(&self) -> String {
+        id::traceparent(&self.shared.trace_id)
+    }
+
+    /// When the runtime ends the job, if it has a limit.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        self.shared.deadline
+    }
+
+    /// What the job was given for services that cost money (§9.8), as it is now: one
+    /// that ends before the job does is replaced. Not for logs.
+    pub fn credentials(&self) -> Vec<Credential> {
+        let held = self.shared.credential.as_ref();
+        let held = held.and_then(|holding| holding.borrow().clone());
+        held.iter().map(|held| held.credential.clone()).collect()
+    }
+
+    /// The same as the JSON of `job.accepted`; none for a job that gets none.
+    pub(crate) fn credentials_json(&self) -> Option<SecretString> {
+        self.shared.credential.as_ref()?;
+        let all: Vec<_> = self.credentials().iter().map(Credential::to_json).collect();
+        Some(serde_json::Value::from(all).to_string().into())
+    }
+
+    /// A view of its own on the credentials, which are others after each change.
+    pub(crate) fn holding(&self) -> Option<Holding> {
+        self.shared.credential.clone()
+    }
+
+    /// Before [`Self::granted`], which shares the context.
+    pub(super) fn provided(mut self, credential: Option<Holding>) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.credential = credential;
+        }
+        self
+    }
+
+    pub(crate) fn stream(&self) -> StreamId {
+        self.shared.buffer.stream()
+    }
+
+    pub(crate) fn log_of_jobs(&self) -> &Log {
+        &self.shared.log
+    }
+
+    pub(crate) fn recovered(&self) -> Option<&HostedRow> {
+        self.shared.recovered.as_ref()
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.shared.limits
+    }
+
+    /// Calls back, on the log's thread, when reports are durable.
+    pub(crate) fn on_durable(&self, told: Option<OnDurable>) {
+        self.shared.buffer.on_durable(told);
+    }
+
+    /// 32 hex digits; hand it to whatever the agent calls.
+    pub fn trace_id(&self) -> &str {
+        &self.shared.trace_id
+    }
+
+    /// The input as JSON text.
+    pub fn input_json(&self) -> &str {
+        &self.shared.input_json
+    }
+
+    /// Resolves when the job is to stop; it is ended for the agent after a grace.
+    pub async fn cancelled(&self) {
+        self.shared.cancelled.cancelled().await;
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        self.shared.cancelled.is_cancelled()
+    }
+
+    pub(super) fn cancel(&self) {
+        self.shared.cancelled.cancel();
+    }
+}
