@@ -13,14 +13,15 @@ use super::claim::Claim;
 use super::feed::{Feed, Next};
 use super::outbox::{Outbox, Run};
 use super::recent::Recent;
+use super::replay::Replay;
 use super::subscribe::Barrier;
-use super::view::{Change, Cursor, Op};
+use super::view::{Cursor, Op};
 use super::{Connection, Goodbye, Sessions};
 use crate::credential::Held;
 use crate::fanout::Pin;
 use crate::log::{Block, Command, SessionRow, StreamId};
 use crate::protocol::message::{Reply, ReplyBody};
-use crate::protocol::{ErrorCode, Failure, Request, RequestBody, feature};
+use crate::protocol::{Failure, Request, RequestBody, feature};
 use crate::wire::{JobHeader, SessionHeader};
 
 /// Encoded bytes that may wait for the transport; more are encoded as they go.
@@ -31,7 +32,6 @@ const STALLED_AFTER: Duration = Duration::from_millis(100);
 const OUTBOX_BYTES_HARD_MAX: usize = 1024 * 1024;
 /// Requests that wait for a replay to end.
 const DEFERRED_MAX: usize = 64;
-const HISTORY_READ_BYTES_MAX: usize = 256 * 1024;
 
 pub(super) struct Actor {
     pub sessions: Arc<Sessions>,
@@ -68,15 +68,6 @@ pub(super) struct Actor {
     /// Set once the peer was silent for too long: it is given up then, unless it is
     /// heard first.
     pub give_up_at: Option<Instant>,
-}
-
-/// Records `after_seq < seq <= to_seq` of one stream, still to be sent.
-pub(super) struct Replay {
-    pub stream: StreamId,
-    pub after_seq: u64,
-    pub to_seq: u64,
-    /// The stream may have ended, and has to stay until it has been read.
-    pub _pins: Vec<Pin>,
 }
 
 /// How far the client says it is. Advisory: nothing is freed by an ack.
@@ -232,60 +223,6 @@ impl Actor {
         self.check_lag().await
     }
 
-    /// Passes an operation of an earlier connection during a replay.
-    fn pass(&mut self, op: Op, pin: Pin) -> Result<(), End> {
-        if self.cursor() != op.at {
-            // The log no longer has what was numbered when this was recorded.
-            let text = "resume: part of this session's stream is no longer kept";
-            return Err(self.fail(Failure::new(ErrorCode::ResumeWindowExpired, text)));
-        }
-        match op.change {
-            Change::Watch { stream, after_seq } => self.feed.watch(stream, after_seq, true),
-            Change::Unwatch { stream } => self.feed.unwatch(stream),
-            Change::History {
-                stream,
-                after_seq,
-                to_seq,
-            } => {
-                self.replay = Some(Replay {
-                    stream,
-                    after_seq,
-                    to_seq,
-                    _pins: vec![pin],
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Numbers and sends the next part of a history.
-    async fn replay_some(&mut self, mut replay: Replay) -> Result<(), End> {
-        let Replay {
-            stream,
-            after_seq,
-            to_seq,
-            ..
-        } = replay;
-        let log = &self.sessions.log;
-        let read = log.read_stream(stream, after_seq, log.committed(), HISTORY_READ_BYTES_MAX);
-        let blocks = read.await.map_err(|error| self.store_failed(error))?;
-        if blocks.is_empty() {
-            let text = "history: part of it is no longer kept";
-            return Err(self.fail(Failure::new(ErrorCode::ResumeWindowExpired, text)));
-        }
-        for block in blocks {
-            let last = block.last_seq().min(to_seq);
-            if last > replay.after_seq {
-                self.push(&block, replay.after_seq, last).await?;
-                replay.after_seq = last;
-            }
-        }
-        if replay.after_seq < to_seq {
-            self.replay = Some(replay);
-        }
-        Ok(())
-    }
-
     async fn deliver(&mut self, next: Next) -> Result<(), End> {
         let last = next.block.last_seq();
         self.push(&next.block, next.after_seq, last).await?;
@@ -296,7 +233,12 @@ impl Actor {
     }
 
     /// Numbers records `after_seq < seq <= to_seq` of a block.
-    async fn push(&mut self, block: &Arc<Block>, after_seq: u64, to_seq: u64) -> Result<(), End> {
+    pub(super) async fn push(
+        &mut self,
+        block: &Arc<Block>,
+        after_seq: u64,
+        to_seq: u64,
+    ) -> Result<(), End> {
         let first = block.first_seq.max(after_seq + 1);
         let base = self.next_seq;
         self.next_seq += (to_seq + 1).saturating_sub(first);

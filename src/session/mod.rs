@@ -17,6 +17,7 @@ mod open;
 mod outbox;
 mod principal;
 mod recent;
+mod replay;
 mod requests;
 mod subscribe;
 mod view;

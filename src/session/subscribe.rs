@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::actor::{Actor, End, Replay};
+use super::actor::{Actor, End};
 use super::numbering;
+use super::replay::Replay;
 use super::unavailable;
 use super::view::{Change, Op};
 use crate::job::now;

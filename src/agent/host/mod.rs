@@ -18,6 +18,7 @@ mod asking;
 mod connection;
 mod drive;
 mod known;
+mod orphans;
 mod outbox;
 mod placement;
 mod process;

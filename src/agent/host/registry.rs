@@ -7,9 +7,10 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::activation::{Activation, Phase};
+use super::activation::Activation;
 use super::drive::HostAgent;
 use super::known::KnownAgents;
+use super::orphans::Orphans;
 use super::placement::{HostId, Placement, Ticket};
 use super::process::{Host, Turn};
 use super::{Options, Rights};
@@ -35,8 +36,7 @@ struct State {
     hosts: BTreeMap<HostId, Arc<Host>>,
     by_instance: HashMap<(String, String), HostId>,
     known: KnownAgents,
-    /// Given out before a restart, by job, until their host shows up.
-    orphans: HashMap<String, (HostKey, Arc<Activation>)>,
+    orphans: Orphans,
     next_id: HostId,
 }
 
@@ -333,34 +333,19 @@ impl Hosts {
     }
 
     pub(super) fn add_orphan(&self, host: HostKey, activation: Arc<Activation>) {
-        let job_id = activation.job.job_id().to_owned();
-        self.state.lock().orphans.insert(job_id, (host, activation));
+        self.state.lock().orphans.add(host, activation);
     }
 
     pub(super) fn drop_orphan(&self, activation: &Arc<Activation>) {
-        self.state.lock().orphans.remove(activation.job.job_id());
+        self.state.lock().orphans.remove(activation);
     }
 
-    /// The orphan that a host of its principal shows the token of: a token that has
-    /// come into other hands opens nothing.
     pub(super) fn adopt(&self, host: &Host, of: &AssignmentRef) -> Option<Arc<Activation>> {
-        let mut state = self.state.lock();
-        let job_id = &*of.job_id;
-        let (given_to, orphan) = state.orphans.get(job_id)?;
-        if given_to.principal != host.principal || !orphan.is_named_by(&of.lease_token) {
-            return None;
-        }
-        let (_, orphan) = state.orphans.remove(job_id)?;
-        Some(orphan)
+        self.state.lock().orphans.adopt(&host.principal, of)
     }
 
-    /// What a host that is back has not named: its process does not have it.
     pub(super) fn disown(&self, host: &Host) {
-        let key = host.key();
-        let mut state = self.state.lock();
-        for (_, (_, orphan)) in state.orphans.extract_if(|_, (of, _)| *of == key) {
-            orphan.move_to(Phase::Lost("the host no longer has the job".into()));
-        }
+        self.state.lock().orphans.disown(&host.key());
     }
 }
 
