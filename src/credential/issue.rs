@@ -55,6 +55,9 @@ pub struct Ask<'a> {
     /// `name@version`.
     pub agent: &'a str,
     pub traceparent: String,
+    /// When the job was submitted: what its end is counted from, so that a job of one
+    /// second has one.
+    pub at: Timestamp,
     /// The effective one.
     pub lease: &'a Lease,
     pub deadline: Option<Timestamp>,
@@ -115,7 +118,7 @@ impl Credentials {
             amount: amount.to_string(),
         });
         let id = id::credential_id();
-        let asked_at = now();
+        let asked_at = ask.at;
         let ends = [lease.expires_at, ask.deadline].into_iter().flatten();
         let ends_at = ends.min();
         Request {

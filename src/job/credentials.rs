@@ -32,6 +32,7 @@ impl Jobs {
             principal: &job.principal,
             agent: &job.agent,
             traceparent: id::traceparent(&job.trace_id),
+            at: job.created_at(),
             lease,
             deadline,
         };
