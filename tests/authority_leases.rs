@@ -89,6 +89,36 @@ fn a_refusal_names_the_field() {
     refused(&long.to_string(), "lease_request: longer than 65536 bytes");
 }
 
+/// Matching is linear, and a thousand patterns of which none begins with literal text
+/// still took 284 us for one question.
+#[test]
+fn a_lease_that_is_slow_to_ask_is_refused() {
+    let many = |capability: &str, count: usize, pattern: &str| {
+        let patterns = (0..count).map(|n| pattern.replace("{}", &n.to_string()));
+        json!({ capability: patterns.collect::<Vec<_>>() }).to_string()
+    };
+    for (capability, pattern, fit) in [
+        ("tool.call", "*a{}x*b*", 112),
+        ("tool.call", "b*a{}x*b*", 112),
+        ("tool.call", "search/{}/*a*b*", 1_000),
+        ("fs.read", "/**/*a{}*/**", 3),
+        ("fs.read", "/w/**/*a{}*/**", 3),
+        ("fs.read", "/w/{}/**/*a*/**", 1_000),
+        ("fs.read", "/**/{}/**", 39),
+        ("net.fetch", "https://**.example.com/*{}*a", 9),
+        ("x-vendor.acme.db", "**/{}", 1_000),
+    ] {
+        let lease = many(capability, fit, pattern);
+        if let Err(why) = Lease::parse(&lease, None, NOW) {
+            panic!("{fit} {pattern}: {why}");
+        }
+        if fit < 1_000 {
+            let field = format!("lease_request.{capability}: one question may take ");
+            refused(&many(capability, fit + 1, pattern), &field);
+        }
+    }
+}
+
 #[test]
 fn budgets_that_would_be_no_limit_are_refused() {
     // wire 4.10, Go: NaN, Inf, exponents and hex floats were accepted.

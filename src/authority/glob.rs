@@ -1,6 +1,8 @@
 //! One segment against one segment's glob: `*` is any run of characters, also
 //! none, and there is nothing else; `?` and `[` are themselves.
 
+use memchr::memmem;
+
 /// Anchored at both ends and linear: what lies between two stars is taken at
 /// its leftmost place, which never spoils a later one.
 ///
@@ -19,7 +21,7 @@ pub fn matches(pattern: &str, text: &str) -> bool {
     };
     text = between;
     for piece in middle.split('*') {
-        match text.find(piece) {
+        match memmem::find(text.as_bytes(), piece.as_bytes()) {
             Some(at) => text = &text[at + piece.len()..],
             None => return false,
         }

@@ -11,7 +11,7 @@
 //! the way of a target is compared: of a thousand patterns that begin differently,
 //! one or two.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{Pattern, Segment, Target};
 
@@ -60,6 +60,11 @@ impl Grants {
     pub fn find_cover(&self, child: &Pattern) -> Option<&Pattern> {
         let segments = child.segments.iter().map(Segment::as_str);
         self.find(segments, |pattern| pattern.covers(child))
+    }
+
+    /// Nanoseconds that the search for one target may take, about.
+    pub fn cost(&self) -> u32 {
+        self.root.cost(&self.patterns)
     }
 
     fn has(&self, pattern: &Pattern) -> bool {
@@ -120,6 +125,24 @@ impl Grants {
             }
         }
         self.patterns.push(pattern);
+    }
+}
+
+impl Node {
+    /// Of everything on the dearest way from here.
+    fn cost(&self, patterns: &[Pattern]) -> u32 {
+        let sum = |places: &[usize]| -> u32 {
+            let costs = places.iter().map(|place| patterns[*place].cost());
+            costs.sum()
+        };
+        let mut by_length: BTreeMap<usize, u32> = BTreeMap::new();
+        for (head, places) in &self.by_head {
+            let dearest = by_length.entry(head.len()).or_default();
+            *dearest = (*dearest).max(sum(places));
+        }
+        let deeper = self.next.values().map(|node| node.cost(patterns)).max();
+        let on = deeper.unwrap_or_default().max(sum(&self.exact));
+        sum(&self.open) + by_length.values().sum::<u32>() + on
     }
 }
 

@@ -14,6 +14,7 @@
 
 mod amount;
 mod capability;
+mod cost;
 mod currency;
 mod glob;
 mod grants;

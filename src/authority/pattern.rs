@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::capability::{Capability, Form};
-use super::{Segment, Target, name, path, segments, web};
+use super::{Segment, Target, cost, name, path, segments, web};
 
 // Together they bound what one comparison may cost.
 const BYTES_MAX: usize = 1_024;
@@ -115,6 +115,11 @@ impl Pattern {
     pub fn covers(&self, child: &Pattern) -> bool {
         let query = self.query == Query::Any || self.query == child.query;
         query && self.form == child.form && segments::covers(&self.segments, &child.segments)
+    }
+
+    /// Nanoseconds that one comparison may take, about.
+    pub(super) fn cost(&self) -> u32 {
+        cost::of_pattern(self.form, &self.segments)
     }
 
     pub fn as_str(&self) -> &str {

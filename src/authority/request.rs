@@ -6,8 +6,9 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;
 
+use super::grants::Grants;
 use super::lease::BUDGET;
-use super::{Amount, Capability, Currency, Lease, Pattern};
+use super::{Amount, Capability, Currency, Lease, Pattern, cost};
 use crate::protocol::Timestamp;
 
 const BYTES_MAX: usize = 64 * 1024;
@@ -84,14 +85,26 @@ impl Lease {
                 }
                 // An empty list means something for models only.
                 if !patterns.is_empty() || capability == Capability::ModelUse {
-                    lease
-                        .grants
-                        .insert(capability, patterns.into_iter().collect());
+                    let grants: Grants = patterns.into_iter().collect();
+                    check_cost(&grants).map_err(|why| format!("{field}: {why}"))?;
+                    lease.grants.insert(capability, grants);
                 }
             }
             seen.push(namespace);
         }
         Ok(lease)
+    }
+}
+
+fn check_cost(grants: &Grants) -> Result<(), String> {
+    match grants.cost() {
+        cost if cost <= cost::NS_MAX => Ok(()),
+        cost => Err(format!(
+            "one question may take {} us to answer, at most {}: use fewer patterns that \
+             begin alike and have a segment with several `*`, or a segment between two `**`",
+            cost.div_ceil(1_000),
+            cost::NS_MAX / 1_000,
+        )),
     }
 }
 

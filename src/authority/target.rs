@@ -5,8 +5,8 @@ use std::fmt;
 use super::capability::{Capability, Form};
 use super::{name, path, web};
 
-const BYTES_MAX: usize = 4_096;
-const SEGMENTS_MAX: usize = 256;
+pub(super) const BYTES_MAX: usize = 4_096;
+pub(super) const SEGMENTS_MAX: usize = 128;
 
 /// Prints as its canonical text, which reads back as itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

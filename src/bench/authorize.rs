@@ -25,19 +25,31 @@ const AGENT: &str = "asks";
 const PATTERNS: usize = 1_000;
 
 pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
-    for (name, pattern, target) in [
-        ("names", "tool-{}.*", "tool-999.go"),
+    let tool = "a9".repeat(128);
+    let path = format!("/{}", "a".repeat(31)).repeat(127);
+    for (name, lease, target) in [
+        ("names", lease("tool.call", &[], "tool-{}.*"), "tool-999.go"),
         (
             "URLs",
-            "https://*.h{}.example.com/v1/**",
+            lease("net.fetch", &[], "https://*.h{}.example.com/v1/**"),
             "https://a.h999.example.com/v1/x",
         ),
-        // Only the last one matches: none of them may stop the search early.
-        ("`*a{}x*b*`", "*a{}x*b*", "xa999xb"),
+        // The last two are about the dearest that a submit lets through: all of the slow
+        // patterns are compared, and what matches comes last.
+        (
+            "names, 100 of them `*a9a9a9-{}x*b*`",
+            lease("tool.call", &slow(100, "*a9a9a9-{}x*b*", "*"), "tool-{}.*"),
+            &tool,
+        ),
+        (
+            "paths, 3 of them `/**/*aab{}*/**`",
+            lease("fs.read", &slow(3, "/**/*aab{}*/**", "/**"), "/w/{}/*"),
+            &path,
+        ),
     ] {
         let mut costs = vec![];
         for _ in 0..ground.rounds {
-            costs.push(in_process(ground.amount(50_000), pattern, target).await?);
+            costs.push(in_process(ground.amount(50_000), &lease, target).await?);
         }
         report.add(
             format!("authorize in-process, {PATTERNS} {name}, CPU"),
@@ -63,13 +75,20 @@ pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn lease(capability: &str, pattern: &str) -> String {
-    let patterns = (0..PATTERNS).map(|n| pattern.replace("{}", &n.to_string()));
-    serde_json::json!({ capability: patterns.collect::<Vec<_>>() }).to_string()
+/// `first`, and as many of `others` as make a thousand.
+fn lease(capability: &str, first: &[String], others: &str) -> String {
+    let others = (first.len()..PATTERNS).map(|n| others.replace("{}", &n.to_string()));
+    let patterns: Vec<_> = first.iter().cloned().chain(others).collect();
+    serde_json::json!({ capability: patterns }).to_string()
+}
+
+fn slow(count: usize, pattern: &str, last: &str) -> Vec<String> {
+    let patterns = (0..count).map(|n| pattern.replace("{}", &n.to_string()));
+    patterns.chain([last.to_owned()]).collect()
 }
 
 /// Microseconds of this process for one question, from its text to its rule.
-async fn in_process(count: u64, pattern: &str, target: &str) -> anyhow::Result<f64> {
+async fn in_process(count: u64, lease: &str, target: &str) -> anyhow::Result<f64> {
     let dir = tempfile::tempdir()?;
     let (committed, mut blocks) = mpsc::channel(64);
     let options = OpenOptions {
@@ -78,9 +97,10 @@ async fn in_process(count: u64, pattern: &str, target: &str) -> anyhow::Result<f
     };
     let log = Log::open(options, committed)?;
     tokio::spawn(async move { while blocks.recv().await.is_some() {} });
-    let capability = match target.contains("://") {
-        true => "net.fetch",
-        false => "tool.call",
+    let capability = match target {
+        url if url.contains("://") => "net.fetch",
+        path if path.starts_with('/') => "fs.read",
+        _ => "tool.call",
     };
     let (done, mut told) = mpsc::channel(1);
     let asked = target.to_owned();
@@ -108,7 +128,7 @@ async fn in_process(count: u64, pattern: &str, target: &str) -> anyhow::Result<f
         submit: Submit {
             agent: AGENT.into(),
             input_json: "null".into(),
-            lease_request_json: lease(capability, pattern),
+            lease_request_json: lease.to_owned(),
             lease_expires_at: None,
             idempotency_key: None,
             max_runtime_sec: 0,
@@ -124,7 +144,7 @@ async fn in_process(count: u64, pattern: &str, target: &str) -> anyhow::Result<f
 async fn submit(address: &str) -> anyhow::Result<()> {
     let request = proto::SubmitJobRequest {
         agent: AGENT.into(),
-        lease_request_json: lease("tool.call", "tool-{}.*"),
+        lease_request_json: lease("tool.call", &[], "tool-{}.*"),
         ..Default::default()
     };
     // Known once a host of it has been there.
