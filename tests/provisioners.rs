@@ -27,6 +27,7 @@ fn request(handle: &str) -> Request {
         expires_at: Some(Timestamp(NOW.0 + 59_999)),
         ends_at: None,
         replaces: None,
+        purse: None,
     }
 }
 

@@ -4,6 +4,7 @@
 //!  intent stored ─▶ upstream asked ─▶ live, in the transaction that makes the job ─▶ held
 //!        └── no answer, no job, process killed: due by itself, and revoked
 //! ```
+//! A job that may delegate gets a [`super::purse`] before it, in the same way.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,9 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::held::{Held, HeldMap, Holding};
+use super::purse::{self, Owed};
 use super::{Budget, Credential, IssueError, Issued, Provisioner, Request, Sealer, agents};
-use crate::authority::{Capability, Lease, Pattern};
+use crate::authority::{Amounts, Capability, Lease, Pattern};
 use crate::clock::now;
 use crate::log::{Command, CredentialRow, CredentialState, IssuedRow, Log, StreamId};
 use crate::protocol::{Failure, Timestamp, id};
@@ -61,16 +63,43 @@ pub struct Ask<'a> {
     /// The effective one.
     pub lease: &'a Lease,
     pub deadline: Option<Timestamp>,
+    pub tree: Tree,
+}
+
+/// Whom a job shares a purse with.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tree {
+    /// Nobody.
+    Alone,
+    /// Those that it may delegate to.
+    Root,
+    /// All below that job, which was granted so much.
+    Below(String, Vec<Budget>),
 }
 
 /// Issued and of no job yet: given back when dropped.
 pub struct Fresh {
     credentials: Arc<Credentials>,
-    handle: String,
     stream: StreamId,
-    issued: Option<(IssuedRow, Held)>,
-    /// Whether the upstream may have made it.
-    armed: bool,
+    held: Option<Held>,
+    rows: Vec<IssuedRow>,
+    owed: Vec<Owed>,
+}
+
+// === impl Tree ===
+
+impl Tree {
+    pub fn below(root_id: &str, granted: &Amounts) -> Self {
+        Self::Below(root_id.into(), budget(granted))
+    }
+}
+
+fn budget(amounts: &Amounts) -> Vec<Budget> {
+    let budget = amounts.iter().map(|(currency, amount)| Budget {
+        currency: currency.to_string(),
+        amount: amount.to_string(),
+    });
+    budget.collect()
 }
 
 // === impl Credentials ===
@@ -94,14 +123,33 @@ impl Credentials {
 
     /// None for a job that gets none; a failure refuses the submit.
     pub async fn issue(self: &Arc<Self>, ask: Ask<'_>) -> Result<Option<Fresh>, Failure> {
-        let request = self.request(&ask);
-        let wanted = agents::listed(&self.options.agents, ask.agent);
-        if !wanted || !self.provisioner.applies(&request) {
-            return Ok(None);
+        let mut request = self.request(&ask);
+        let listed = agents::listed(&self.options.agents, ask.agent);
+        let applies = listed && self.provisioner.applies(&request);
+        let opens = ask.tree == Tree::Root && self.provisioner.has_purses(&request.budget);
+        request.purse = match &ask.tree {
+            Tree::Below(root, budget) => (self.provisioner.has_purses(budget)).then_some(root),
+            Tree::Root => opens.then_some(&request.job_id),
+            Tree::Alone => None,
         }
-        let session_id = ask.session_id.to_owned();
-        let asked = self.ask(request, 1, ask.stream, session_id).await;
-        asked.map(Some)
+        .map(|root| purse::handle(root));
+        let opened = match opens {
+            true => Some(self.open_purse(&request, ask.stream).await?),
+            false => None,
+        };
+        let mut fresh = match applies {
+            true => {
+                let session_id = ask.session_id.to_owned();
+                self.ask(request, 1, ask.stream, session_id).await?
+            }
+            false if opens => self.fresh(ask.stream),
+            false => return Ok(None),
+        };
+        if let Some((owed, row)) = opened {
+            fresh.owed.push(owed);
+            fresh.rows.push(row);
+        }
+        Ok(Some(fresh))
     }
 
     /// What the session that submitted a job, or the same principal again, is shown
@@ -113,10 +161,6 @@ impl Credentials {
     fn request(&self, ask: &Ask<'_>) -> Request {
         let lease = ask.lease;
         let models = lease.patterns(&Capability::ModelUse).iter();
-        let budget = lease.budget.iter().map(|(currency, amount)| Budget {
-            currency: currency.to_string(),
-            amount: amount.to_string(),
-        });
         let id = id::credential_id();
         let asked_at = ask.at;
         let ends = [lease.expires_at, ask.deadline].into_iter().flatten();
@@ -129,11 +173,12 @@ impl Credentials {
             agent: ask.agent.into(),
             traceparent: ask.traceparent.clone(),
             asked_at,
-            budget: budget.collect(),
+            budget: budget(&lease.budget),
             models: models.map(Pattern::to_string).collect(),
             expires_at: self.expiry(asked_at, ends_at),
             ends_at,
             replaces: None,
+            purse: None,
         }
     }
 
@@ -154,8 +199,43 @@ impl Credentials {
         stream: StreamId,
         session_id: String,
     ) -> Result<Fresh, Failure> {
-        let timeout = self.options.issue_timeout;
-        let settles_at_ms = request.asked_at.0 + (timeout * SETTLES_AFTER).as_millis() as i64;
+        self.intend(&request, generation, stream).await?;
+        let owed = Owed::new(self.clone(), request.handle.clone());
+        let (id, ends_at) = (request.id.clone(), request.ends_at);
+        let (job_id, handle) = (request.job_id.clone(), request.handle.clone());
+        match self.within_time(self.provisioner.issue(request)).await {
+            Ok(issued) => {
+                tracing::info!(job_id, credential = handle, "issued a credential");
+                let (row, held) = self.issued(handle, id, issued, ends_at, generation, session_id);
+                let mut fresh = self.fresh(stream);
+                fresh.held = Some(held);
+                fresh.rows.push(row);
+                fresh.owed.push(owed);
+                Ok(fresh)
+            }
+            Err(error) => Err(self.not_issued(&job_id, owed, error).await),
+        }
+    }
+
+    fn fresh(self: &Arc<Self>, stream: StreamId) -> Fresh {
+        Fresh {
+            credentials: self.clone(),
+            stream,
+            held: None,
+            rows: Vec::new(),
+            owed: Vec::new(),
+        }
+    }
+
+    /// Before the upstream is asked.
+    pub(super) async fn intend(
+        &self,
+        request: &Request,
+        generation: u32,
+        stream: StreamId,
+    ) -> Result<(), Failure> {
+        let settles_after = self.options.issue_timeout * SETTLES_AFTER;
+        let settles_at_ms = request.asked_at.0 + settles_after.as_millis() as i64;
         let row = CredentialRow {
             handle: request.handle.clone(),
             id: request.id.clone(),
@@ -170,47 +250,28 @@ impl Credentials {
             next_at_ms: Some(settles_at_ms),
             attempts: 0,
             error: String::new(),
-            asked_json: serde_json::to_string(&request).unwrap_or_default(),
+            asked_json: serde_json::to_string(request).unwrap_or_default(),
             issued_json: String::new(),
             sealed: None,
         };
         let stored = self.log.execute(Command::IntendCredential(row)).await;
-        stored.map_err(|error| {
+        stored.map(drop).map_err(|error| {
             tracing::error!(%error, "the store refused a credential");
             Failure::internal("the store is not available; try again")
-        })?;
-        let mut fresh = Fresh {
-            credentials: self.clone(),
-            handle: request.handle.clone(),
-            stream,
-            issued: None,
-            armed: true,
-        };
-        let (id, ends_at) = (request.id.clone(), request.ends_at);
-        let (job_id, handle) = (request.job_id.clone(), request.handle.clone());
-        let asked = tokio::time::timeout(timeout, self.provisioner.issue(request)).await;
-        let asked = asked.unwrap_or_else(|_| {
+        })
+    }
+
+    /// What an upstream answers, if it does in time.
+    pub(super) async fn within_time<T>(
+        &self,
+        asked: impl Future<Output = Result<T, IssueError>>,
+    ) -> Result<T, IssueError> {
+        let timeout = self.options.issue_timeout;
+        let answer = tokio::time::timeout(timeout, asked).await;
+        answer.unwrap_or_else(|_| {
             let text = format!("nothing within {} s", timeout.as_secs_f32());
             Err(IssueError::Unknown(text))
-        });
-        match asked {
-            Ok(issued) => {
-                tracing::info!(job_id, credential = handle, "issued a credential");
-                fresh.issued =
-                    Some(self.issued(handle, id, issued, ends_at, generation, session_id));
-                Ok(fresh)
-            }
-            Err(error) => {
-                tracing::warn!(%error, job_id, credential = handle, "no credential was issued");
-                fresh.armed = error.may_exist();
-                if !fresh.armed {
-                    let removed = self.log.execute(Command::RemoveCredential { handle });
-                    // If it stays it is revoked in a while: there is none, which is fine.
-                    let _ = removed.await;
-                }
-                Err(error.failure())
-            }
-        }
+        })
     }
 
     fn issued(
@@ -250,26 +311,17 @@ impl Credentials {
 
 impl Fresh {
     /// To be stored with the job.
-    pub fn row(&self) -> Option<IssuedRow> {
-        self.issued.as_ref().map(|(row, _)| row.clone())
+    pub fn rows(&self) -> Vec<IssuedRow> {
+        self.rows.clone()
     }
 
-    /// The job is durable, and this is its credential.
-    pub fn keep(mut self) -> Holding {
-        self.armed = false;
-        let held = self.issued.take().map(|(_, held)| held);
-        self.credentials.wanted.notify_one();
-        self.credentials.held.put(self.stream, held)
-    }
-}
-
-impl Drop for Fresh {
-    fn drop(&mut self) {
-        if !self.armed {
-            return;
+    /// The job is durable, and this is its credential; none if it got a purse alone.
+    pub fn keep(self) -> Option<Holding> {
+        for owed in self.owed {
+            owed.release();
         }
-        let (credentials, handle) = (self.credentials.clone(), self.handle.clone());
-        // If this cannot be stored either, the intent is due by itself.
-        tokio::spawn(async move { credentials.revoke_at(handle, now().0).await });
+        self.credentials.wanted.notify_one();
+        let held = self.held?;
+        Some(self.credentials.held.put(self.stream, Some(held)))
     }
 }

@@ -9,7 +9,8 @@
 //! - with it there must be a budget in the gateway's currency, or the key would
 //!   have no cap, unless the operator allows that (`uncapped`).
 //!
-//! A key that takes the place of another gets what that one has not spent.
+//! A key that takes the place of another gets what that one has not spent. A purse is
+//! a team, whose `max_budget` the gateway holds all of its keys to together.
 
 mod call;
 
@@ -21,14 +22,16 @@ use anyhow::{Context, ensure};
 use reqwest::{Client, RequestBuilder, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use serde_json::value::RawValue;
 
+use super::purse::is_purse;
 use super::{
-    Asked, Budget, Constraints, IssueError, Issued, Provisioner, Request, RevokeError, Revoked,
-    Terms, models, roots,
+    Asked, Budget, Constraints, IssueError, Issued, Opened, Provisioner, Request, RevokeError,
+    Revoked, Terms, models, roots,
 };
 use crate::protocol::Timestamp;
-use call::{CallError, NO_DATABASE, NO_KEYS};
+use call::{CallError, NO_DATABASE, NONE_FOUND};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -68,6 +71,8 @@ struct Generate<'a> {
     max_budget: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     duration: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    team_id: Option<&'a str>,
     metadata: Metadata<'a>,
 }
 
@@ -142,6 +147,17 @@ impl Provisioner for LiteLlm {
         Box::pin(async move { gateway.issue(request).await })
     }
 
+    /// Without a budget there is nothing to share.
+    fn has_purses(&self, granted: &[Budget]) -> bool {
+        let currency = &self.0.options.currency;
+        granted.iter().any(|of| of.currency == *currency)
+    }
+
+    fn open_purse(&self, root: Request) -> Opened {
+        let gateway = self.0.clone();
+        Box::pin(async move { gateway.open_purse(root).await })
+    }
+
     fn revoke(&self, handle: String) -> Revoked {
         let gateway = self.0.clone();
         Box::pin(async move { gateway.revoke(&handle).await })
@@ -168,6 +184,7 @@ impl Gateway {
             models: &models,
             max_budget: max_budget.as_deref(),
             duration: seconds.map(|seconds| format!("{seconds}s")),
+            team_id: request.purse.as_deref(),
             metadata: Metadata {
                 arcp_credential_id: &request.id,
                 arcp_job_id: &request.job_id,
@@ -202,12 +219,30 @@ impl Gateway {
         })
     }
 
+    async fn open_purse(&self, root: Request) -> Result<(), IssueError> {
+        let budget = self.budget(&root).await?;
+        let max_budget = budget.map(|budget| number(&budget.amount)).transpose()?;
+        let team = json!({
+            "team_id": root.handle, "team_alias": root.handle, "max_budget": max_budget,
+            "metadata": { "arcp_job_id": root.job_id, "arcp_principal": root.principal },
+        });
+        let call = self
+            .post("team/new")
+            .header("traceparent", &root.traceparent);
+        self.call(call.json(&team)).await?;
+        Ok(())
+    }
+
     async fn revoke(&self, handle: &str) -> Result<(), RevokeError> {
-        let body = serde_json::json!({ "key_aliases": [handle] });
-        match self.call(self.post("key/delete").json(&body)).await {
+        let call = match is_purse(handle) {
+            // Its keys go with it, if there are any left.
+            true => (self.post("team/delete")).json(&json!({ "team_ids": [handle] })),
+            false => (self.post("key/delete")).json(&json!({ "key_aliases": [handle] })),
+        };
+        match self.call(call).await {
             Ok(_) => Ok(()),
-            // There is none of that alias: gone, or never made.
-            Err(CallError::Refused { status: 404, kind }) if kind == NO_KEYS => Ok(()),
+            // There is none of that name: gone, or never made.
+            Err(CallError::Refused { status: 404, kind }) if kind == NONE_FOUND => Ok(()),
             Err(CallError::Refused { kind, .. }) if kind == NO_DATABASE => {
                 Err(RevokeError::transient("the gateway has no database now"))
             }

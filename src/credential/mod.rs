@@ -19,17 +19,18 @@ mod keeper;
 pub mod litellm;
 mod models;
 mod provisioner;
+mod purse;
 mod roots;
 mod rotation;
 mod seal;
 mod secret_file;
 
 pub use held::{Held, Holding};
-pub use issue::{Ask, Credentials, Fresh, Options};
+pub use issue::{Ask, Credentials, Fresh, Options, Tree};
 pub use keeper::Holder;
 pub use provisioner::{
-    Asked, Budget, Constraints, Credential, IssueError, Issued, Provisioner, Request, RevokeError,
-    Revoked, Terms,
+    Asked, Budget, Constraints, Credential, IssueError, Issued, Opened, Provisioner, Request,
+    RevokeError, Revoked, Terms,
 };
 pub use seal::Sealer;
 pub use secrecy::SecretString;

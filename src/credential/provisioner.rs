@@ -10,6 +10,7 @@ use crate::protocol::{ErrorCode, Failure, Timestamp};
 use crate::wire::rfc3339;
 
 pub type Asked = Pin<Box<dyn Future<Output = Result<Issued, IssueError>> + Send>>;
+pub type Opened = Pin<Box<dyn Future<Output = Result<(), IssueError>> + Send>>;
 pub type Revoked = Pin<Box<dyn Future<Output = Result<(), RevokeError>> + Send>>;
 
 /// Makes credentials at an upstream and voids them there.
@@ -27,6 +28,17 @@ pub trait Provisioner: Send + Sync + 'static {
     fn applies(&self, request: &Request) -> bool;
 
     fn issue(&self, request: Request) -> Asked;
+
+    /// Whether the credentials of a job that was granted so much and of all below it
+    /// can be held to that together.
+    fn has_purses(&self, _granted: &[Budget]) -> bool {
+        false
+    }
+
+    /// Makes that cap, of the root's budget, under `handle`; closed by `revoke`.
+    fn open_purse(&self, _root: Request) -> Opened {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     fn revoke(&self, handle: String) -> Revoked;
 }
@@ -61,6 +73,9 @@ pub struct Request {
     /// The handle of the one that it takes the place of; what was spent with that
     /// is spent.
     pub replaces: Option<String>,
+    /// The handle of what its spending counts against as well.
+    #[serde(default)]
+    pub purse: Option<String>,
 }
 
 /// What an upstream made.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::held::{Held, Holding};
 use super::keeper::{Holder, after, backoff};
+use super::purse::is_purse;
 use super::{Credential, Credentials, Request};
 use crate::clock::now;
 use crate::log::{Command, CredentialRow, CredentialState, Error, Outcome, StreamId};
@@ -32,7 +33,7 @@ impl Credentials {
         let rows = self.log.credentials(Some(stream)).await?;
         let live = rows
             .into_iter()
-            .filter(|row| row.state == CredentialState::Live);
+            .filter(|row| row.state == CredentialState::Live && !is_purse(&row.handle));
         let mut live: Vec<_> = live.collect();
         live.sort_by_key(|row| row.generation);
         let Some(newest) = live.pop() else {
@@ -105,10 +106,14 @@ impl Credentials {
             let next_at = Some(after(now(), backoff(attempts)));
             return self.set(&row, row.state, attempts, next_at, "").await;
         };
-        let Some(issued) = fresh.row() else {
+        let [issued] = &fresh.rows()[..] else {
             return Ok(());
         };
-        match self.log.execute(Command::CredentialIssued(issued)).await? {
+        match self
+            .log
+            .execute(Command::CredentialIssued(issued.clone()))
+            .await?
+        {
             Outcome::Done => {}
             // The job has ended meanwhile; its terminal saw to the one before.
             Outcome::Stale | Outcome::Duplicate(_) => return Ok(()),

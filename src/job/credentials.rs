@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::Jobs;
-use crate::authority::Lease;
-use crate::credential::{Ask, Budget, Credentials, Fresh, Holder, Holding};
+use crate::authority::{Capability, Lease, ModelDefault};
+use crate::credential::{Ask, Budget, Credentials, Fresh, Holder, Holding, Tree};
 use crate::log::{JobRow, StreamId};
 use crate::protocol::{EventBody, Failure, Timestamp, id};
 
@@ -21,6 +21,7 @@ impl Jobs {
         job: &JobRow,
         lease: &Lease,
         deadline: Option<Timestamp>,
+        tree: Tree,
     ) -> Result<Option<Fresh>, Failure> {
         let Some(credentials) = &self.credentials else {
             return Ok(None);
@@ -35,8 +36,16 @@ impl Jobs {
             at: job.created_at(),
             lease,
             deadline,
+            tree,
         };
         credentials.issue(ask).await
+    }
+
+    /// Whether there may be jobs below one with this lease that use models.
+    pub(super) fn may_delegate(&self, lease: &Lease) -> bool {
+        let models = !lease.patterns(&Capability::ModelUse).is_empty();
+        let any_model = self.policy.model_use_default == ModelDefault::Allow;
+        !lease.patterns(&Capability::AgentDelegate).is_empty() && (models || any_model)
     }
 
     /// What a job has that goes on after a restart.

@@ -9,7 +9,7 @@ use super::idempotency::{fingerprint, same_or_conflict};
 use super::registry::unavailable;
 use super::{JobContext, Jobs, audit, now};
 use crate::authority::{Amounts, Lease};
-use crate::credential::{Fresh, Holding};
+use crate::credential::{Fresh, Holding, Tree};
 use crate::log::{Command, GrantRow, JobRow, Outcome as LogOutcome};
 use crate::protocol::message::Submit;
 use crate::protocol::{AgentRef, ErrorCode, Event, EventBody, Failure, Outcome, Timestamp, id};
@@ -123,13 +123,14 @@ impl Jobs {
             .into(),
             ..row
         };
-        let credential = self.credential(&row, &lease, None).await;
+        let tree = Tree::below(&family.root.job_id, &family.root.budget);
+        let credential = self.credential(&row, &lease, None, tree).await;
         let credential = credential.inspect_err(|_| grant.family.withdraw(stream))?;
         let command = Command::CreateJob {
             job: Box::new(row.clone()),
             op: None,
             hosted,
-            credential: credential.as_ref().and_then(Fresh::row),
+            credentials: credential.as_ref().map(Fresh::rows).unwrap_or_default(),
         };
         match self.log().execute(command).await {
             Ok(LogOutcome::Done) => {}
@@ -153,7 +154,7 @@ impl Jobs {
             parent_id: Some(parent.job_id().into()),
             delegating: Default::default(),
         };
-        let holding = credential.map(Fresh::keep);
+        let holding = credential.and_then(Fresh::keep);
         let of_child = (child_grant, holding);
         self.begin_child(parent, row.clone(), runner, of_child, &asked)
             .await;

@@ -32,8 +32,17 @@ pub(super) struct Grant {
     pub delegating: tokio::sync::Mutex<()>,
 }
 
+/// The job that a client submitted.
+#[derive(Clone)]
+pub(super) struct Root {
+    pub job_id: String,
+    /// What it was granted.
+    pub budget: Amounts,
+}
+
 /// A job and all that was delegated below it.
 pub(super) struct Family {
+    pub root: Root,
     ledger: Mutex<Ledger>,
     /// Those that run, to tell them what changed for them.
     members: Mutex<HashMap<Member, WeakJob>>,
@@ -48,8 +57,12 @@ pub(crate) struct Cost {
 }
 
 impl Family {
-    pub fn new(ledger: Ledger) -> Arc<Self> {
+    pub fn new(ledger: Ledger, root_id: &str, lease: &Lease) -> Arc<Self> {
         Arc::new(Self {
+            root: Root {
+                job_id: root_id.into(),
+                budget: lease.budget.clone(),
+            },
             ledger: Mutex::new(ledger),
             members: Mutex::default(),
             said: Mutex::default(),

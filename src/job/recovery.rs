@@ -86,7 +86,7 @@ impl Jobs {
                 let parent_id = row.grant.parent_id.clone();
                 Some(self.grant_in(family, lease, depth + 1, parent_id))
             }
-            None if self.grant(row.stream, lease.clone()).is_none() => None,
+            None if self.grant(row, lease.clone()).is_none() => None,
             None => Some(self.grant_in(self.restored(row).await?, lease, 0, None)),
         })
     }
@@ -118,7 +118,7 @@ impl Jobs {
         let lease = stored_lease(row)?;
         let below = self.log().descendants(&row.id).await.map_err(unavailable)?;
         let mut ledger = Ledger::default();
-        ledger.restore(row.stream, None, lease.budget);
+        ledger.restore(row.stream, None, lease.budget.clone());
         let mut streams = std::collections::HashMap::from([(row.id.clone(), row.stream)]);
         for child in &below {
             let parent = child
@@ -141,7 +141,7 @@ impl Jobs {
         for over in below.iter().rev().filter(|job| job.end_position.is_some()) {
             ledger.end(over.stream);
         }
-        Ok(Family::new(ledger))
+        Ok(Family::new(ledger, &row.id, &lease))
     }
 }
 

@@ -10,7 +10,7 @@ use super::idempotency::{fingerprint, meant, same_or_conflict};
 use super::live::LiveJobs;
 use super::{JobContext, Limits, audit, now};
 use crate::authority::{Lease, Ledger, Policy};
-use crate::credential::{Credentials, Fresh, Holding};
+use crate::credential::{Credentials, Fresh, Holding, Tree};
 use crate::log::{
     Command, GrantRow, HostedRow, JobRow, Log, Outcome as LogOutcome, StreamId, ViewOpRow,
 };
@@ -24,7 +24,7 @@ pub struct Jobs {
     limits: Limits,
     next_stream: AtomicI64,
     live: Arc<LiveJobs>,
-    policy: Policy,
+    pub(super) policy: Policy,
     pub(super) credentials: Option<Arc<Credentials>>,
     /// Told of each job that another one delegated.
     observer: OnceLock<Observer>,
@@ -178,12 +178,16 @@ impl Jobs {
                 ..GrantRow::default()
             },
         };
-        let credential = self.credential(&job, &lease, deadline).await?;
+        let tree = match self.may_delegate(&lease) {
+            true => Tree::Root,
+            false => Tree::Alone,
+        };
+        let credential = self.credential(&job, &lease, deadline, tree).await?;
         let command = Command::CreateJob {
             job: Box::new(job.clone()),
             op: op(stream),
             hosted,
-            credential: credential.as_ref().and_then(Fresh::row),
+            credentials: credential.as_ref().map(Fresh::rows).unwrap_or_default(),
         };
         match self.log.execute(command).await.map_err(unavailable)? {
             LogOutcome::Duplicate(row) => {
@@ -195,8 +199,8 @@ impl Jobs {
                     agent: runner,
                     max_runtime,
                     deadline,
-                    grant: self.grant(stream, lease),
-                    credential: credential.map(Fresh::keep),
+                    grant: self.grant(&job, lease),
+                    credential: credential.and_then(Fresh::keep),
                 });
                 Ok(Accepted {
                     row: job,
@@ -272,11 +276,12 @@ impl Jobs {
     }
 
     /// A job without a lease has no authority to keep.
-    pub(super) fn grant(&self, stream: StreamId, lease: Lease) -> Option<Grant> {
+    pub(super) fn grant(&self, root: &JobRow, lease: Lease) -> Option<Grant> {
         if lease == Lease::default() && self.policy.model_use_default == Default::default() {
             return None;
         }
-        let family = Family::new(Ledger::open(stream, lease.budget.clone()));
+        let ledger = Ledger::open(root.stream, lease.budget.clone());
+        let family = Family::new(ledger, &root.id, &lease);
         Some(self.grant_in(family, lease, 0, None))
     }
 

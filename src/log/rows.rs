@@ -204,7 +204,7 @@ pub enum Command {
         /// Of a job that is for an agent host.
         hosted: Option<HostedRow>,
         /// What was issued for it: live with it, or neither is.
-        credential: Option<IssuedRow>,
+        credentials: Vec<IssuedRow>,
     },
     /// Before it is asked for.
     IntendCredential(CredentialRow),

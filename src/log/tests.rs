@@ -101,7 +101,7 @@ async fn what_was_committed_is_read_again_after_a_reopen() {
             job: Box::new(row),
             op: Some(op),
             hosted: None,
-            credential: None,
+            credentials: Vec::new(),
         })
         .await
         .unwrap(),
@@ -179,7 +179,7 @@ async fn an_idempotency_key_makes_one_job_until_it_expires() {
             job: Box::new(job),
             op: Some(op),
             hosted: None,
-            credential: None,
+            credentials: Vec::new(),
         }
     };
     assert_eq!(log.execute(create(1)).await.unwrap(), Outcome::Done);
@@ -248,7 +248,7 @@ async fn what_was_delegated_is_kept_until_the_job_above_all_of_it_is_gone() {
             job: Box::new(row),
             op: Some(op),
             hosted: None,
-            credential: None,
+            credentials: Vec::new(),
         };
         assert_eq!(log.execute(create).await.unwrap(), Outcome::Done);
     }

@@ -2,8 +2,9 @@
 //!
 //! It follows the code of `litellm` 1.108: an alias is there once, a deletion of
 //! an alias that is not there is a 404 with words, errors are
-//! `{"error": {"message", "type", "param", "code"}}`. It keeps every key it ever
-//! made, so that a test can ask what has become of each.
+//! `{"error": {"message", "type", "param", "code"}}`. A team's `max_budget` bounds what
+//! its keys spend together. It keeps every key and team it ever made, so that a test
+//! can ask what has become of each.
 
 use std::sync::{Arc, Mutex};
 
@@ -43,9 +44,18 @@ pub struct Key {
     pub deleted: bool,
 }
 
+#[derive(Clone, Debug)]
+pub struct Team {
+    pub id: String,
+    pub asked: Value,
+    pub spend: f64,
+    pub deleted: bool,
+}
+
 #[derive(Clone)]
 pub struct Gateway {
     pub address: std::net::SocketAddr,
+    teams: Arc<Mutex<Vec<Team>>>,
     keys: Arc<Mutex<Vec<Key>>>,
     mood: Arc<watch::Sender<Mood>>,
     /// Moves with every change of a key.
@@ -67,6 +77,7 @@ impl Gateway {
         let gateway = Self {
             address: listener.local_addr().unwrap(),
             keys: Arc::default(),
+            teams: Arc::default(),
             mood: Arc::new(watch::Sender::new(Mood::Well)),
             changed: Arc::default(),
             deletions: Arc::default(),
@@ -75,6 +86,8 @@ impl Gateway {
             .route("/key/generate", post(generate))
             .route("/key/delete", post(delete))
             .route("/key/list", get(list))
+            .route("/team/new", post(new_team))
+            .route("/team/delete", post(delete_team))
             .with_state(gateway.clone());
         tokio::spawn(axum::serve(listener, app).into_future());
         gateway
@@ -106,6 +119,45 @@ impl Gateway {
         let mut keys = self.keys.lock().unwrap();
         let key = keys.iter_mut().find(|key| key.alias == alias);
         key.expect("a key of this alias").spend += amount;
+    }
+
+    /// What the gateway does for each call of a model: false when it is refused, which
+    /// is once the key, or all of its team, have spent more than they may.
+    pub fn use_model(&self, value: &str, cost: f64) -> bool {
+        let over = |spend: f64, asked: &Value| {
+            let cap = asked["max_budget"].as_f64();
+            cap.is_some_and(|cap| spend >= cap)
+        };
+        let mut keys = self.keys.lock().unwrap();
+        let mut teams = self.teams.lock().unwrap();
+        let live = |key: &&mut Key| key.value == value && !key.deleted;
+        let Some(key) = keys.iter_mut().find(live) else {
+            return false;
+        };
+        let team = teams
+            .iter_mut()
+            .find(|team| key.asked["team_id"] == *team.id);
+        if over(key.spend, &key.asked) || team.as_ref().is_some_and(|of| over(of.spend, &of.asked))
+        {
+            return false;
+        }
+        key.spend += cost;
+        if let Some(team) = team {
+            team.spend += cost;
+        }
+        true
+    }
+
+    pub fn teams(&self) -> Vec<Team> {
+        self.teams.lock().unwrap().clone()
+    }
+
+    pub async fn until_teams_are_deleted(&self) {
+        let mut changed = self.changed.subscribe();
+        let gone = |_: &u64| self.teams().iter().all(|team| team.deleted);
+        let limit = std::time::Duration::from_secs(30);
+        let waited = tokio::time::timeout(limit, changed.wait_for(gone)).await;
+        assert!(waited.is_ok(), "{:?}", self.teams());
     }
 
     /// How often it was asked to delete something.
@@ -182,6 +234,13 @@ async fn generate(
         _ => {}
     }
     let alias = asked["key_alias"].as_str().unwrap_or_default().to_owned();
+    if let Some(team) = asked["team_id"].as_str() {
+        let teams = gateway.teams();
+        if !teams.iter().any(|of| of.id == team && !of.deleted) {
+            let text = format!("Unable to find team object in database. Team ID: {team}");
+            return Err(error(StatusCode::BAD_REQUEST, "bad_request_error", &text));
+        }
+    }
     let value = format!("{KEY_PREFIX}{:032x}", rand::random::<u128>());
     {
         let mut keys = gateway.keys.lock().unwrap();
@@ -237,6 +296,54 @@ async fn delete(
             Err(error(StatusCode::NOT_FOUND, "internal_server_error", text))
         }
         _ => Ok((StatusCode::OK, Json(json!({ "deleted_keys": aliases })))),
+    }
+}
+
+async fn new_team(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    Json(asked): Json<Value>,
+) -> Result<Answer, Answer> {
+    gateway.check(&headers)?;
+    let id = asked["team_id"].as_str().unwrap_or_default().to_owned();
+    let mut teams = gateway.teams.lock().unwrap();
+    if teams.iter().any(|team| team.id == id && !team.deleted) {
+        let text = format!("{{'error': 'Team id = {id} already exists.'}}");
+        return Err(error(StatusCode::BAD_REQUEST, "bad_request_error", &text));
+    }
+    let answer = json!({ "team_id": id });
+    teams.push(Team {
+        id,
+        asked,
+        spend: 0.0,
+        deleted: false,
+    });
+    Ok((StatusCode::OK, Json(answer)))
+}
+
+/// Its keys go with it.
+async fn delete_team(
+    State(gateway): State<Gateway>,
+    headers: HeaderMap,
+    Json(asked): Json<Value>,
+) -> Result<Answer, Answer> {
+    gateway.check(&headers)?;
+    let id = asked["team_ids"][0].as_str().unwrap_or_default();
+    let found = {
+        let mut teams = gateway.teams.lock().unwrap();
+        let team = teams.iter_mut().find(|team| team.id == id && !team.deleted);
+        team.map(|team| team.deleted = true).is_some()
+    };
+    for key in gateway.keys.lock().unwrap().iter_mut() {
+        key.deleted |= key.asked["team_id"] == *id;
+    }
+    gateway.touch();
+    match found {
+        true => Ok((StatusCode::OK, Json(json!({ "deleted_teams": [id] })))),
+        false => {
+            let text = format!("{{'error': 'Team not found, passed team_id={id}'}}");
+            Err(error(StatusCode::NOT_FOUND, "internal_server_error", &text))
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::credential::IssueError;
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 const BUDGET_EXCEEDED: &str = "budget_exceeded";
 pub(super) const NO_DATABASE: &str = "no_db_connection";
-pub(super) const NO_KEYS: &str = "no_keys_found";
+pub(super) const NONE_FOUND: &str = "none_found";
 
 /// How a call ended, if not well. Bodies are not repeated: they may hold keys.
 pub(super) enum CallError {
@@ -58,9 +58,10 @@ pub(super) async fn answer(request: RequestBuilder) -> Result<Vec<u8>, CallError
 /// The gateway's word for what is wrong, if it is one.
 fn kind_of(body: &[u8]) -> String {
     let ErrorBody { error } = serde_json::from_slice(body).unwrap_or_default();
-    // Its 404 says only in words whether it is the key or the address.
-    if error.message.contains("No keys found") {
-        return NO_KEYS.into();
+    // Its 404 says only in words whether it is the key, the team or the address.
+    let words = ["No keys found", "Team not found"];
+    if words.iter().any(|words| error.message.contains(words)) {
+        return NONE_FOUND.into();
     }
     let is_word = error.kind.len() <= 64
         && error

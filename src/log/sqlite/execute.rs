@@ -120,7 +120,7 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
             job,
             op,
             hosted,
-            credential,
+            credentials,
         } => {
             let earlier = match &job.grant.parent_id {
                 Some(_) => same_child(connection, job)?,
@@ -129,10 +129,10 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
             if let Some(earlier) = earlier {
                 return Ok(Outcome::Duplicate(Box::new(earlier)));
             }
-            if let Some(issued) = credential
-                && !credential::issued(connection, issued)?
-            {
-                return Ok(Outcome::Stale);
+            for issued in credentials {
+                if !credential::issued(connection, issued)? {
+                    return Ok(Outcome::Stale);
+                }
             }
             insert_job(connection, job)?;
             if let Some(op) = op {

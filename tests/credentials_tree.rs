@@ -1,0 +1,170 @@
+//! What credentials of a tree of jobs may spend together, whatever agents report.
+
+mod support;
+
+use arcpd::wire::proto::serve_response::Message as Hear;
+use arcpd::wire::proto::{self, serve_request::Message as Say};
+use serde_json::{Value, json};
+use support::credentials::*;
+use support::gateway::*;
+use support::host::HostPeer;
+use support::*;
+
+const AGENTS: [&str; 3] = ["acme.a", "acme.b", "acme.c"];
+
+async fn start(dir: &std::path::Path, gateway: &Gateway) -> (Runtime, HostPeer) {
+    // What was given up is asked for again after four times that.
+    let more = "issue_timeout_sec = 1\n";
+    let toml = format!("{}{more}{}", gateway.toml(dir), host::HOSTING);
+    let runtime = Runtime::start_with(dir, &toml);
+    let agents = AGENTS.map(host::agent).to_vec();
+    let (host, _) = HostPeer::connect(&runtime.address, host::register("h1", agents, 8))
+        .await
+        .unwrap();
+    (runtime, host)
+}
+
+fn granted(usd: &str, agents: &[&str]) -> String {
+    let mut lease = json!({ "model.use": ["tier-fast/a"], "cost.budget": [format!("USD:{usd}")] });
+    if !agents.is_empty() {
+        lease["agent.delegate"] = json!(agents);
+    }
+    lease.to_string()
+}
+
+fn root(usd: &str) -> proto::JobSubmit {
+    let mut root = submit(AGENTS[0], json!({}));
+    root.lease_request_json = granted(usd, &AGENTS[1..]);
+    root
+}
+
+/// The key that comes with the next job, and the job.
+async fn given(host: &mut HostPeer) -> (String, proto::AssignmentRef) {
+    let assign = loop {
+        if let Hear::Assign(assign) = host.next().await {
+            break assign;
+        }
+    };
+    let given: Value = serde_json::from_str(&assign.credentials_json).unwrap();
+    let of = assign.r#ref.unwrap();
+    host.accept(&of).await;
+    (given[0]["value"].as_str().unwrap().into(), of)
+}
+
+async fn delegate(
+    host: &mut HostPeer,
+    of: &proto::AssignmentRef,
+    id: &str,
+    agent: &str,
+    usd: &str,
+) {
+    let child = proto::DelegateJob {
+        r#ref: Some(of.clone()),
+        delegate_id: id.into(),
+        agent: agent.into(),
+        lease_request_json: granted(usd, &AGENTS[2..]),
+        ..Default::default()
+    };
+    host.say(Say::Delegate(child)).await;
+}
+
+/// The runtime counts what agents report, and gave a child's whole budget back to a
+/// parent whose child had reported nothing.
+#[tokio::test]
+async fn children_that_report_nothing_do_not_spend_more_than_their_root_was_granted() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start().await;
+    let (_runtime, mut host) = start(dir.path(), &gateway).await;
+    let mut alice = asking(&_runtime.address, ALICE).await;
+    submitted(&mut alice, root("5")).await;
+    let (_, parent) = given(&mut host).await;
+    let mut spent = 0;
+    for n in 0..4 {
+        delegate(&mut host, &parent, &format!("d{n}"), AGENTS[1], "3").await;
+        let (key, child) = given(&mut host).await;
+        while gateway.use_model(&key, 1.0) {
+            spent += 1;
+        }
+        host.report(&child, vec![host::result(1, "1")]).await;
+        while !matches!(host.next().await, Hear::ChildEnded(_)) {}
+    }
+    assert_eq!(spent, 5);
+    let [team] = &gateway.teams()[..] else {
+        panic!()
+    };
+    assert_eq!(team.asked["max_budget"].to_string(), "5");
+    let keys = gateway.keys();
+    assert_eq!(keys.len(), 5);
+    assert!(keys.iter().all(|key| key.asked["team_id"] == *team.id));
+    host.report(&parent, vec![host::result(1, "1")]).await;
+    gateway.until_teams_are_deleted().await;
+}
+
+#[tokio::test]
+async fn grandchildren_share_the_purse_of_their_root_also_after_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start().await;
+    let (runtime, mut host) = start(dir.path(), &gateway).await;
+    let mut alice = asking(&runtime.address, ALICE).await;
+    submitted(&mut alice, root("5")).await;
+    let (_, parent) = given(&mut host).await;
+    delegate(&mut host, &parent, "d1", AGENTS[1], "3").await;
+    let (_, child) = given(&mut host).await;
+    delegate(&mut host, &child, "d1", AGENTS[2], "2").await;
+    given(&mut host).await;
+    let [team] = &gateway.teams()[..] else {
+        panic!()
+    };
+    assert!(
+        gateway
+            .keys()
+            .iter()
+            .all(|key| key.asked["team_id"] == *team.id)
+    );
+    // Nobody takes up the jobs: they end as lost, and the purse with them.
+    runtime.kill();
+    drop(host);
+    let toml = format!("{}{}", gateway.toml(dir.path()), host::HOSTING);
+    let _again = Runtime::start_with(dir.path(), &toml);
+    gateway.until_teams_are_deleted().await;
+    gateway.until_all_deleted().await;
+    assert_eq!(gateway.teams().len(), 1);
+}
+
+#[tokio::test]
+async fn a_job_that_delegates_nothing_has_no_purse() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start().await;
+    let (runtime, mut host) = start(dir.path(), &gateway).await;
+    let mut alice = asking(&runtime.address, ALICE).await;
+    let mut alone = submit(AGENTS[0], json!({}));
+    alone.lease_request_json = granted("5", &[]);
+    submitted(&mut alice, alone).await;
+    given(&mut host).await;
+    assert!(gateway.teams().is_empty());
+    assert!(gateway.keys()[0].asked.get("team_id").is_none());
+}
+
+/// Between the purse and its job comes the key.
+#[tokio::test]
+async fn a_purse_whose_job_got_no_key_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start().await;
+    let (runtime, _host) = start(dir.path(), &gateway).await;
+    let mut alice = asking(&runtime.address, ALICE).await;
+    gateway.set(Mood::BudgetExceeded);
+    alice
+        .send("", proto::envelope::Payload::JobSubmit(root("5")))
+        .await;
+    let refused = alice.next().await;
+    assert!(
+        format!("{refused:?}").contains("BUDGET_EXHAUSTED"),
+        "{refused:?}"
+    );
+    gateway.until_teams_are_deleted().await;
+    assert_eq!(gateway.teams().len(), 1);
+    let none = |left: u64| left == 0;
+    runtime
+        .until_metric("arcpd_credentials_outstanding", none)
+        .await;
+}
