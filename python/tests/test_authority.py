@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from datetime import datetime, timezone
 from typing import Any
@@ -253,3 +254,29 @@ def test_a_job_knows_its_lease_its_end_and_its_parent(runtime: FakeRuntime) -> N
 def test_a_job_without_a_lease_has_an_empty_one(runtime: FakeRuntime) -> None:
     script = Script(runtime, lambda job: [job.lease, job.lease_expires_at, job.parent_id])
     assert script.result() == [{}, None, None]
+
+
+def test_a_credential_that_is_replaced_is_what_the_job_reads_next(runtime: FakeRuntime) -> None:
+    def agent(job: Job) -> object:
+        [first] = job.credentials
+        job.authorize("model.use", "m")
+        [second] = job.credentials
+        assert "sk-" not in repr((first, second))
+        return [first.value, second.value, second.constraints["cost.budget"]]
+
+    def shown(value: str) -> str:
+        return json.dumps([{
+            "id": "cred_1", "scheme": "bearer", "value": value, "endpoint": "https://llm",
+            "constraints": {"cost.budget": ["USD:5"]},
+        }])
+
+    script = Script(runtime, agent, credentials_json=shown("sk-1"))
+    script.stream.expect("authorize")
+    credentials = pb.Credentials(ref=script.ref, credentials_json=shown("sk-2"))
+    script.stream.say(credentials=credentials)
+    script.stream.say(authorize_result=pb.AuthorizeResult(ref=script.ref, allowed=True))
+    assert script.result() == ["sk-1", "sk-2", ["USD:5"]]
+
+
+def test_a_job_without_credentials_has_none(runtime: FakeRuntime) -> None:
+    assert Script(runtime, lambda job: len(job.credentials)).result() == 0

@@ -11,6 +11,7 @@
 """
 
 from .agent import Agent, agent
+from .credential import Credential
 from .errors import Cancelled, Failed, Fenced, Refused, Stopped
 from .host import Host, run
 from .job import Job, ToolCall
@@ -20,6 +21,7 @@ __all__ = [
     "Agent",
     "Cancelled",
     "Child",
+    "Credential",
     "Failed",
     "Fenced",
     "Host",

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
+from .credential import Wallet
 from .errors import Cancelled, Fenced
 from .question import Question
 from .v1 import agent_host_service_pb2 as pb
@@ -42,6 +43,7 @@ class Assignment:
         self.assign = assign
         self.ref = assign.ref
         self.key = (assign.ref.job_id, assign.ref.lease_token)
+        self.wallet = Wallet(assign.credentials_json)
         # Set by a cancel and by a fence.
         self.stopped = threading.Event()
         self.on_stop: Callable[[], None] = lambda: None

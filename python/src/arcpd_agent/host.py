@@ -226,6 +226,9 @@ class Host:
         elif kind == "revoked":
             if held := self._find(response.revoked.ref):
                 held.fence(response.revoked.reason)
+        elif kind == "credentials":
+            if held := self._find(response.credentials.ref):
+                held.wallet.set(response.credentials.credentials_json)
         elif kind == "auth_refreshed":
             connection.token_answered(taken=True)
         elif kind in ("authorize_result", "delegate_result", "child_ended"):

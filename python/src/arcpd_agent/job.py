@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from .assignment import Assignment
+from .credential import Credential
 from .errors import Refused, Stopped
 from .question import Child, Delegation, Question
 from .v1 import agent_host_service_pb2 as pb
@@ -63,6 +64,12 @@ class Job:
     def cancelled(self) -> threading.Event:
         """Set when the job is to stop; also when it is no longer this host's."""
         return self._assignment.stopped
+
+    @property
+    def credentials(self) -> tuple[Credential, ...]:
+        """What was made for this job alone. Read it before each use: a value that ends
+        before the job is replaced."""
+        return self._assignment.wallet.all()
 
     def _event(self, **body: Any) -> None:
         made = event.JobEvent(**body)
