@@ -101,6 +101,39 @@ async fn the_host_of_the_job_is_told() {
     gateway.until_all_deleted().await;
 }
 
+/// What was to be said to a host is forgotten when it comes back on another connection,
+/// and its agent went on with a value that was revoked.
+#[tokio::test]
+async fn a_host_that_was_away_at_a_rotation_is_told_when_it_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start().await;
+    let hosting = HOSTING.replace("lost_after_sec = 2", "lost_after_sec = 30");
+    // Time enough between two rotations to come back in.
+    let slow = "ttl_sec = 6\nrotate_before_sec = 2\n";
+    let runtime = runtime(dir.path(), &gateway, &format!("{slow}{hosting}"));
+    let mut host = HostPeer::serving(&runtime.address, "h1", "acme.a", 1).await;
+    let mut alice = asking(&runtime.address, ALICE).await;
+    submitted(&mut alice, submit("acme.a", json!({}))).await;
+    let (_, of) = host.assigned().await;
+    host.accept(&of).await;
+    host.report(&of, vec![support::host::log(1, "on")]).await;
+    host.acked(1).await;
+    drop(host);
+    next_rotation(&mut alice).await;
+    let second = gateway.keys()[1].value.clone();
+    let mut again = register("h1", vec![agent("acme.a")], 1);
+    again.resume = vec![held(&of)];
+    let (mut host, registered) = HostPeer::connect(&runtime.address, again).await.unwrap();
+    assert_eq!(registered.keep.len(), 1);
+    let Hear::Credentials(said) = host.next_beating().await else {
+        panic!("expected credentials")
+    };
+    let all: Value = serde_json::from_str(&said.credentials_json).unwrap();
+    assert_eq!(all[0]["value"], second);
+    host.report(&of, vec![support::host::result(2, "1")]).await;
+    gateway.until_all_deleted().await;
+}
+
 /// A host's job goes on when the runtime is killed: with the credential it has
 /// where that is stored, with another where it is not.
 #[tokio::test]

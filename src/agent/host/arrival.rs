@@ -11,7 +11,9 @@ use super::process::{Host, Turn};
 use super::registry::Hosts;
 use crate::job::now;
 use crate::log::{Command, HostedAgentRow, Log};
-use crate::protocol::host::{AssignmentRef, HostRefusal, HostRequest, Kept, Register, Registered};
+use crate::protocol::host::{
+    AssignmentRef, HostRefusal, HostReply, HostRequest, Kept, Register, Registered,
+};
 
 /// Largest message a host may send.
 const MESSAGE_BYTES_MAX: u32 = 1_000_000;
@@ -122,6 +124,11 @@ impl Connection {
         };
         activation.attach(&self.host.outbox, Some(&of.lease_token));
         activation.move_to(Phase::Running);
+        // They may have been replaced while nobody could be told.
+        if let Some(json) = activation.job.credentials_json() {
+            let of = of.clone();
+            self.host.outbox.push(HostReply::Credentials { of, json });
+        }
         (!activation.is_over()).then_some(activation)
     }
 }
