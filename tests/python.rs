@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use support::gateway::Gateway;
 use support::*;
 
 const REQUIREMENTS: &str = include_str!("python/requirements.txt");
@@ -64,9 +65,12 @@ fn python() -> &'static (PathBuf, PathBuf) {
 
 /// One scenario of a script against a runtime of its own.
 fn scenario(script: &str, name: &str) {
-    let (python, stubs) = python();
     let dir = tempfile::tempdir().unwrap();
-    let runtime = Runtime::start(dir.path());
+    play(script, name, &Runtime::start(dir.path()));
+}
+
+fn play(script: &str, name: &str, runtime: &Runtime) {
+    let (python, stubs) = python();
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/python")
         .join(script);
@@ -138,3 +142,17 @@ scenarios!(
     "raw_grpc.py",
     [session, resume, health_and_reflection]
 );
+
+/// The SDK's client beside a gateway that makes keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn sdk_credentials() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start().await;
+    let toml = gateway.toml(dir.path()) + "ttl_sec = 4\nrotate_before_sec = 2\n";
+    let runtime = Runtime::start_with(dir.path(), &toml);
+    let script = move || play("sdk.py", "credentials", &runtime);
+    tokio::task::spawn_blocking(script).await.unwrap();
+    // The first, and at least one in its place.
+    let keys = gateway.keys();
+    assert!(keys.len() >= 2, "{keys:?}");
+}

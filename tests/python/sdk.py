@@ -315,4 +315,39 @@ async def no_credentials():
     await client.close()
 
 
+async def credentials():
+    """With a provisioner, whose keys begin with `sk-virt-`."""
+    features = (*arcp.V1_1_FEATURES, "model.use", "provisioned_credentials")
+    client, _ = await connect(features=features)
+    assert client.has_feature("provisioned_credentials")
+    handle = await client.submit(
+        agent="sleeper",
+        input={"ms": 600_000},
+        lease_request={"model.use": ["tier-fast/*"], "cost.budget": ["USD:5"]},
+    )
+    [credential] = handle.credentials
+    assert credential.value.startswith("sk-virt-"), credential.id
+    assert credential.endpoint.startswith("http://") and credential.profile == "openai"
+    assert credential.constraints.cost_budget == ("USD:5",), credential.constraints
+    assert credential.constraints.model_use == ("tier-fast/a", "tier-fast/b")
+    async for event in handle.events():
+        if event["kind"] == "status" and event["body"]["phase"] == "credential_rotated":
+            rotated = event["body"]
+            break
+    assert rotated["id"] == credential.id, rotated
+    assert rotated["value"].startswith("sk-virt-") and rotated["value"] != credential.value
+    # Another client of the same principal watches, and is shown neither.
+    other, _ = await connect(features=features)
+    subscription = await other.subscribe(handle.job_id, history=True)
+    assert subscription.handle.credentials == ()
+    async for event in subscription.handle.events():
+        if event["kind"] == "status" and event["body"]["phase"] == "credential_rotated":
+            assert event["body"].get("value") is None, event["body"]["phase"]
+            break
+    await other.close()
+    await client.cancel_job(handle.job_id)
+    await expect(arcp.CancelledError, handle.done)
+    await client.close()
+
+
 asyncio.run(asyncio.wait_for(globals()[SCENARIO](), 40))
