@@ -33,7 +33,7 @@
 //! ```
 //!
 //! A module may use those to its right, never one to its left:
-//! `cli, bench → server → transport → session → job, fanout → credential → log → wire → protocol`;
+//! `cli, bench → server → transport → session → job, fanout → telemetry, credential → log → wire → protocol`;
 //! `authority` is pure and stands on `protocol`;
 //! `agent` implements the seam that `job` offers, `client` stands on `wire` alone.
 
@@ -50,5 +50,6 @@ pub mod log;
 pub mod protocol;
 pub mod server;
 pub mod session;
+pub mod telemetry;
 pub mod transport;
 pub mod wire;

@@ -585,6 +585,7 @@ async fn a_job_that_is_over_is_allowed_nothing() {
         Default::default(),
         None,
         0,
+        Default::default(),
     );
     let submit = Submit {
         agent: "a".into(),
@@ -597,7 +598,8 @@ async fn a_job_that_is_over_is_allowed_nothing() {
     let new = NewJob {
         session_id: String::new(),
         principal: "alice".into(),
-        trace_id: None,
+        trace: Default::default(),
+        via: arcpd::telemetry::Via::Inside,
         submit,
     };
     let accepted = jobs.submit(new, |_| None).await.unwrap();

@@ -129,6 +129,8 @@ impl CommandAgent {
             .env("ARCP_LEASE", job.lease_json())
             .env("ARCP_TRACE_ID", job.trace_id())
             .env("TRACEPARENT", job.traceparent())
+            .envs(said("TRACESTATE", job.tracestate()))
+            .envs(said("BAGGAGE", job.baggage()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -190,6 +192,11 @@ impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+/// A variable that is set when there is something to say.
+fn said<'a>(name: &'a str, value: &'a str) -> Option<(&'a str, &'a str)> {
+    (!value.is_empty()).then_some((name, value))
 }
 
 /// The program and all it started. Killed when dropped.

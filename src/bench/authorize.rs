@@ -16,6 +16,7 @@ use crate::job::{AgentDirectory, JobContext, Jobs, Limits, NewJob};
 use crate::log::{Durability, Log, OpenOptions};
 use crate::protocol::Failure;
 use crate::protocol::message::Submit;
+use crate::telemetry::{Telemetry, Via};
 use crate::wire::proto::job_service_client::JobServiceClient;
 use crate::wire::proto::serve_request::Message as Say;
 use crate::wire::proto::serve_response::Message as Hear;
@@ -120,11 +121,13 @@ async fn in_process(count: u64, lease: &str, target: &str) -> anyhow::Result<f64
     let registered = agents.register(AGENT, "1.0.0", agent);
     registered.map_err(anyhow::Error::msg)?;
     let policy = Policy::default();
-    let jobs = Jobs::new(log.clone(), agents, Limits::default(), policy, None, 0);
+    let (limits, telemetry) = (Limits::default(), Telemetry::default());
+    let jobs = Jobs::new(log.clone(), agents, limits, policy, None, 0, telemetry);
     let new = NewJob {
         session_id: String::new(),
         principal: "bench".into(),
-        trace_id: None,
+        trace: Default::default(),
+        via: Via::Inside,
         submit: Submit {
             agent: AGENT.into(),
             input_json: "null".into(),

@@ -56,6 +56,7 @@ fn config(data_dir: PathBuf, token: &str) -> anyhow::Result<Config> {
     crate::agent::demo::register(&mut agents).map_err(anyhow::Error::msg)?;
     Ok(Config {
         drain_deadline: Duration::from_secs(5),
+        telemetry: crate::telemetry::Config::from_env(None).map_err(anyhow::Error::msg)?,
         ..Config::new(data_dir, tokens, agents)
     })
 }

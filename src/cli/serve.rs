@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::log::Durability;
 use crate::server::config::Settings;
 use crate::server::{Config, Hosting, ListenerLimits, Server, TlsFiles, Tokens};
+use crate::telemetry;
 
 /// Every one may also be in the file and, as ARCPD_<NAME>, in the environment.
 #[derive(clap::Args, Serialize)]
@@ -132,8 +133,14 @@ fn config(settings: Settings) -> anyhow::Result<Config> {
         hosting: hosting(&settings),
         provisioning: settings.credentials.provisioning()?,
         host_options: settings.hosts.options(),
+        telemetry: telemetry(&settings)?,
         drain_deadline: settings.drain_deadline(),
     })
+}
+
+fn telemetry(settings: &Settings) -> anyhow::Result<telemetry::Config> {
+    let endpoint = settings.telemetry.otlp_endpoint.as_deref();
+    telemetry::Config::from_env(endpoint).map_err(anyhow::Error::msg)
 }
 
 /// From the environment or a file, never from an argument: other users can

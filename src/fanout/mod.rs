@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{RwLock, RwLockWriteGuard, broadcast, mpsc};
 
 use crate::log::{Block, Position, StreamId};
+use crate::telemetry::Telemetry;
 
 /// Blocks a channel keeps for a slow receiver; beyond it the log serves.
 const CHANNEL_BLOCKS: usize = 32;
@@ -150,8 +151,13 @@ impl Drop for Pin {
 }
 
 /// Runs until the log closes its end.
-pub async fn dispatch(hub: Arc<Hub>, mut committed: mpsc::Receiver<Vec<Arc<Block>>>) {
+pub async fn dispatch(
+    hub: Arc<Hub>,
+    mut committed: mpsc::Receiver<Vec<Arc<Block>>>,
+    telemetry: Telemetry,
+) {
     while let Some(group) = committed.recv().await {
+        telemetry.committed(&group);
         for block in group {
             hub.send(block);
         }

@@ -7,7 +7,8 @@ use super::Jobs;
 use crate::authority::{Capability, Lease, ModelDefault};
 use crate::credential::{Ask, Budget, Credentials, Fresh, Holder, Holding, Tree};
 use crate::log::{JobRow, StreamId};
-use crate::protocol::{EventBody, Failure, Timestamp, id};
+use crate::protocol::{EventBody, Failure, Timestamp};
+use crate::telemetry::JobTrace;
 
 impl Jobs {
     /// None if there is nobody to ask for any.
@@ -22,6 +23,7 @@ impl Jobs {
         lease: &Lease,
         deadline: Option<Timestamp>,
         tree: Tree,
+        trace: &JobTrace,
     ) -> Result<Option<Fresh>, Failure> {
         let Some(credentials) = &self.credentials else {
             return Ok(None);
@@ -32,7 +34,7 @@ impl Jobs {
             session_id: &job.session_id,
             principal: &job.principal,
             agent: &job.agent,
-            traceparent: id::traceparent(&job.trace_id),
+            traceparent: trace.traceparent_of_submit(),
             at: job.created_at(),
             lease,
             deadline,

@@ -13,6 +13,7 @@ use crate::credential::{Fresh, Holding, Tree};
 use crate::log::{Command, GrantRow, JobRow, Outcome as LogOutcome};
 use crate::protocol::message::Submit;
 use crate::protocol::{AgentRef, ErrorCode, Event, EventBody, Failure, Outcome, Timestamp, id};
+use crate::telemetry::{self, JobTrace, Submitted, Via};
 use crate::wire;
 
 pub(super) const NAME_BYTES_MAX: usize = 128;
@@ -106,6 +107,7 @@ impl Jobs {
             return Err(Failure::internal("delegate: the parent has no lease"));
         };
         let (mut lease, bounds) = self.child_lease(grant, parent, &submit)?;
+        let start_ns = telemetry::now_ns();
         let stream = self.next_stream();
         let (family, asked_for) = (&grant.family, lease.budget.clone());
         let reserved = family.reserve(stream, parent.stream(), asked_for, &bounds);
@@ -123,17 +125,27 @@ impl Jobs {
             .into(),
             ..row
         };
+        let context = parent.trace().child();
+        let trace = JobTrace::begin(self.telemetry(), &row, &context);
         let tree = Tree::below(&family.root.job_id, &family.root.budget);
-        let credential = self.credential(&row, &lease, None, tree).await;
+        let credential = self.credential(&row, &lease, None, tree, &trace).await;
         let credential = credential.inspect_err(|_| grant.family.withdraw(stream))?;
+        let submitted = Submitted {
+            row: &row,
+            hosted: hosted.is_some(),
+            context: &context,
+            via: Via::Inside,
+            start_ns,
+        };
         let command = Command::CreateJob {
             job: Box::new(row.clone()),
             op: None,
             hosted,
             credentials: credential.as_ref().map(Fresh::rows).unwrap_or_default(),
+            trace: trace.to_row(self.telemetry()),
         };
         match self.log().execute(command).await {
-            Ok(LogOutcome::Done) => {}
+            Ok(LogOutcome::Done) => self.telemetry().submitted(&trace, &submitted),
             Ok(LogOutcome::Duplicate(earlier)) => {
                 // The same was asked twice at once.
                 grant.family.withdraw(stream);
@@ -155,7 +167,7 @@ impl Jobs {
             delegating: Default::default(),
         };
         let holding = credential.and_then(Fresh::keep);
-        let of_child = (child_grant, holding);
+        let of_child = (child_grant, holding, trace);
         self.begin_child(parent, row.clone(), runner, of_child, &asked)
             .await;
         Ok(child(&row))
@@ -168,7 +180,7 @@ impl Jobs {
         parent: &JobContext,
         row: JobRow,
         runner: Arc<dyn super::Agent>,
-        (grant, credential): (Grant, Option<Holding>),
+        (grant, credential, trace): (Grant, Option<Holding>, JobTrace),
         asked: &Delegation,
     ) {
         let (session_id, stream) = (row.session_id.clone(), row.stream);
@@ -176,7 +188,7 @@ impl Jobs {
             true => parent.emit_own(said_of(asked, &row)).await,
             false => Ok(()),
         };
-        let context = self.context(row, 0).provided(credential);
+        let context = self.context(row, 0, trace).provided(credential);
         let context = context.granted(Some(grant));
         self.observe(&session_id, stream);
         if said.is_err() {

@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::delegation::parent_is_over;
 use super::{Agent, JobContext, runner, steady_now};
-use crate::protocol::{ErrorCode, Failure, Outcome, Timestamp};
+use crate::protocol::{ErrorCode, Failure, Outcome, Timestamp, TraceContext};
+use crate::telemetry::Via;
 
 pub(super) struct LiveJobs {
     cancel_grace: Duration,
@@ -113,7 +114,14 @@ impl LiveJobs {
             state.children.get(job_id).cloned()
         };
         for child in children.into_iter().flatten() {
+            let newly = self.context(&child).filter(|child| !child.is_cancelled());
             self.cancel(&child);
+            if let Some(child) = newly {
+                let nobody = TraceContext::default();
+                child
+                    .telemetry()
+                    .cancelled(child.trace(), &nobody, Via::Inside);
+            }
         }
         true
     }

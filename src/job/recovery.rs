@@ -9,11 +9,15 @@ use super::delegation::parent_is_over;
 use super::directory::Agent;
 use super::grant::{Family, Grant};
 use super::registry::unavailable;
-use super::{Jobs, now};
+use super::{JobContext, Jobs, now};
 use crate::authority::{Lease, Ledger, amounts_from_json};
 use crate::credential::Holding;
 use crate::log::{HostedRow, JobRow};
 use crate::protocol::{Failure, Outcome, Timestamp};
+use crate::telemetry::JobTrace;
+
+/// Of the records that a job taken up again is traced from.
+const EARLIER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 impl Jobs {
     /// Ends what a crash left running, but for what hosts may still work on: that
@@ -31,17 +35,19 @@ impl Jobs {
                 .seq_at(row.stream, self.log().committed())
                 .await?;
             let agent = self.agents().recover(&row.agent);
+            let is_hosted = hosted.contains_key(&row.stream);
+            let trace = self.take_up_trace(&row, is_hosted).await?;
             let above = row.grant.parent_id.as_ref();
             let above = above.map(|parent| taken_up.get(parent).cloned());
             let (Some(hosted), Some(agent)) = (hosted.remove(&row.stream), agent) else {
                 let text = "the runtime was restarted while the job ran; submit it again";
-                self.context(row, last_seq)
+                self.context(row, last_seq, trace)
                     .end(Outcome::Failed(Failure::internal(text)));
                 ended += 1;
                 continue;
             };
             if let Some(None) = above {
-                self.context(row, last_seq).end(parent_is_over());
+                self.context(row, last_seq, trace).end(parent_is_over());
                 ended += 1;
                 continue;
             }
@@ -54,10 +60,12 @@ impl Jobs {
                     }
                     let stream = row.stream;
                     let credential = self.credential_again(stream, &row.session_id).await?;
-                    self.take_up(row, last_seq, hosted, agent, (grant, credential));
+                    let context = self.context(row, last_seq, trace);
+                    self.take_up(context, hosted, agent, (grant, credential));
                 }
                 Err(failure) => {
-                    self.context(row, last_seq).end(Outcome::Failed(failure));
+                    self.context(row, last_seq, trace)
+                        .end(Outcome::Failed(failure));
                     ended += 1;
                 }
             }
@@ -91,10 +99,28 @@ impl Jobs {
         })
     }
 
+    /// Its trace goes on; what it has reported so far is read for that.
+    async fn take_up_trace(
+        &self,
+        row: &JobRow,
+        is_hosted: bool,
+    ) -> Result<JobTrace, crate::log::Error> {
+        let (telemetry, log) = (self.telemetry(), self.log());
+        let stored = match telemetry.is_on() || is_hosted {
+            true => log.job_trace(row.stream).await?,
+            false => None,
+        };
+        let trace = JobTrace::stored(telemetry, row, stored);
+        if trace.recorded {
+            let earlier = log.read_stream(row.stream, 0, log.committed(), EARLIER_BYTES_MAX);
+            telemetry.taken_up(&trace, row, is_hosted, earlier.await?);
+        }
+        Ok(trace)
+    }
+
     fn take_up(
         &self,
-        row: JobRow,
-        last_seq: u64,
+        context: JobContext,
         hosted: HostedRow,
         agent: Arc<dyn Agent>,
         (grant, credential): (Option<Grant>, Option<Holding>),
@@ -104,12 +130,12 @@ impl Jobs {
             let ms = at.0.saturating_sub(now().0);
             Duration::from_millis(u64::try_from(ms).unwrap_or(0))
         });
-        let (job_id, cancelled) = (row.id.clone(), hosted.cancelled);
-        let context = self.context(row, last_seq).with(deadline, Some(hosted));
+        let (job_id, cancelled) = (context.job_id().to_owned(), hosted.cancelled);
+        let context = context.with(deadline, Some(hosted));
         let context = context.provided(credential).granted(grant);
         self.start_job(context, agent, left);
         if cancelled {
-            self.cancel(&job_id);
+            self.cancel_again(&job_id);
         }
     }
 

@@ -15,7 +15,8 @@ use crate::log::{
     Command, GrantRow, HostedRow, JobRow, Log, Outcome as LogOutcome, StreamId, ViewOpRow,
 };
 use crate::protocol::message::Submit;
-use crate::protocol::{AgentRef, ErrorCode, Failure, Outcome, Timestamp, id};
+use crate::protocol::{AgentRef, ErrorCode, Failure, Outcome, Timestamp, TraceContext, id};
+use crate::telemetry::{self, JobTrace, Submitted, Telemetry, Via};
 
 /// Shared by all sessions.
 pub struct Jobs {
@@ -29,6 +30,7 @@ pub struct Jobs {
     /// Told of each job that another one delegated.
     observer: OnceLock<Observer>,
     me: Weak<Self>,
+    telemetry: Telemetry,
 }
 
 /// Called with the session and the stream of a delegated job.
@@ -39,7 +41,9 @@ pub struct NewJob {
     /// Empty without a session.
     pub session_id: String,
     pub principal: String,
-    pub trace_id: Option<String>,
+    /// What the submitter said of the trace it is in.
+    pub trace: TraceContext,
+    pub via: Via,
     pub submit: Submit,
 }
 
@@ -57,6 +61,7 @@ struct Start {
     deadline: Option<Timestamp>,
     grant: Option<Grant>,
     credential: Option<Holding>,
+    trace: JobTrace,
 }
 
 impl Accepted {
@@ -78,6 +83,7 @@ impl Jobs {
         policy: Policy,
         credentials: Option<Arc<Credentials>>,
         last_stream: StreamId,
+        telemetry: Telemetry,
     ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
@@ -89,6 +95,7 @@ impl Jobs {
             next_stream: AtomicI64::new(last_stream + 1),
             live: LiveJobs::new(limits.cancel_grace),
             limits,
+            telemetry,
         })
     }
 
@@ -127,6 +134,28 @@ impl Jobs {
         new: NewJob,
         op: impl FnOnce(StreamId) -> Option<ViewOpRow>,
     ) -> Result<Accepted, Failure> {
+        let start_ns = telemetry::now_ns();
+        let said = self.telemetry.is_on().then(|| (new.trace.clone(), new.via));
+        let submitted = self.make(new, op, start_ns).await;
+        if let Some((trace, via)) = said {
+            let told = match &submitted {
+                Ok(accepted) if accepted.duplicate => Some(Ok(&accepted.row)),
+                Ok(_) => None,
+                Err(failure) => Some(Err(failure.code)),
+            };
+            if let Some(ended) = told {
+                self.telemetry.not_submitted(&trace, via, start_ns, ended);
+            }
+        }
+        submitted
+    }
+
+    async fn make(
+        &self,
+        new: NewJob,
+        op: impl FnOnce(StreamId) -> Option<ViewOpRow>,
+        start_ns: u64,
+    ) -> Result<Accepted, Failure> {
         let at = now();
         // Before all that may have changed since: agents, their versions, room.
         if let Some(earlier) = self.earlier(&new, at).await? {
@@ -159,7 +188,7 @@ impl Jobs {
             principal: new.principal,
             agent,
             input_json: new.submit.input_json,
-            trace_id: new.trace_id.unwrap_or_else(id::trace_id),
+            trace_id: new.trace.trace_id.clone().unwrap_or_else(id::trace_id),
             created_at_ms: at.0,
             status: status.into(),
             ended_at_ms: None,
@@ -182,12 +211,16 @@ impl Jobs {
             true => Tree::Root,
             false => Tree::Alone,
         };
-        let credential = self.credential(&job, &lease, deadline, tree).await?;
+        let trace = JobTrace::begin(&self.telemetry, &job, &new.trace);
+        let credential = self.credential(&job, &lease, deadline, tree, &trace);
+        let credential = credential.await?;
+        let is_hosted = hosted.is_some();
         let command = Command::CreateJob {
             job: Box::new(job.clone()),
             op: op(stream),
             hosted,
             credentials: credential.as_ref().map(Fresh::rows).unwrap_or_default(),
+            trace: trace.to_row(&self.telemetry),
         };
         match self.log.execute(command).await.map_err(unavailable)? {
             LogOutcome::Duplicate(row) => {
@@ -195,12 +228,21 @@ impl Jobs {
             }
             LogOutcome::Stale => Err(Failure::internal("the job was not stored; try again")),
             LogOutcome::Done => {
+                let submitted = Submitted {
+                    row: &job,
+                    hosted: is_hosted,
+                    context: &new.trace,
+                    via: new.via,
+                    start_ns,
+                };
+                self.telemetry.submitted(&trace, &submitted);
                 let start = Some(Start {
                     agent: runner,
                     max_runtime,
                     deadline,
                     grant: self.grant(&job, lease),
                     credential: credential.and_then(Fresh::keep),
+                    trace,
                 });
                 Ok(Accepted {
                     row: job,
@@ -226,7 +268,8 @@ impl Jobs {
         let Some(start) = accepted.start else {
             return;
         };
-        let context = self.context(accepted.row, 0).with(start.deadline, None);
+        let context = self.context(accepted.row, 0, start.trace);
+        let context = context.with(start.deadline, None);
         let context = context.provided(start.credential).granted(start.grant);
         self.start_job(context, start.agent, start.max_runtime);
     }
@@ -303,14 +346,28 @@ impl Jobs {
         }
     }
 
-    pub(super) fn context(&self, row: JobRow, last_seq: u64) -> JobContext {
-        JobContext::new(row, last_seq + 1, self.limits.clone(), self.log.clone())
+    pub(super) fn context(&self, row: JobRow, last_seq: u64, trace: JobTrace) -> JobContext {
+        let context = JobContext::new(row, last_seq + 1, self.limits.clone(), self.log.clone());
+        context.traced(trace, self.telemetry.clone())
     }
 
     /// Asks a live job to stop. True when it was live; authority is the caller's to check
     /// against the job's row.
-    pub fn cancel(&self, job_id: &str) -> bool {
+    pub fn cancel(&self, job_id: &str, asked: &TraceContext, via: Via) -> bool {
+        let Some(job) = self.live.context(job_id) else {
+            return false;
+        };
+        self.telemetry.cancelled(job.trace(), asked, via);
         self.live.cancel(job_id)
+    }
+
+    /// As [`Jobs::cancel`], of a job whose cancel was asked for before.
+    pub(super) fn cancel_again(&self, job_id: &str) {
+        self.live.cancel(job_id);
+    }
+
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
     }
 
     pub(super) fn check_running(&self, principal: &str) -> Result<(), Failure> {

@@ -20,7 +20,7 @@ mod tests;
 pub use block::{Block, BlockSource, JobEnd, PendingBlock, ReportMark, ResultMark};
 pub use rows::{
     Command, CredentialRow, CredentialState, GrantRow, HostKey, HostedAgentRow, HostedRow,
-    IssuedRow, JobRow, ListFilter, Outcome, SessionRow, ViewOpRow,
+    IssuedRow, JobRow, ListFilter, Outcome, SessionRow, TraceRow, ViewOpRow,
 };
 pub use sqlite::{Durability, Log, OpenOptions, Reached, Trimmable};
 

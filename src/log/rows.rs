@@ -69,6 +69,17 @@ impl Default for GrantRow {
     }
 }
 
+/// The trace a job is in, beyond its id: what its spans and whoever works on it
+/// are told.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TraceRow {
+    /// 16 hex digits: the span that the job's first span is a child of.
+    pub parent_span_id: Option<String>,
+    pub sampled: bool,
+    pub tracestate: String,
+    pub baggage: String,
+}
+
 /// What a job that an agent host runs needs to go on after a restart. Gone with
 /// the job's terminal.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -205,6 +216,7 @@ pub enum Command {
         hosted: Option<HostedRow>,
         /// What was issued for it: live with it, or neither is.
         credentials: Vec<IssuedRow>,
+        trace: Option<Box<TraceRow>>,
     },
     /// Before it is asked for.
     IntendCredential(CredentialRow),

@@ -102,6 +102,7 @@ async fn what_was_committed_is_read_again_after_a_reopen() {
             op: Some(op),
             hosted: None,
             credentials: Vec::new(),
+            trace: None,
         })
         .await
         .unwrap(),
@@ -180,6 +181,7 @@ async fn an_idempotency_key_makes_one_job_until_it_expires() {
             op: Some(op),
             hosted: None,
             credentials: Vec::new(),
+            trace: None,
         }
     };
     assert_eq!(log.execute(create(1)).await.unwrap(), Outcome::Done);
@@ -249,6 +251,7 @@ async fn what_was_delegated_is_kept_until_the_job_above_all_of_it_is_gone() {
             op: Some(op),
             hosted: None,
             credentials: Vec::new(),
+            trace: None,
         };
         assert_eq!(log.execute(create).await.unwrap(), Outcome::Done);
     }

@@ -201,6 +201,8 @@ pub struct Assign {
     pub input_json: String,
     pub principal: String,
     pub traceparent: String,
+    pub tracestate: String,
+    pub baggage: String,
     pub deadline: Option<Timestamp>,
     pub lease_json: String,
     pub lease_expires_at: Option<Timestamp>,

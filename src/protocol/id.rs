@@ -31,12 +31,6 @@ pub fn trace_id() -> String {
     format!("{:032x}", rand::random::<u128>() | 1)
 }
 
-/// W3C trace context with a span of its own.
-pub fn traceparent(trace_id: &str) -> String {
-    let span = rand::random::<u64>() | 1;
-    format!("00-{trace_id}-{span:016x}-01")
-}
-
 /// Reads a trace id out of 32 hex digits or a full `traceparent`; anything
 /// else counts as absent (§11 describes the latter and shows the former).
 pub fn parse_trace_id(text: &str) -> Option<String> {

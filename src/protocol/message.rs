@@ -2,7 +2,7 @@
 
 use secrecy::SecretString;
 
-use super::{Failure, Timestamp};
+use super::{Failure, Timestamp, TraceContext};
 
 /// One envelope from a client, its shape checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -10,7 +10,7 @@ pub struct Request {
     pub id: String,
     pub session_id: Option<String>,
     pub job_id: Option<String>,
-    pub trace_id: Option<String>,
+    pub trace: TraceContext,
     /// `extensions.optional`: an unknown message may be dropped.
     pub optional: bool,
     pub body: RequestBody,

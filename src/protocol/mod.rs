@@ -10,11 +10,13 @@ pub mod feature;
 pub mod host;
 pub mod id;
 pub mod message;
+pub mod trace;
 
 pub use agent_ref::AgentRef;
 pub use error::{ErrorCode, Failure};
 pub use event::{Event, EventBody, Outcome};
 pub use message::{Reply, Request, RequestBody};
+pub use trace::{SpanId, SpanRef, TraceContext};
 
 /// The protocol version on every envelope.
 pub const VERSION: &str = "1.1";

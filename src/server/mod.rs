@@ -18,6 +18,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 pub use hosting::Hosting;
 pub use listener::ListenerLimits;
@@ -31,6 +32,7 @@ use crate::fanout::{self, Hub};
 use crate::job::{self, AgentDirectory, Jobs, now};
 use crate::log::{Command, Durability, Log, OpenOptions};
 use crate::session::{self, Sessions};
+use crate::telemetry::{self, Telemetry};
 use crate::transport::{self, Cors};
 use config::Provisioning;
 use hosting::HostRights;
@@ -40,6 +42,9 @@ use tls::Tls;
 
 /// Groups of blocks between the writer and the dispatcher.
 const COMMITTED_GROUPS_MAX: usize = 1024;
+
+/// What a collector that is slow or down may add to an exit.
+const TELEMETRY_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// All a runtime needs; [`Config::new`] has production defaults for the rest.
 pub struct Config {
@@ -62,6 +67,8 @@ pub struct Config {
     pub session_limits: session::Limits,
     pub listener_limits: ListenerLimits,
     pub retention: Retention,
+    /// Where traces and metrics go.
+    pub telemetry: telemetry::Config,
     /// From the signal to the exit.
     pub drain_deadline: Duration,
 }
@@ -87,6 +94,7 @@ impl Config {
             session_limits: Default::default(),
             listener_limits: Default::default(),
             retention: Default::default(),
+            telemetry: Default::default(),
             drain_deadline: Duration::from_secs(20),
         }
     }
@@ -99,6 +107,8 @@ pub struct Server {
     cors: Cors,
     sessions: Arc<Sessions>,
     hosts: Arc<Hosts>,
+    /// Ends with the log.
+    dispatched: JoinHandle<()>,
     retention: Retention,
     drain_deadline: Duration,
 }
@@ -110,7 +120,7 @@ impl Server {
         let listener_limits = config.listener_limits.clone();
         let (retention, drain_deadline) = (config.retention.clone(), config.drain_deadline);
         let cors = config.cors.clone();
-        let (sessions, hosts) = open(config).await?;
+        let (sessions, hosts, dispatched) = open(config).await?;
         let bind = |address: SocketAddr| async move {
             TcpListener::bind(address)
                 .await
@@ -128,6 +138,7 @@ impl Server {
             cors,
             sessions,
             hosts,
+            dispatched,
             retention,
             drain_deadline,
         })
@@ -184,6 +195,10 @@ impl Server {
         admin.abort();
         let log = sessions.log.clone();
         tokio::task::spawn_blocking(move || log.close()).await?;
+        // The last terminals are in the trace once the dispatcher has passed them on.
+        self.dispatched.await?;
+        let telemetry = sessions.jobs.telemetry();
+        telemetry.flush(TELEMETRY_FLUSH_TIMEOUT).await;
         Ok(())
     }
 }
@@ -209,7 +224,8 @@ pub(crate) async fn serve_plain(
 
 /// Opens the store, takes up what hosts may still work on and ends what else a
 /// crash left running.
-async fn open(config: Config) -> anyhow::Result<(Arc<Sessions>, Arc<Hosts>)> {
+async fn open(config: Config) -> anyhow::Result<(Arc<Sessions>, Arc<Hosts>, JoinHandle<()>)> {
+    let telemetry = Telemetry::start(config.telemetry).map_err(anyhow::Error::msg)?;
     let (committed_tx, committed) = mpsc::channel(COMMITTED_GROUPS_MAX);
     let options = OpenOptions {
         dir: config.data_dir,
@@ -217,7 +233,7 @@ async fn open(config: Config) -> anyhow::Result<(Arc<Sessions>, Arc<Hosts>)> {
     };
     let log = tokio::task::spawn_blocking(move || Log::open(options, committed_tx)).await??;
     let hub = Hub::new(log.committed());
-    tokio::spawn(fanout::dispatch(hub.clone(), committed));
+    let dispatched = tokio::spawn(fanout::dispatch(hub.clone(), committed, telemetry.clone()));
     let last_stream = log.last_stream().await?;
     let rights = HostRights {
         tokens: config.tokens.clone(),
@@ -251,6 +267,7 @@ async fn open(config: Config) -> anyhow::Result<(Arc<Sessions>, Arc<Hosts>)> {
         config.policy,
         credentials,
         last_stream,
+        telemetry,
     );
     let ended = jobs.recover().await?;
     if ended > 0 {
@@ -269,5 +286,5 @@ async fn open(config: Config) -> anyhow::Result<(Arc<Sessions>, Arc<Hosts>)> {
             sessions.delegated(session_id, stream);
         }
     });
-    Ok((sessions, hosts))
+    Ok((sessions, hosts, dispatched))
 }

@@ -21,7 +21,8 @@ use crate::credential::Held;
 use crate::fanout::Pin;
 use crate::log::{Block, Command, SessionRow, StreamId};
 use crate::protocol::message::{Reply, ReplyBody};
-use crate::protocol::{Failure, Request, RequestBody, feature};
+use crate::protocol::{Failure, Request, RequestBody, TraceContext, feature};
+use crate::telemetry::Via;
 use crate::wire::{JobHeader, SessionHeader};
 
 /// Encoded bytes that may wait for the transport; more are encoded as they go.
@@ -53,6 +54,9 @@ pub(super) struct Actor {
     pub replay: Option<Replay>,
     pub barrier: Option<Barrier>,
     pub op_count: u32,
+    /// The connection's.
+    pub trace: Box<TraceContext>,
+    pub via: Via,
     pub acks: Acks,
     pub deferred: VecDeque<Request>,
     pub recent: Recent,

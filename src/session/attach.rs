@@ -13,7 +13,8 @@ use super::view;
 use super::{Connection, Goodbye, Sessions};
 use crate::job::now;
 use crate::protocol::message::{Hello, Profile, Reply, ReplyBody, Welcome};
-use crate::protocol::{Failure, Request, RequestBody, id};
+use crate::protocol::{Failure, Request, RequestBody, TraceContext, id};
+use crate::telemetry::{self, Asked};
 use crate::wire::{ID_BYTES_MAX, SessionHeader};
 
 /// Serves one connection from its first frame to its end.
@@ -25,7 +26,9 @@ pub async fn attach(sessions: Arc<Sessions>, mut connection: Connection) {
             return refuse(connection, would_be, request_id, failure).await;
         }
     };
-    let (request_id, mut hello) = hello;
+    let start_ns = telemetry::now_ns();
+    let (request_id, mut hello, trace) = hello;
+    let trace = trace.or(&connection.trace);
     if let (true, Some(bearer)) = (hello.auth_token.is_empty(), &connection.bearer) {
         hello.auth_scheme = "bearer".into();
         hello.auth_token = bearer.expose_secret().into();
@@ -38,7 +41,15 @@ pub async fn attach(sessions: Arc<Sessions>, mut connection: Connection) {
         _ => would_be.clone(),
     };
     // Over soon, and large: not part of what an idle session keeps.
-    match Box::pin(open(&sessions, &would_be, hello)).await {
+    let resume = hello.resume.as_ref().map(|resume| resume.last_event_seq);
+    let opened = Box::pin(open(&sessions, &would_be, hello)).await;
+    let asked = Asked {
+        context: &trace,
+        via: connection.via(),
+        start_ns,
+    };
+    Box::pin(trace_open(&sessions, asked, &named, resume, &opened)).await;
+    match opened {
         Ok(opened) => serve(sessions, connection, opened).await,
         Err(failure) => refuse(connection, named, Some(request_id), failure).await,
     }
@@ -47,7 +58,7 @@ pub async fn attach(sessions: Arc<Sessions>, mut connection: Connection) {
 async fn first_frame(
     sessions: &Sessions,
     connection: &mut Connection,
-) -> Result<(String, Hello), (Option<String>, Failure)> {
+) -> Result<(String, Hello, TraceContext), (Option<String>, Failure)> {
     let limit = sessions.limits.hello_timeout;
     let first = tokio::time::timeout(limit, connection.inbound.next()).await;
     let Ok(first) = first else {
@@ -58,8 +69,9 @@ async fn first_frame(
         Some(Ok(Request {
             id,
             body: RequestBody::Hello(hello),
+            trace,
             ..
-        })) => Ok((id, hello)),
+        })) => Ok((id, hello, trace)),
         Some(Ok(Request { id, .. })) => Err((
             Some(id),
             Failure::invalid("type: the first message must be session.hello or session.resume"),
@@ -70,6 +82,37 @@ async fn first_frame(
             Failure::invalid("session.hello: the connection ended before it"),
         )),
     }
+}
+
+/// Most of a resume's time is reading what it will replay, so this comes after it.
+async fn trace_open(
+    sessions: &Sessions,
+    asked: Asked<'_>,
+    session_id: &str,
+    resume: Option<u64>,
+    opened: &Result<Opened, Failure>,
+) {
+    let telemetry = sessions.jobs.telemetry();
+    if !telemetry.is_on() {
+        return;
+    }
+    let opened = opened.as_ref().map_err(|failure| failure.code);
+    let Some(last_event_seq) = resume else {
+        return telemetry.opened(asked, opened.map(|opened| &*opened.row.id));
+    };
+    let watches = opened.map(|opened| &opened.plan.watches);
+    let mut jobs = Vec::new();
+    for (stream, _) in watches
+        .iter()
+        .flat_map(|w| w.iter().rev())
+        .take(telemetry::LINKS_MAX)
+    {
+        // A link that cannot be read is one less.
+        if let Ok(Some(job)) = sessions.log.job_by_stream(*stream).await {
+            jobs.push(job);
+        }
+    }
+    telemetry.resumed(asked, session_id, last_event_seq, watches.map(|_| &*jobs));
 }
 
 async fn refuse(
@@ -133,6 +176,8 @@ async fn serve(sessions: Arc<Sessions>, mut connection: Connection, mut opened: 
         recent: Default::default(),
         known_children: opened.delegated.0.into_iter().collect(),
         children: opened.delegated.1.into(),
+        trace: Box::new(std::mem::take(&mut connection.trace)),
+        via: connection.via(),
         last_inbound: tokio::time::Instant::now(),
         last_outbound: tokio::time::Instant::now(),
         last_taken: tokio::time::Instant::now(),

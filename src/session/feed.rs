@@ -305,7 +305,11 @@ mod tests {
         };
         let log = Log::open(options, committed_tx).unwrap();
         let hub = Hub::new(log.committed());
-        tokio::spawn(crate::fanout::dispatch(hub.clone(), committed));
+        tokio::spawn(crate::fanout::dispatch(
+            hub.clone(),
+            committed,
+            Default::default(),
+        ));
         let mut feed = Feed::new(log.clone(), hub.clone(), Cursor::START);
         feed.watch(1, 0, false);
         // Level, so that the channels serve.

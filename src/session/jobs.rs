@@ -12,7 +12,7 @@ use super::view::{Change, Op};
 use crate::job::NewJob;
 use crate::log::{GrantRow, JobRow};
 use crate::protocol::message::{Granted, JobSummary, ListJobs, ReplyBody, Submit};
-use crate::protocol::{Failure, Timestamp, feature};
+use crate::protocol::{Failure, Timestamp, TraceContext, feature};
 
 /// A job's authority as it is told.
 pub(super) fn granted(row: &GrantRow) -> Granted {
@@ -29,14 +29,15 @@ impl Actor {
     pub(super) async fn submit(
         &mut self,
         request_id: &str,
-        trace_id: Option<String>,
+        trace: TraceContext,
         submit: Submit,
     ) -> Result<String, Failure> {
         self.require_for(&submit)?;
         let new = NewJob {
             session_id: self.row.id.clone(),
             principal: self.row.principal.clone(),
-            trace_id,
+            trace: trace.or(&self.trace),
+            via: self.via,
             submit,
         };
         let (at, op_no, session_id) = (self.cursor(), self.op_count, self.row.id.clone());
@@ -110,9 +111,14 @@ impl Actor {
         &mut self,
         job_id: Option<&str>,
         reason: Option<String>,
+        trace: TraceContext,
     ) -> Result<(), Failure> {
         let (principal, own) = (&self.row.principal, Some(&*self.row.id));
-        let job = self.sessions.cancel(principal, own, job_id).await?;
+        let job = {
+            let (trace, via) = (trace.or(&self.trace), self.via);
+            let cancelled = self.sessions.cancel(principal, own, job_id, &trace, via);
+            cancelled.await?
+        };
         // Also when it is over: a cancel said twice is answered twice.
         let body = ReplyBody::Cancelled { reason };
         self.reply_about(Some(job.id), Some(job.trace_id), body);

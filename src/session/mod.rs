@@ -40,7 +40,8 @@ pub use watch::Watch;
 use crate::fanout::Hub;
 use crate::job::Jobs;
 use crate::log::Log;
-use crate::protocol::{ErrorCode, Failure, Request, feature};
+use crate::protocol::{ErrorCode, Failure, Request, TraceContext, feature};
+use crate::telemetry::Via;
 use crate::wire::Invalid;
 
 /// Bounds of a session; every one is announced or documented.
@@ -130,12 +131,21 @@ pub struct Connection {
     pub encoding: Encoding,
     /// From `authorization: Bearer …` of the connection, for a hello without a token.
     pub bearer: Option<SecretString>,
+    /// From the metadata of the connection, for what says no trace of its own.
+    pub trace: TraceContext,
 }
 
 /// How long a peer that was told goodbye may take to hang up.
 const LINGER: Duration = Duration::from_secs(2);
 
 impl Connection {
+    fn via(&self) -> Via {
+        match self.encoding {
+            Encoding::Protobuf => Via::Session,
+            Encoding::Json => Via::WebSocket,
+        }
+    }
+
     /// Ends the outbound side and reads on for a while: HTTP/2 resets a stream
     /// whose request is dropped early, and the reset may overtake the last message.
     fn linger(self) {

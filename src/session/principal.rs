@@ -7,7 +7,8 @@ use super::{Sessions, unavailable};
 use crate::job::{NewJob, audit_subscribed};
 use crate::log::{JobRow, ListFilter};
 use crate::protocol::message::{ListJobs, Submit};
-use crate::protocol::{ErrorCode, Failure};
+use crate::protocol::{ErrorCode, Failure, TraceContext};
+use crate::telemetry::Via;
 
 const LIST_LIMIT_DEFAULT: u32 = 100;
 const LIST_LIMIT_MAX: u32 = 1_000;
@@ -63,13 +64,14 @@ impl Sessions {
     pub async fn submit(
         &self,
         principal: String,
-        trace_id: Option<String>,
+        trace: TraceContext,
         submit: Submit,
     ) -> Result<(JobRow, bool), Failure> {
         let new = NewJob {
             session_id: String::new(),
             principal,
-            trace_id,
+            trace,
+            via: Via::JobService("arcp.v1.JobService/SubmitJob"),
             submit,
         };
         let jobs = self.jobs.clone();
@@ -99,6 +101,8 @@ impl Sessions {
         principal: &str,
         asking: Option<&str>,
         job_id: Option<&str>,
+        trace: &TraceContext,
+        via: Via,
     ) -> Result<JobRow, Failure> {
         let job = self.visible(principal, job_id).await?;
         // §7.4 reserves the cancel to the submitting session. While nobody has
@@ -109,7 +113,7 @@ impl Sessions {
                         and only it may cancel";
             return Err(Failure::new(ErrorCode::PermissionDenied, text));
         }
-        self.jobs.cancel(&job.id);
+        self.jobs.cancel(&job.id, trace, via);
         Ok(job)
     }
 

@@ -8,7 +8,8 @@ use super::{Goodbye, unavailable};
 use crate::job::now;
 use crate::log::{Command, JobRow};
 use crate::protocol::message::{Granted, Profile, ReplyBody};
-use crate::protocol::{Failure, Request, RequestBody, id};
+use crate::protocol::{Failure, Request, RequestBody, TraceContext, id};
+use crate::telemetry::{self, Asked};
 
 impl Actor {
     pub(super) async fn handle(&mut self, request: Request) -> Result<(), End> {
@@ -76,11 +77,14 @@ impl Actor {
         let job_id = request.job_id.as_deref();
         let answered = match &request.body {
             RequestBody::Submit(submit) => {
-                let submitted = self.submit(&request.id, request.trace_id.clone(), submit.clone());
+                let submitted = self.submit(&request.id, request.trace.clone(), submit.clone());
                 submitted.await.map(|job_id| Answer::Submitted { job_id })
             }
             RequestBody::Cancel { reason } => {
-                let cancelled = self.cancel(job_id, reason.clone()).await;
+                let cancelled = {
+                    let trace = request.trace.clone();
+                    self.cancel(job_id, reason.clone(), trace).await
+                };
                 cancelled.map(|()| Answer::Done)
             }
             RequestBody::Subscribe {
@@ -89,7 +93,10 @@ impl Actor {
                 from_job_seq,
             } => {
                 let from = (*from_event_seq, *from_job_seq);
+                let start_ns = telemetry::now_ns();
                 let subscribed = self.subscribe(&request.id, job_id, *history, from).await;
+                self.trace_subscribe(&request.trace, start_ns, *history, &subscribed);
+                let subscribed = subscribed.map(drop);
                 subscribed.map(|()| Answer::Done)
             }
             _ => self.unsubscribe(job_id).await.map(|()| Answer::Done),
@@ -102,6 +109,26 @@ impl Actor {
         if !matches!(&answer, Answer::Refused { failure } if failure.retryable) {
             self.recent.insert(request.id, answer);
         }
+    }
+
+    fn trace_subscribe(
+        &self,
+        said: &TraceContext,
+        start_ns: u64,
+        history: bool,
+        subscribed: &Result<JobRow, Failure>,
+    ) {
+        let telemetry = self.sessions.jobs.telemetry();
+        if !telemetry.is_on() {
+            return;
+        }
+        let asked = Asked {
+            context: &said.clone().or(&self.trace),
+            via: self.via,
+            start_ns,
+        };
+        let ended = subscribed.as_ref().map_err(|failure| failure.code);
+        telemetry.subscribed(asked, &self.row.id, history, ended);
     }
 
     /// Answers a refused request in the form that hurts none of the peer's other
@@ -120,9 +147,9 @@ impl Actor {
                     grant: Granted::default(),
                     credentials_json: None,
                 };
-                self.reply_about(Some(job_id.clone()), request.trace_id.clone(), body);
+                self.reply_about(Some(job_id.clone()), request.trace.trace_id.clone(), body);
                 let body = ReplyBody::Rejected { failure, at: now() };
-                self.reply_about(Some(job_id), request.trace_id.clone(), body);
+                self.reply_about(Some(job_id), request.trace.trace_id.clone(), body);
             }
             // Nothing in these clients waits for the answer to a cancel.
             (RequestBody::Cancel { .. }, Profile::TypeScript | Profile::Python) => {
@@ -134,7 +161,7 @@ impl Actor {
 
     fn reject(&mut self, request: &Request, failure: Failure) {
         let body = ReplyBody::Rejected { failure, at: now() };
-        self.reply_about(Some(id::job_id()), request.trace_id.clone(), body);
+        self.reply_about(Some(id::job_id()), request.trace.trace_id.clone(), body);
     }
 
     pub(super) fn require(&self, feature: &str) -> Result<(), Failure> {

@@ -34,7 +34,7 @@ impl Actor {
         job_id: Option<&str>,
         history: bool,
         (from_event_seq, from_job_seq): (u64, u64),
-    ) -> Result<(), Failure> {
+    ) -> Result<JobRow, Failure> {
         self.require("subscribe")?;
         let job = self.sessions.watchable(&self.row.principal, job_id).await?;
         let limit = self.sessions.limits.subscriptions_max;
@@ -59,10 +59,11 @@ impl Actor {
         };
         self.reply_about(Some(job.id.clone()), Some(job.trace_id.clone()), body);
         if history && self.outbox.profile() == Profile::Python {
-            self.raise_barrier(job, from);
-            return Ok(());
+            self.raise_barrier(job.clone(), from);
+            return Ok(job);
         }
-        self.observe(&job, history, from).await
+        self.observe(&job, history, from).await?;
+        Ok(job)
     }
 
     /// `from_event_seq` counts in the submitting session's numbering.

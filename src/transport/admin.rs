@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::routing::get;
 use http::{StatusCode, header};
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -109,6 +110,23 @@ async fn metrics(
         "Of these, the ones that the upstream refuses to revoke",
         unrevocable as i64,
     );
+    let fate = sessions.jobs.telemetry().fate();
+    for (name, help, count) in [
+        (
+            "telemetry_spans_exported",
+            "Spans that a collector took",
+            fate.exported,
+        ),
+        (
+            "telemetry_spans_dropped",
+            "Spans that no collector got",
+            fate.dropped,
+        ),
+    ] {
+        let counter: Counter = Counter::default();
+        counter.inc_by(count);
+        registry.register(name, help, counter);
+    }
     let used = sessions.log.bytes_used().await.unwrap_or(0);
     let store: Gauge = Gauge::default();
     store.set(used as i64);

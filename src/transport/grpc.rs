@@ -98,6 +98,7 @@ async fn session(
         outbound,
         encoding: Encoding::Protobuf,
         bearer: super::bearer(&parts.headers),
+        trace: super::trace(&parts.headers),
     };
     tokio::spawn(attach(sessions, connection));
     // Errors of a session are messages in it; its stream always ends well.

@@ -20,8 +20,9 @@ use secrecy::ExposeSecret;
 use super::call;
 use super::status::status;
 use crate::log::JobRow;
-use crate::protocol::{ErrorCode, Failure, Timestamp, id};
+use crate::protocol::{ErrorCode, Failure, Timestamp, TraceContext};
 use crate::session::{Sessions, Watch};
+use crate::telemetry::Via;
 use crate::wire::{self, Invalid, proto};
 
 pub fn router(sessions: Arc<Sessions>) -> Router {
@@ -48,7 +49,7 @@ async fn submit(
     (sessions, call): Called<proto::SubmitJobRequest>,
 ) -> Result<proto::SubmitJobResponse, Failure> {
     let submit = wire::submit_from_proto(call.message).map_err(invalid)?;
-    let submitted = sessions.submit(call.principal, call.trace_id, submit);
+    let submitted = sessions.submit(call.principal, call.trace, submit);
     let (row, duplicate) = submitted.await?;
     let credentials = sessions.credentials_of(&row);
     let job = Some(described(&sessions, row).await?);
@@ -91,8 +92,9 @@ async fn cancel(
     (sessions, call): Called<proto::CancelJobRequest>,
 ) -> Result<proto::CancelJobResponse, Failure> {
     let job_id = wire::job_id(call.message.job_id).map_err(invalid)?;
+    let via = Via::JobService("arcp.v1.JobService/CancelJob");
     let row = sessions
-        .cancel(&call.principal, None, Some(&job_id))
+        .cancel(&call.principal, None, Some(&job_id), &call.trace, via)
         .await?;
     let job = Some(described(&sessions, row).await?);
     Ok(proto::CancelJobResponse { job })
@@ -125,7 +127,7 @@ async fn watch(State(sessions): State<Arc<Sessions>>, request: Request) -> Respo
 /// A call whose caller is known and whose message is there.
 struct Call<M> {
     principal: String,
-    trace_id: Option<String>,
+    trace: TraceContext,
     message: M,
 }
 
@@ -138,12 +140,11 @@ where
     if sessions.draining.is_cancelled() {
         return Err(draining());
     }
-    let traceparent = parts.headers.get("traceparent");
-    let trace_id = traceparent.and_then(|text| id::parse_trace_id(text.to_str().ok()?));
+    let trace = super::trace(&parts.headers);
     let message = call::message(body).await?;
     Ok(Call {
         principal,
-        trace_id,
+        trace,
         message,
     })
 }

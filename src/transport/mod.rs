@@ -23,6 +23,7 @@ use futures_util::{Stream, StreamExt};
 pub use cors::Cors;
 
 use crate::agent::host::Hosts;
+use crate::protocol::TraceContext;
 use crate::session::Sessions;
 
 /// Largest message a client may send, in bytes.
@@ -66,6 +67,11 @@ fn until_broken<T, E>(
         .flat_map(with_end)
         .take_while(|frame| std::future::ready(frame.is_some()));
     until_end.filter_map(std::future::ready)
+}
+
+/// The trace context that a call or a connection came with.
+fn trace(headers: &http::HeaderMap) -> TraceContext {
+    TraceContext::from_metadata(|name| headers.get(name)?.to_str().ok())
 }
 
 /// The token of an `authorization: Bearer …` header.

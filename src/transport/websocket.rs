@@ -13,6 +13,7 @@ use secrecy::SecretString;
 use tokio::sync::mpsc;
 
 use super::{MESSAGE_BYTES_MAX, OUTBOUND_CHUNKS_MAX};
+use crate::protocol::TraceContext;
 use crate::session::{Chunk, Connection, Encoding, Goodbye, Sessions, attach};
 use crate::wire::{Invalid, parse_json};
 
@@ -38,12 +39,12 @@ async fn upgrade(
         let text = "Origin: must be the host of this runtime\n";
         return (http::StatusCode::FORBIDDEN, text).into_response();
     }
-    let bearer = super::bearer(&headers);
+    let (bearer, trace) = (super::bearer(&headers), super::trace(&headers));
     upgrade
         .read_buffer_size(READ_BUFFER_BYTES)
         .max_message_size(READ_BYTES_MAX)
         .max_frame_size(READ_BYTES_MAX)
-        .on_upgrade(move |socket| serve(sessions, socket, bearer))
+        .on_upgrade(move |socket| serve(sessions, socket, bearer, trace))
 }
 
 /// A browser says where a page comes from; one from elsewhere may not use the
@@ -59,7 +60,12 @@ fn same_origin(headers: &http::HeaderMap) -> bool {
     origin.is_some_and(|(_, origin)| Some(origin) == host)
 }
 
-async fn serve(sessions: Arc<Sessions>, socket: WebSocket, bearer: Option<SecretString>) {
+async fn serve(
+    sessions: Arc<Sessions>,
+    socket: WebSocket,
+    bearer: Option<SecretString>,
+    trace: TraceContext,
+) {
     let (sink, stream) = socket.split();
     let (outbound, chunks) = mpsc::channel(OUTBOUND_CHUNKS_MAX);
     let broken = Arc::new(OnceLock::new());
@@ -75,6 +81,7 @@ async fn serve(sessions: Arc<Sessions>, socket: WebSocket, bearer: Option<Secret
         outbound,
         encoding: Encoding::Json,
         bearer,
+        trace,
     };
     attach(sessions, connection).await;
     // The writer ends with the channel; a panic in it is of no use to the peer.

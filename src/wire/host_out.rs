@@ -137,6 +137,8 @@ fn assign_proto(assign: Assign) -> proto::Assign {
         input_json: assign.input_json,
         principal: assign.principal,
         traceparent: assign.traceparent,
+        tracestate: assign.tracestate,
+        baggage: assign.baggage,
         deadline: assign.deadline.and_then(ts_to_proto),
         lease_json: assign.lease_json,
         lease_expires_at: assign.lease_expires_at.and_then(ts_to_proto),
@@ -146,6 +148,5 @@ fn assign_proto(assign: Assign) -> proto::Assign {
             .credentials_json
             .map(|json| json.expose_secret().to_owned())
             .unwrap_or_default(),
-        ..Default::default()
     }
 }

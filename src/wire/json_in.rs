@@ -4,10 +4,11 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::proto_in::{ID_BYTES_MAX, KEY_BYTES_MAX, optional};
+use super::extensions::Extensions;
+use super::proto_in::{ID_BYTES_MAX, KEY_BYTES_MAX};
 use super::{Invalid, JSON_DEPTH_MAX, check_json, depth};
 use crate::protocol::message::{Hello, ListJobs, Profile, Request, RequestBody, Resume, Submit};
-use crate::protocol::{Timestamp, VERSION, id::parse_trace_id};
+use crate::protocol::{Timestamp, VERSION};
 
 #[derive(Deserialize)]
 struct RawEnvelope<'a> {
@@ -83,14 +84,14 @@ pub fn parse_json(text: &str) -> Result<Request, Invalid> {
     if job_id.as_ref().is_some_and(|id| id.len() > ID_BYTES_MAX) {
         return Err(named(format!("job_id: longer than {ID_BYTES_MAX} bytes")));
     }
+    let extensions = Extensions::read(raw.extensions.map_or("", RawValue::get));
+    let trace = extensions.trace(raw.trace_id.as_deref()).map_err(named)?;
     Ok(Request {
         id,
         session_id: raw.session_id.clone().filter(|id| !id.is_empty()),
         job_id,
-        trace_id: raw.trace_id.as_deref().and_then(parse_trace_id),
-        optional: raw
-            .extensions
-            .is_some_and(|extensions| optional(extensions.get())),
+        trace,
+        optional: extensions.optional,
         body,
     })
 }

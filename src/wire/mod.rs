@@ -7,6 +7,7 @@
 
 mod convert;
 mod event_json;
+mod extensions;
 mod granted;
 mod host_in;
 mod host_out;
@@ -21,6 +22,7 @@ mod rotated;
 mod stored;
 #[cfg(test)]
 mod tests;
+mod traced;
 mod withheld;
 
 /// Generated from `proto/arcp/v1`.
@@ -48,6 +50,7 @@ pub use record::{
 pub use reply::{encode_reply_json, encode_reply_proto};
 pub use rotated::{rotation_of, with_value};
 pub use stored::{decode_outcome, delegates};
+pub use traced::{Traced, What, traced};
 pub use withheld::{feature_of, withheld};
 
 /// Nesting a JSON text may have.

@@ -1,9 +1,10 @@
 //! A client's protobuf envelope as a checked request.
 
 use super::convert::{filled, ts_from_proto};
+use super::extensions::Extensions;
 use super::{Invalid, check_json, proto};
+use crate::protocol::VERSION;
 use crate::protocol::message::{Hello, ListJobs, Profile, Request, RequestBody, Resume, Submit};
-use crate::protocol::{VERSION, id::parse_trace_id};
 
 /// Longest envelope id, and longest of any other identifier a client names.
 pub const ID_BYTES_MAX: usize = 128;
@@ -41,20 +42,16 @@ pub fn request_from_proto(envelope: proto::Envelope) -> Result<Request, Invalid>
     if let RequestBody::Hello(hello) = &mut body {
         hello.named_by_envelope(Some(&envelope.session_id));
     }
+    let extensions = Extensions::read(&envelope.extensions_json);
+    let trace = extensions.trace(Some(&envelope.trace_id)).map_err(named)?;
     Ok(Request {
         session_id: filled(envelope.session_id),
         job_id: filled(envelope.job_id),
-        trace_id: parse_trace_id(&envelope.trace_id),
-        optional: optional(&envelope.extensions_json),
+        trace,
+        optional: extensions.optional,
         id,
         body,
     })
-}
-
-/// Whether `extensions.optional` is true.
-pub(super) fn optional(extensions_json: &str) -> bool {
-    serde_json::from_str::<serde_json::Value>(extensions_json)
-        .is_ok_and(|extensions| extensions.get("optional") == Some(&serde_json::Value::Bool(true)))
 }
 
 fn body(payload: proto::envelope::Payload) -> Result<RequestBody, Invalid> {

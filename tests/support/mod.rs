@@ -4,6 +4,7 @@
 pub mod both;
 pub mod buf;
 pub mod chromium;
+pub mod collector;
 pub mod credentials;
 pub mod gateway;
 pub mod host;

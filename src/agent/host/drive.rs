@@ -153,7 +153,11 @@ impl Drive {
                 self.attempt -= 1;
                 Ok(End::NotStarted)
             }
-            None => Ok(End::Lost("the agent host is gone".into(), policy)),
+            None => {
+                let telemetry = self.job.telemetry();
+                telemetry.host_lost(self.job.trace(), "", self.attempt, policy_name(policy));
+                Ok(End::Lost("the agent host is gone".into(), policy))
+            }
         }
     }
 
@@ -211,6 +215,7 @@ impl Drive {
 
     async fn set_running(&self) {
         let stream = self.job.stream();
+        self.job.telemetry().running(self.job.trace(), stream);
         let running = Command::SetRunning { stream };
         if let Err(error) = self.job.log_of_jobs().execute(running).await {
             tracing::warn!(%error, job_id = self.job.job_id(), "a job is running and not listed so");
@@ -253,6 +258,12 @@ impl Drive {
                 reason = over(&mut phase) => return Ok(match reason {
                     None => End::Completed,
                     Some(reason) => {
+                        self.job.telemetry().host_lost(
+                            self.job.trace(),
+                            &offered.place.host.name,
+                            self.attempt,
+                            policy_name(offered.activation.loss_policy),
+                        );
                         // Or it would mix with the next attempt's.
                         offered.activation.settled().await;
                         let later = offered.activation.take_checkpoint();
@@ -336,6 +347,14 @@ fn policy_number(policy: LossPolicy) -> u8 {
         LossPolicy::Fail => 1,
         LossPolicy::Retry => 2,
         LossPolicy::Checkpoint => 3,
+    }
+}
+
+fn policy_name(policy: LossPolicy) -> &'static str {
+    match policy {
+        LossPolicy::Fail => "fail",
+        LossPolicy::Retry => "retry",
+        LossPolicy::Checkpoint => "checkpoint",
     }
 }
 

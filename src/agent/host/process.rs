@@ -107,6 +107,8 @@ impl Host {
             input_json: job.input_json().into(),
             principal: job.principal().into(),
             traceparent: job.traceparent(),
+            tracestate: job.tracestate().into(),
+            baggage: job.baggage().into(),
             deadline: job.deadline(),
             lease_json: job.lease_json(),
             lease_expires_at: job.lease_expires_at(),

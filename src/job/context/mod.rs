@@ -12,7 +12,8 @@ use super::buffer::{Buffer, OnDurable};
 use super::grant::Grant;
 use crate::credential::{Credential, Holding, SecretString};
 use crate::log::{HostedRow, JobRow, Log, StreamId};
-use crate::protocol::{Timestamp, id};
+use crate::protocol::Timestamp;
+use crate::telemetry::{JobTrace, Telemetry};
 
 /// Handed to an agent for one job; cheap to clone.
 #[derive(Clone)]
@@ -25,7 +26,6 @@ struct Shared {
     session_id: String,
     principal: String,
     agent: String,
-    trace_id: String,
     input_json: String,
     deadline: Option<Timestamp>,
     /// What an earlier run of the runtime left of it.
@@ -39,6 +39,8 @@ struct Shared {
     grant: Option<Grant>,
     /// Its terminal has been written.
     over: CancellationToken,
+    trace: JobTrace,
+    telemetry: Telemetry,
 }
 
 /// Does not keep the job.
@@ -54,12 +56,13 @@ impl WeakJob {
 impl JobContext {
     /// `next_seq` is the number of the job's next record.
     pub(super) fn new(row: JobRow, next_seq: u64, limits: Limits, log: Log) -> Self {
+        let telemetry = Telemetry::default();
+        let trace = JobTrace::stored(&telemetry, &row, None);
         let shared = Shared {
             job_id: row.id,
             session_id: row.session_id,
             principal: row.principal,
             agent: row.agent,
-            trace_id: row.trace_id,
             input_json: row.input_json,
             deadline: None,
             recovered: None,
@@ -71,6 +74,8 @@ impl JobContext {
             result_started: AtomicBool::new(false),
             grant: None,
             over: CancellationToken::new(),
+            trace,
+            telemetry,
         };
         Self {
             shared: Arc::new(shared),
@@ -108,6 +113,14 @@ impl JobContext {
     ) -> Self {
         if let Some(shared) = Arc::get_mut(&mut self.shared) {
             (shared.deadline, shared.recovered) = (deadline, recovered);
+        }
+        self
+    }
+
+    /// Before the context is shared.
+    pub(super) fn traced(mut self, trace: JobTrace, telemetry: Telemetry) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            (shared.trace, shared.telemetry) = (trace, telemetry);
         }
         self
     }
@@ -161,9 +174,27 @@ impl JobContext {
         &self.shared.agent
     }
 
-    /// W3C trace context for whoever works on the job.
+    /// W3C trace context for whoever works on the job: a child of its run.
     pub fn traceparent(&self) -> String {
-        id::traceparent(&self.shared.trace_id)
+        self.shared.trace.traceparent()
+    }
+
+    /// What the submitter gave for whoever works on the job; may be empty.
+    pub fn tracestate(&self) -> &str {
+        &self.shared.trace.tracestate
+    }
+
+    /// As [`JobContext::tracestate`].
+    pub fn baggage(&self) -> &str {
+        &self.shared.trace.baggage
+    }
+
+    pub(crate) fn trace(&self) -> &JobTrace {
+        &self.shared.trace
+    }
+
+    pub(crate) fn telemetry(&self) -> &Telemetry {
+        &self.shared.telemetry
     }
 
     /// When the runtime ends the job, if it has a limit.
@@ -222,7 +253,7 @@ impl JobContext {
 
     /// 32 hex digits; hand it to whatever the agent calls.
     pub fn trace_id(&self) -> &str {
-        &self.shared.trace_id
+        &self.shared.trace.trace_id
     }
 
     /// The input as JSON text.

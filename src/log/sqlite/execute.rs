@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decode::job_from_row;
-use super::{credential, hosted, trim, view_ops};
+use super::{credential, hosted, trace, trim, view_ops};
 use crate::log::{Command, JobRow, Outcome, PendingBlock, Position};
 
 /// Whether there are credentials to be revoked after this.
@@ -46,6 +46,7 @@ pub(super) fn insert_block(
     if let Some(end) = &block.terminal {
         hosted::end(connection, block.stream)?;
         due = credential::end(connection, block.stream, end.ended_at_ms)?;
+        trace::end(connection, block.stream)?;
         let last_seq = block.first_seq + u64::from(block.count) - 1;
         connection
             .prepare_cached(
@@ -121,6 +122,7 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
             op,
             hosted,
             credentials,
+            trace,
         } => {
             let earlier = match &job.grant.parent_id {
                 Some(_) => same_child(connection, job)?,
@@ -140,6 +142,9 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
             }
             if let Some(row) = hosted {
                 hosted::insert(connection, row)?;
+            }
+            if let Some(row) = trace {
+                trace::insert(connection, job.stream, row)?;
             }
         }
         Command::IntendCredential(row) => credential::insert(connection, row)?,

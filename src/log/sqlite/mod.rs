@@ -12,6 +12,7 @@ mod reader;
 mod recent;
 mod schema;
 mod seek;
+mod trace;
 mod trim;
 mod view_ops;
 mod writer;

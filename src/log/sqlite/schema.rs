@@ -13,7 +13,15 @@ const APPLICATION_ID: i64 = 0x6172_6370;
 const CACHE_KIB: i64 = 16 * 1024;
 /// What each version of the format added to the one before. A store is brought
 /// up step by step when it is opened; a step, once released, is never changed.
-const STEPS: [&str; 6] = [FIRST, RECENT_VIEW_OPS, HOSTED, GRANTS, OFFERED, CREDENTIALS];
+const STEPS: [&str; 7] = [
+    FIRST,
+    RECENT_VIEW_OPS,
+    HOSTED,
+    GRANTS,
+    OFFERED,
+    CREDENTIALS,
+    JOB_TRACE,
+];
 /// `PRAGMA user_version`: how many of the steps a store has.
 const FORMAT: i64 = STEPS.len() as i64;
 
@@ -95,6 +103,12 @@ CREATE TABLE credential (
   settles_at_ms INTEGER NOT NULL, expires_at_ms INTEGER, next_at_ms INTEGER, attempts INTEGER NOT NULL,
   error TEXT NOT NULL, asked_json TEXT NOT NULL, issued_json TEXT NOT NULL, sealed BLOB) WITHOUT ROWID;
 CREATE INDEX credential_job ON credential (stream);
+";
+
+const JOB_TRACE: &str = "
+CREATE TABLE job_trace (
+  stream INTEGER PRIMARY KEY, parent_span_id TEXT, sampled INTEGER NOT NULL,
+  tracestate TEXT NOT NULL, baggage TEXT NOT NULL);
 ";
 
 /// The writer's connection and the last position in use.

@@ -62,6 +62,7 @@ pub struct Settings {
     pub cors: CorsSettings,
     pub limits: Limits,
     pub retention: Retention,
+    pub telemetry: TelemetrySettings,
     pub hosts: HostSettings,
     pub credentials: CredentialSettings,
     /// Who may host agents, and under which names.
@@ -77,6 +78,15 @@ pub struct CorsSettings {
     /// Of `JobService`; a list, or one text with commas.
     #[serde(deserialize_with = "list")]
     pub allow_origins: Vec<String>,
+}
+
+/// Traces and metrics; the rest is set by the standard `OTEL_*` variables, which go
+/// before this.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetrySettings {
+    /// URL of an OpenTelemetry collector; none is exported to without one.
+    pub otlp_endpoint: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -116,6 +126,7 @@ impl Default for Settings {
             cors: CorsSettings::default(),
             limits: Limits::default(),
             retention: Retention::default(),
+            telemetry: TelemetrySettings::default(),
             hosts: HostSettings::default(),
             credentials: CredentialSettings::default(),
             hosting: Vec::new(),

@@ -1,0 +1,316 @@
+//! Traces and metrics on their way out: spans made of the committed log, and the
+//! thread that hands them to a collector.
+//!
+//! The rest of the runtime says what happened through a [`Telemetry`], and waits for
+//! nothing: what does not fit a queue is dropped and counted. Jobs' spans come from
+//! their records ([`run`]), so that a trace shows what a client is shown, costs an
+//! agent nothing, and can be ended by another run of the runtime. Nothing here ever
+//! holds a span open.
+//!
+//! ```text
+//! caller ─▶ arcp.job submit ─▶ invoke_agent <name> ─▶ execute_tool <tool>
+//!                                                 ├─▶ arcp.job submit (of a child) ─▶ …
+//!                                                 └─▶ arcp.job cancel, arcp.host lost, …
+//! arcp.session resume, arcp.job subscribe: traces of their own, with links to runs
+//! ```
+
+mod encode;
+mod env;
+mod exporter;
+mod http;
+mod job;
+pub mod names;
+mod observer;
+mod otlp;
+mod queue;
+mod run;
+mod sampler;
+mod session;
+mod span;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+pub use env::{Batch, Config};
+pub use job::JobTrace;
+pub use otlp::{Endpoint, Protocol};
+pub use sampler::Sampler;
+pub use session::{Asked, LINKS_MAX};
+pub use span::now_ns;
+
+use crate::log::{Block, JobRow, StreamId};
+use crate::protocol::{ErrorCode, SpanRef, TraceContext};
+use observer::{Inbox, Message, Waiting};
+use queue::Queue;
+use run::Began;
+use span::{Kind, Span, now_of_records, random_id};
+
+/// Cheap to clone. The default is off and does nothing.
+#[derive(Clone, Default)]
+pub struct Telemetry {
+    shared: Option<Arc<Shared>>,
+}
+
+struct Shared {
+    inbox: Inbox,
+    waiting: Arc<Waiting>,
+    queue: Arc<Queue>,
+    sampler: Sampler,
+}
+
+/// How spans have fared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fate {
+    pub exported: u64,
+    pub dropped: u64,
+}
+
+/// How a request reached the runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    Session,
+    WebSocket,
+    JobService(&'static str),
+    /// A job of another job, or of the program that embeds the runtime.
+    Inside,
+}
+
+impl Telemetry {
+    /// Off when the configuration says nowhere to. Must not be given a certificate
+    /// that cannot be read.
+    pub fn start(config: Config) -> Result<Self, String> {
+        let Some(endpoint) = config.traces.clone() else {
+            return Ok(Self::default());
+        };
+        let queue = Arc::new(Queue::new(config.batch.queue_max, config.batch.batch_max));
+        let waiting = Arc::new(Waiting::default());
+        let sampler = config.sampler;
+        let sender = exporter::spawn(config, endpoint, queue.clone(), waiting.clone())?;
+        let inbox = Inbox {
+            sender,
+            waiting: waiting.clone(),
+        };
+        let shared = Shared {
+            inbox,
+            waiting,
+            queue,
+            sampler,
+        };
+        Ok(Self {
+            shared: Some(Arc::new(shared)),
+        })
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.shared.is_some()
+    }
+
+    fn sampler(&self) -> Option<Sampler> {
+        self.shared.as_ref().map(|shared| shared.sampler)
+    }
+
+    pub fn fate(&self) -> Fate {
+        self.shared.as_ref().map_or(Fate::default(), |shared| Fate {
+            exported: shared.queue.exported.load(Ordering::Relaxed),
+            dropped: shared.queue.dropped.load(Ordering::Relaxed)
+                + shared.waiting.dropped.load(Ordering::Relaxed),
+        })
+    }
+
+    fn send(&self, message: Message) {
+        if let Some(shared) = &self.shared {
+            shared.inbox.send(message);
+        }
+    }
+
+    fn span(&self, span: Span) {
+        self.send(Message::Span(Box::new(span)));
+    }
+
+    /// Committed blocks, in order.
+    pub fn committed(&self, group: &[Arc<Block>]) {
+        if let Some(shared) = &self.shared {
+            shared.inbox.blocks(group);
+        }
+    }
+
+    /// Waits until what was said so far is with the collector, but no longer.
+    pub async fn flush(&self, limit: Duration) {
+        let (done, flushed) = oneshot::channel();
+        self.send(Message::Flush(done));
+        if self.is_on() && tokio::time::timeout(limit, flushed).await.is_err() {
+            tracing::warn!("the collector did not take the last spans in time");
+        }
+    }
+
+    // --- what happens to jobs ---
+
+    /// A job that is durable and has not begun. Before its first record.
+    pub fn submitted(&self, trace: &JobTrace, submit: &Submitted<'_>) {
+        if !trace.recorded {
+            return;
+        }
+        let row = submit.row;
+        let mut span = Span::new(trace.submit(), names::SUBMIT, submit.start_ns, now_ns());
+        span.parent = trace.parent;
+        span.tracestate.clone_from(&trace.tracestate);
+        span.links.extend(submit.context.link.clone());
+        span.urgent = true;
+        of_job(&mut span, row);
+        via(&mut span, submit.via, "job.submit");
+        if submit.context.ignored {
+            span.set(names::TRACE_ID_IGNORED, true);
+        }
+        self.send(Message::Began(row.stream, began(trace, row, submit.hosted)));
+        self.span(span);
+    }
+
+    /// A submit that made no job: refused, or an earlier one's again.
+    pub fn not_submitted(
+        &self,
+        context: &TraceContext,
+        how: Via,
+        start_ns: u64,
+        ended: Result<&JobRow, ErrorCode>,
+    ) {
+        let Some(mut span) = self.asked(names::SUBMIT, context, start_ns) else {
+            return;
+        };
+        via(&mut span, how, "job.submit");
+        match ended {
+            Err(code) => span.fail(code.as_str()),
+            Ok(earlier) => {
+                of_job(&mut span, earlier);
+                span.set(names::DUPLICATE, true);
+                span.links.push(run_of(earlier));
+            }
+        }
+        self.span(span);
+    }
+
+    /// A job of an earlier run of the runtime, with its records so far.
+    pub fn taken_up(&self, trace: &JobTrace, row: &JobRow, hosted: bool, earlier: Vec<Arc<Block>>) {
+        if trace.recorded {
+            self.send(Message::Began(row.stream, began(trace, row, hosted)));
+            self.send(Message::Earlier(earlier));
+        }
+    }
+
+    /// A host has accepted a job.
+    pub fn running(&self, trace: &JobTrace, stream: StreamId) {
+        if trace.recorded {
+            self.send(Message::Running(stream, now_ns()));
+        }
+    }
+
+    /// A cancel that a job was told; `asked` is who did.
+    pub fn cancelled(&self, trace: &JobTrace, asked: &TraceContext, how: Via) {
+        if !trace.recorded {
+            return;
+        }
+        let now = now_of_records();
+        let mut span = trace.in_run(names::CANCEL, now, now);
+        via(&mut span, how, "job.cancel");
+        span.links.extend(asked.span());
+        self.span(span);
+    }
+
+    pub fn host_lost(&self, trace: &JobTrace, host: &str, attempt: u32, policy: &'static str) {
+        if !trace.recorded {
+            return;
+        }
+        let now = now_of_records();
+        let mut span = trace.in_run(names::HOST_LOST, now, now);
+        if !host.is_empty() {
+            span.set(names::HOST_NAME, host);
+        }
+        span.set(names::ATTEMPT, u64::from(attempt));
+        span.set(names::LOSS_POLICY, policy);
+        span.fail("host_lost");
+        self.span(span);
+    }
+
+    /// An operation that a job's lease does not allow. `capability` is a name of the
+    /// protocol; what it was asked for is the agent's and may be anything.
+    pub fn authorization_refused(&self, trace: &JobTrace, capability: &str, code: ErrorCode) {
+        if !trace.recorded {
+            return;
+        }
+        let now = now_of_records();
+        let mut span = trace.in_run(names::AUTHORIZE, now, now);
+        span.set(names::LEASE_CAPABILITY, capability);
+        span.fail(code.as_str());
+        self.span(span);
+    }
+
+    /// A short span of somebody's request, in the caller's trace or one of its own.
+    fn asked(&self, name: &str, context: &TraceContext, start_ns: u64) -> Option<Span> {
+        let sampler = self.sampler()?;
+        let trace_id = context.trace_id.clone();
+        let trace_id = trace_id.unwrap_or_else(crate::protocol::id::trace_id);
+        if !sampler.samples(&trace_id, context) {
+            return None;
+        }
+        let of = SpanRef {
+            trace_id,
+            span_id: random_id(),
+        };
+        let mut span = Span::new(of, name, start_ns, now_ns());
+        span.parent = context.span_id;
+        span.tracestate.clone_from(&context.tracestate);
+        span.links.extend(context.link.clone());
+        Some(span)
+    }
+}
+
+/// What a submit span says.
+pub struct Submitted<'a> {
+    pub row: &'a JobRow,
+    pub hosted: bool,
+    pub context: &'a TraceContext,
+    pub via: Via,
+    pub start_ns: u64,
+}
+
+fn began(trace: &JobTrace, row: &JobRow, hosted: bool) -> Box<Began> {
+    Box::new(Began {
+        trace: trace.clone(),
+        session_id: row.session_id.clone(),
+        agent: row.agent.clone(),
+        hosted,
+        created_ms: row.created_at_ms,
+    })
+}
+
+fn of_job(span: &mut Span, row: &JobRow) {
+    let (name, version) = row.agent.split_once('@').unwrap_or((&row.agent, ""));
+    span.set(names::JOB_ID, &*row.id);
+    span.set(names::AGENT_NAME, name);
+    span.set(names::AGENT_VERSION, version);
+    if !row.session_id.is_empty() {
+        span.set(names::SESSION_ID, &*row.session_id);
+        span.set(names::CONVERSATION, &*row.session_id);
+    }
+}
+
+fn run_of(row: &JobRow) -> SpanRef {
+    SpanRef {
+        trace_id: row.trace_id.clone(),
+        span_id: span::span_id(&row.id, "run"),
+    }
+}
+
+fn via(span: &mut Span, via: Via, message: &str) {
+    let (system, method) = match via {
+        Via::Session => ("grpc", "arcp.v1.RuntimeService/Session"),
+        Via::JobService(method) => ("grpc", method),
+        Via::WebSocket => ("arcp", message),
+        Via::Inside => return,
+    };
+    span.kind = Kind::Server;
+    span.set(names::RPC_SYSTEM, system);
+    span.set(names::RPC_METHOD, method);
+}

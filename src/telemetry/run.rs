@@ -1,0 +1,207 @@
+//! One job's run, read off its committed records: the spans of its tools as they
+//! end, its own when the terminal comes. Pure; the observer calls it.
+
+use std::collections::BTreeMap;
+
+use super::job::JobTrace;
+use super::names;
+use super::span::{Kind, Mark, Span, ms_to_ns, span_id};
+use crate::log::Block;
+use crate::protocol::SpanRef;
+use crate::wire::{self, Traced, What};
+
+/// Calls of tools that may be open at once; more are in the log and not in the trace.
+const OPEN_TOOLS_MAX: usize = 256;
+/// Events of the run's span: OpenTelemetry's default.
+const MARKS_MAX: usize = 128;
+const LINKS_MAX: usize = 128;
+
+pub(super) struct Run {
+    trace: JobTrace,
+    session_id: String,
+    agent: String,
+    hosted: bool,
+    created_ns: u64,
+    /// None while no host has accepted it.
+    started_ns: Option<u64>,
+    events: u64,
+    tools: BTreeMap<String, OpenTool>,
+    costs: BTreeMap<String, f64>,
+    marks: Vec<Mark>,
+    children: Vec<SpanRef>,
+}
+
+struct OpenTool {
+    tool: String,
+    seq: u64,
+    start_ns: u64,
+}
+
+/// What the observer is told of a job that begins.
+pub(super) struct Began {
+    pub trace: JobTrace,
+    pub session_id: String,
+    /// `name@version`.
+    pub agent: String,
+    pub hosted: bool,
+    pub created_ms: i64,
+}
+
+impl Run {
+    pub fn new(began: Began) -> Self {
+        let created_ns = ms_to_ns(began.created_ms);
+        Self {
+            trace: began.trace,
+            session_id: began.session_id,
+            agent: began.agent,
+            hosted: began.hosted,
+            created_ns,
+            started_ns: (!began.hosted).then_some(created_ns),
+            events: 0,
+            tools: BTreeMap::new(),
+            costs: BTreeMap::new(),
+            marks: Vec::new(),
+            children: Vec::new(),
+        }
+    }
+
+    /// A host has accepted it. The first time counts.
+    pub fn running(&mut self, at_ns: u64) {
+        self.started_ns.get_or_insert(at_ns);
+    }
+
+    /// Adds a block; gives what is over with it. `now_ns` is for records without a time.
+    pub fn apply(&mut self, block: &Block, now_ns: u64, out: &mut Vec<Span>) {
+        self.events += u64::from(block.count);
+        for (seq, record) in block.records() {
+            if let Some(traced) = wire::traced(record) {
+                self.record(seq, traced, now_ns, out);
+            }
+        }
+    }
+
+    fn record(&mut self, seq: u64, traced: Traced, now_ns: u64, out: &mut Vec<Span>) {
+        let at_ns = traced.at_ms.map_or(now_ns, ms_to_ns);
+        match traced.what {
+            What::ToolCall { tool, call_id } => {
+                if self.tools.len() < OPEN_TOOLS_MAX {
+                    let start_ns = at_ns;
+                    let open = OpenTool {
+                        tool,
+                        seq,
+                        start_ns,
+                    };
+                    self.tools.insert(call_id, open);
+                }
+            }
+            What::ToolResult { call_id, error } => {
+                if let Some(open) = self.tools.remove(&call_id) {
+                    let mut span = self.tool(&call_id, open, at_ns);
+                    if let Some(code) = error {
+                        span.fail(code);
+                    }
+                    out.push(span);
+                }
+            }
+            What::Status { phase } => {
+                if phase == "retrying" {
+                    out.push(self.trace.in_run(names::RETRY, at_ns, at_ns));
+                } else if self.marks.len() < MARKS_MAX {
+                    self.marks.push(Mark {
+                        name: "status".into(),
+                        at_ns,
+                        attributes: vec![(names::PHASE.into(), phase.into())],
+                    });
+                }
+            }
+            What::Cost { name, unit, value } => {
+                let currency = if unit.is_empty() { name } else { unit };
+                *self.costs.entry(currency).or_default() += value;
+            }
+            What::Delegate {
+                agent,
+                child_job_id,
+            } => {
+                let mut attributes = vec![(names::AGENT_NAME.into(), agent.into())];
+                if !child_job_id.is_empty() && self.children.len() < LINKS_MAX {
+                    self.children.push(SpanRef {
+                        trace_id: self.trace.trace_id.clone(),
+                        span_id: span_id(&child_job_id, "run"),
+                    });
+                    attributes.push((names::CHILD_JOB_ID.into(), child_job_id.into()));
+                }
+                if self.marks.len() < MARKS_MAX {
+                    self.marks.push(Mark {
+                        name: "delegate".into(),
+                        at_ns,
+                        attributes,
+                    });
+                }
+            }
+            What::Success => self.end("success", None, now_ns, out),
+            What::Failure { status, code } => self.end(&status, Some(code), now_ns, out),
+        }
+    }
+
+    fn tool(&self, call_id: &str, open: OpenTool, end_ns: u64) -> Span {
+        // A call's id may come twice in a job, its number may not.
+        let part = format!("tool/{}", open.seq);
+        let of = SpanRef {
+            trace_id: self.trace.trace_id.clone(),
+            span_id: span_id(&self.trace.job_id, &part),
+        };
+        let name = format!("{} {}", names::EXECUTE_TOOL, open.tool);
+        let mut span = Span::new(of, name, open.start_ns, end_ns);
+        span.parent = Some(self.trace.run().span_id);
+        span.tracestate.clone_from(&self.trace.tracestate);
+        span.set(names::JOB_ID, &*self.trace.job_id);
+        span.set(names::OPERATION, names::EXECUTE_TOOL);
+        span.set(names::TOOL_NAME, open.tool);
+        span.set(names::TOOL_CALL_ID, call_id);
+        span
+    }
+
+    fn end(&mut self, status: &str, code: Option<String>, now_ns: u64, out: &mut Vec<Span>) {
+        // What a job left open ended with it.
+        for (call_id, open) in std::mem::take(&mut self.tools) {
+            let mut span = self.tool(&call_id, open, now_ns);
+            span.set(names::TOOL_UNFINISHED, true);
+            span.fail(status);
+            out.push(span);
+        }
+        let (name, version) = self.agent.split_once('@').unwrap_or((&self.agent, ""));
+        let start_ns = self.started_ns.unwrap_or(self.created_ns);
+        let title = format!("{} {name}", names::INVOKE_AGENT);
+        let mut span = Span::new(self.trace.run(), title, start_ns, now_ns);
+        span.kind = if self.hosted {
+            Kind::Client
+        } else {
+            Kind::Internal
+        };
+        span.parent = Some(self.trace.submit().span_id);
+        span.tracestate.clone_from(&self.trace.tracestate);
+        span.set(names::JOB_ID, &*self.trace.job_id);
+        span.set(names::JOB_STATUS, status);
+        span.set(names::JOB_EVENTS, self.events);
+        span.set(names::OPERATION, names::INVOKE_AGENT);
+        span.set(names::AGENT_NAME, name);
+        span.set(names::AGENT_VERSION, version);
+        if !self.session_id.is_empty() {
+            span.set(names::SESSION_ID, &*self.session_id);
+            span.set(names::CONVERSATION, &*self.session_id);
+        }
+        if self.hosted {
+            let waited_ns = start_ns.saturating_sub(self.created_ns);
+            span.set(names::QUEUE_SECONDS, waited_ns as f64 / 1e9);
+        }
+        for (currency, sum) in std::mem::take(&mut self.costs) {
+            span.set(format!("{}{currency}", names::COST), sum);
+        }
+        span.events = std::mem::take(&mut self.marks);
+        span.links = std::mem::take(&mut self.children);
+        if let Some(code) = code {
+            span.fail(code);
+        }
+        out.push(span);
+    }
+}

@@ -1,0 +1,521 @@
+//! Traces: what a collector is told of jobs, as whole trees.
+
+mod support;
+
+use arcpd::wire::proto;
+use arcpd::wire::proto::LossPolicy;
+use arcpd::wire::proto::envelope::Payload;
+use arcpd::wire::proto::job_event::Body;
+use serde_json::json;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use support::collector::{Collector, Seen};
+use support::host::*;
+use support::jobs::{connect, of};
+use support::ws::Ws;
+use support::*;
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const CALLER: &str = "00f067aa0ba902b7";
+
+fn traced(dir: &std::path::Path, collector: &Collector, toml: &str) -> Command {
+    let path = dir.join("arcpd.toml");
+    std::fs::write(&path, toml).unwrap();
+    let mut command = serve(dir);
+    command.arg("--config").arg(path);
+    command.envs(collector.env("http/protobuf"));
+    command
+}
+
+fn start(dir: &std::path::Path, collector: &Collector, toml: &str) -> Runtime {
+    Runtime::spawn(&mut traced(dir, collector, toml))
+}
+
+fn is_text(span: &Seen, wanted: &[(&str, &str)]) {
+    for (key, value) in wanted {
+        assert_eq!(
+            span.attributes.get(*key).map(String::as_str),
+            Some(*value),
+            "{span:#?}"
+        );
+    }
+}
+
+fn run_of<'a>(spans: &'a [Seen], job_id: &str) -> &'a Seen {
+    let found = spans.iter().find(|span| {
+        span.name.starts_with("invoke_agent") && span.attributes["arcp.job.id"] == job_id
+    });
+    found.unwrap_or_else(|| panic!("a run of {job_id}"))
+}
+
+#[tokio::test]
+async fn a_submit_is_a_child_of_its_caller_over_grpc_and_its_run_and_tools_are_below() {
+    let (collector, dir) = (Collector::start().await, tempfile::tempdir().unwrap());
+    let mut command = serve(dir.path());
+    command
+        .envs(collector.env("grpc"))
+        .env("OTEL_SERVICE_NAME", "agents")
+        .env("OTEL_EXPORTER_OTLP_HEADERS", "x-key=k%201")
+        .env("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip");
+    let runtime = Runtime::spawn(&mut command);
+    let mut jobs = connect(&runtime, ALICE).await;
+    let mut request = tonic::Request::new(of("word-count", json!({ "text": "a secret word" })));
+    let parent = format!("00-{TRACE}-{CALLER}-01").parse().unwrap();
+    request.metadata_mut().insert("traceparent", parent);
+    request
+        .metadata_mut()
+        .insert("tracestate", "vendor=1".parse().unwrap());
+    let job = jobs
+        .submit_job(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .job
+        .unwrap();
+    let run = collector.span(TRACE, "invoke_agent word-count").await;
+    assert_eq!(
+        collector.tree(TRACE),
+        format!(
+            "caller {CALLER}\narcp.job submit\n  invoke_agent word-count\n    execute_tool rank\n"
+        )
+    );
+    assert_eq!((&*run.service, &*run.tracestate), ("agents", "vendor=1"));
+    is_text(
+        &run,
+        &[
+            ("arcp.job.id", &job.job_id),
+            ("arcp.job.status", "success"),
+            ("gen_ai.operation.name", "invoke_agent"),
+            ("gen_ai.agent.name", "word-count"),
+            ("gen_ai.agent.version", "1.0.0"),
+        ],
+    );
+    let submit = collector.span(TRACE, "arcp.job submit").await;
+    let method = ("rpc.method", "arcp.v1.JobService/SubmitJob");
+    is_text(&submit, &[("rpc.system.name", "grpc"), method]);
+    let tool = collector.span(TRACE, "execute_tool rank").await;
+    is_text(
+        &tool,
+        &[
+            ("gen_ai.tool.name", "rank"),
+            ("gen_ai.tool.call.id", "rank-1"),
+        ],
+    );
+    assert!(run.start_ns <= tool.start_ns && tool.end_ns <= run.end_ns);
+    assert_eq!(collector.headers()[0]["x-key"], "k 1");
+    // Input, result and token are nobody's attribute.
+    let raw = collector.raw();
+    assert!(raw.contains(&job.job_id) && !raw.contains("secret") && !raw.contains(ALICE));
+}
+
+#[tokio::test]
+async fn the_submit_of_a_running_job_is_exported_at_once() {
+    let (collector, dir) = (Collector::start().await, tempfile::tempdir().unwrap());
+    let mut command = serve(dir.path());
+    command
+        .envs(collector.env("http/protobuf"))
+        .env("OTEL_BSP_SCHEDULE_DELAY", "3600000");
+    let runtime = Runtime::spawn(&mut command);
+    let mut jobs = connect(&runtime, ALICE).await;
+    let job = jobs
+        .submit_job(of("sleeper", json!({ "ms": 3_600_000 })))
+        .await
+        .unwrap();
+    let job = job.into_inner().job.unwrap();
+    collector.span(&job.trace_id, "arcp.job submit").await;
+    assert_eq!(collector.tree(&job.trace_id), "arcp.job submit\n");
+    // A parent that is asked for is one that comes.
+    let job_id = job.job_id.clone();
+    jobs.cancel_job(proto::CancelJobRequest { job_id })
+        .await
+        .unwrap();
+    assert!(runtime.terminate().await.success());
+    let spans = collector.spans();
+    assert!(run_of(&spans, &job.job_id).error.as_deref() == Some("CANCELLED"));
+    assert_eq!(
+        collector.tree(&job.trace_id),
+        "arcp.job submit\n  invoke_agent sleeper !CANCELLED\n    arcp.job cancel\n"
+    );
+}
+
+#[tokio::test]
+async fn a_hosts_tools_are_in_the_job_and_its_own_spans_have_the_run_as_parent() {
+    let (collector, dir) = (Collector::start().await, tempfile::tempdir().unwrap());
+    let runtime = start(dir.path(), &collector, HOSTING);
+    let mut host = HostPeer::serving(&runtime.address, "h1", "a", 4).await;
+    let mut ws = Ws::connect(&runtime, ALICE).await;
+    let mut submit = ws.envelope("job.submit", json!({ "agent": "a", "input": 1 }));
+    submit["trace_id"] = TRACE.into();
+    submit["extensions"] = json!({ "x-vendor.opentelemetry.tracecontext": {
+        "traceparent": format!("00-{TRACE}-{CALLER}-01"), "tracestate": "v=2", "baggage": "tenant=t1" } });
+    ws.send(&submit.to_string()).await;
+    let (assign, of) = host.assigned().await;
+    assert_eq!(
+        (&*assign.tracestate, &*assign.baggage),
+        ("v=2", "tenant=t1")
+    );
+    host.accept(&of).await;
+    let call = |id: &str, tool: &str| {
+        Body::ToolCall(proto::ToolCall {
+            tool: tool.into(),
+            call_id: id.into(),
+            args_json: r#"{"key":"hidden-argument"}"#.into(),
+        })
+    };
+    let result = |id: &str, error_json: &str| {
+        Body::ToolResult(proto::ToolResult {
+            call_id: id.into(),
+            result_json: if error_json.is_empty() { "1" } else { "" }.into(),
+            error_json: error_json.into(),
+        })
+    };
+    let cost = Body::Metric(proto::Metric {
+        name: "cost.inference".into(),
+        value: 0.25,
+        unit: "USD".into(),
+        ..Default::default()
+    });
+    let refused = r#"{"code":"PERMISSION_DENIED","message":"hidden-text"}"#;
+    let reports = [
+        event(1, call("1", "search")),
+        event(2, call("2", "write")),
+        event(3, result("1", "")),
+        event(4, cost.clone()),
+        event(5, cost),
+        event(6, result("2", refused)),
+        event(7, call("3", "left-open")),
+        support::host::result(8, "1"),
+    ];
+    host.report(&of, reports.into()).await;
+    ws.until_terminal().await;
+    let run = collector.span(TRACE, "invoke_agent a").await;
+    assert_eq!(assign.traceparent, format!("00-{TRACE}-{}-01", run.span_id));
+    let children: Vec<_> = collector
+        .tree(TRACE)
+        .lines()
+        .map(str::trim)
+        .map(String::from)
+        .collect();
+    let mut tools = children[3..].to_vec();
+    tools.sort();
+    assert_eq!(
+        children[..3],
+        [
+            format!("caller {CALLER}"),
+            "arcp.job submit".into(),
+            "invoke_agent a".into()
+        ]
+    );
+    assert_eq!(
+        tools,
+        [
+            "execute_tool left-open !success",
+            "execute_tool search",
+            "execute_tool write !PERMISSION_DENIED"
+        ]
+    );
+    is_text(&run, &[("arcp.cost.USD", "0.5"), ("arcp.job.events", "8")]);
+    assert!(run.attributes.contains_key("arcp.job.queue_seconds"));
+    let raw = collector.raw();
+    assert!(!raw.contains("hidden-argument") && !raw.contains("hidden-text"));
+}
+
+#[tokio::test]
+async fn a_lost_host_and_the_retry_after_it_are_in_the_trace() {
+    let (collector, dir) = (Collector::start().await, tempfile::tempdir().unwrap());
+    let runtime = start(dir.path(), &collector, HOSTING);
+    let with = |policy| vec![with_policy("a", policy)];
+    let first = register("h1", with(LossPolicy::Retry), 1);
+    let (mut h1, _) = HostPeer::connect(&runtime.address, first).await.unwrap();
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    peer.submit("a", json!(1)).await;
+    let (assign, of) = h1.assigned().await;
+    h1.accept(&of).await;
+    h1.report(&of, vec![log(1, "begun")]).await;
+    h1.acked(1).await;
+    drop(h1);
+    let second = register("h2", with(LossPolicy::Retry), 1);
+    let (mut h2, _) = HostPeer::connect(&runtime.address, second).await.unwrap();
+    let (again, of) = h2.assigned_at_last().await;
+    assert_eq!(
+        (again.attempt, &again.traceparent),
+        (2, &assign.traceparent)
+    );
+    h2.accept(&of).await;
+    h2.report(&of, vec![result(1, "1")]).await;
+    let seen = peer.until_terminal().await;
+    let trace = &seen[0].trace_id;
+    collector.span(trace, "invoke_agent a").await;
+    assert_eq!(
+        collector.tree(trace),
+        "arcp.job submit\n  invoke_agent a\n    arcp.host lost !host_lost\n    arcp.job retry\n"
+    );
+    let lost = collector.span(trace, "arcp.host lost").await;
+    is_text(
+        &lost,
+        &[
+            ("arcp.host.name", "h1"),
+            ("arcp.job.attempt", "1"),
+            ("arcp.host.loss_policy", "retry"),
+        ],
+    );
+}
+
+/// The span that one process began, another ends: with the ids that the first gave away.
+#[tokio::test]
+async fn a_job_that_outlives_its_runtime_has_one_run() {
+    let (collector, dir) = (Collector::start().await, tempfile::tempdir().unwrap());
+    let runtime = start(dir.path(), &collector, HOSTING);
+    let address = runtime.address.clone();
+    let mut host = HostPeer::serving(&address, "h1", "a", 1).await;
+    let mut jobs = connect(&runtime, ALICE).await;
+    let job = jobs
+        .submit_job(of("a", json!(1)))
+        .await
+        .unwrap()
+        .into_inner()
+        .job
+        .unwrap();
+    let inside = jobs
+        .submit_job(of("sleeper", json!({ "ms": 3_600_000 })))
+        .await
+        .unwrap();
+    let inside = inside.into_inner().job.unwrap();
+    let (assign, held_ref) = host.assigned().await;
+    host.accept(&held_ref).await;
+    let call = Body::ToolCall(proto::ToolCall {
+        tool: "search".into(),
+        call_id: "1".into(),
+        args_json: "1".into(),
+    });
+    host.report(&held_ref, vec![event(1, call)]).await;
+    host.acked(1).await;
+    collector.span(&job.trace_id, "arcp.job submit").await;
+    collector.span(&inside.trace_id, "arcp.job submit").await;
+    runtime.kill();
+    let mut command = serve_at(dir.path(), &address);
+    command.arg("--config").arg(dir.path().join("arcpd.toml"));
+    let runtime = Runtime::spawn(command.envs(collector.env("http/protobuf")));
+    let mut register = register("h1", vec![agent("a")], 1);
+    register.resume = vec![held(&held_ref)];
+    let (mut host, registered) = HostPeer::connect(&address, register).await.unwrap();
+    assert_eq!(registered.keep.len(), 1);
+    let done = Body::ToolResult(proto::ToolResult {
+        call_id: "1".into(),
+        result_json: "1".into(),
+        ..Default::default()
+    });
+    host.report(&held_ref, vec![event(2, done), result(3, "1")])
+        .await;
+    let run = collector.span(&job.trace_id, "invoke_agent a").await;
+    assert_eq!(
+        assign.traceparent,
+        format!("00-{}-{}-01", job.trace_id, run.span_id)
+    );
+    assert_eq!(
+        collector.tree(&job.trace_id),
+        "arcp.job submit\n  invoke_agent a\n    execute_tool search\n"
+    );
+    // What ran inside the runtime ended with it, and is not open for ever.
+    collector
+        .span(&inside.trace_id, "invoke_agent sleeper")
+        .await;
+    assert_eq!(
+        collector.tree(&inside.trace_id),
+        "arcp.job submit\n  invoke_agent sleeper !INTERNAL_ERROR\n"
+    );
+    drop(runtime);
+}
+
+#[tokio::test]
+async fn a_resume_and_a_subscribe_are_traces_of_their_own_that_link_to_the_run() {
+    let (collector, dir) = (Collector::start().await, tempfile::tempdir().unwrap());
+    let runtime = start(dir.path(), &collector, "");
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    let job_id = peer
+        .submit("ticker", json!({ "count": 3_000, "interval_ms": 1_000 }))
+        .await;
+    let (session, token) = (peer.session_id.clone(), peer.resume_token.clone());
+    drop(peer);
+    let resumed = Peer::resume(&runtime.address, ALICE, &session, &token, 0).await;
+    let mut peer = resumed.welcomed().await;
+    let mut observer = Peer::connect(&runtime.address, ALICE).await;
+    let subscribe = proto::JobSubscribe {
+        history: true,
+        ..Default::default()
+    };
+    observer
+        .send(&job_id, Payload::JobSubscribe(subscribe))
+        .await;
+    observer.ping().await;
+    peer.send(&job_id, Payload::JobCancel(proto::JobCancel::default()))
+        .await;
+    let trace = peer.until_terminal().await[0].trace_id.clone();
+    let run = collector.span(&trace, "invoke_agent ticker").await;
+    let link = vec![(trace.clone(), run.span_id.clone())];
+    for name in ["arcp.session resume", "arcp.job subscribe"] {
+        let span = collector
+            .until(|seen| seen.spans().into_iter().find(|span| span.name == name))
+            .await;
+        assert!(span.trace_id != trace && span.parent.is_empty(), "{span:?}");
+        assert_eq!(span.links, link, "{name}");
+    }
+    assert_eq!(
+        collector.tree(&trace),
+        "arcp.job submit\n  invoke_agent ticker !CANCELLED\n    arcp.job cancel\n"
+    );
+    assert!(!collector.raw().contains(&token));
+}
+
+#[tokio::test]
+async fn a_refused_submit_and_an_unsampled_one() {
+    let (collector, dir) = (Collector::start().await, tempfile::tempdir().unwrap());
+    let runtime = start(dir.path(), &collector, "");
+    let mut ws = Ws::connect(&runtime, ALICE).await;
+    let mut submit = ws.envelope("job.submit", json!({ "agent": "nobody", "input": 1 }));
+    submit["trace_id"] = format!("00-{TRACE}-{CALLER}-01").into();
+    ws.send(&submit.to_string()).await;
+    let span = collector.span(TRACE, "arcp.job submit").await;
+    assert_eq!(span.error.as_deref(), Some("AGENT_NOT_AVAILABLE"));
+    assert_eq!(span.parent, CALLER);
+    // A caller that does not record its trace gets no part of one.
+    let mut submit = ws.envelope("job.submit", json!({ "agent": "echo", "input": 1 }));
+    let unsampled = "aaf92f3577b34da6a3ce929d0e0e4736";
+    submit["trace_id"] = format!("00-{unsampled}-{CALLER}-00").into();
+    ws.send(&submit.to_string()).await;
+    ws.until_terminal().await;
+    // An extension that cannot be read is refused by field.
+    let mut submit = ws.envelope("job.submit", json!({ "agent": "echo", "input": 1 }));
+    submit["extensions"] = json!({ "x-vendor.opentelemetry.tracecontext": { "traceparent": "x" } });
+    ws.send(&submit.to_string()).await;
+    let refused = ws.hear_type("session.error").await;
+    let message = refused["payload"]["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("extensions.x-vendor.opentelemetry.tracecontext.traceparent:"),
+        "{message}"
+    );
+    // A trace_id that cannot be read is told to whoever looks for it.
+    let mut submit = ws.envelope("job.submit", json!({ "agent": "echo", "input": 1 }));
+    submit["trace_id"] = "free text".into();
+    ws.send(&submit.to_string()).await;
+    let accepted = ws.hear_type("job.accepted").await;
+    let span = collector
+        .span(accepted["trace_id"].as_str().unwrap(), "arcp.job submit")
+        .await;
+    is_text(&span, &[("arcp.trace_id.ignored", "true")]);
+    assert!(runtime.terminate().await.success());
+    assert_eq!(collector.tree(unsampled), "");
+}
+
+/// Nothing of what the runtime needs to end may wait for its own worker.
+#[tokio::test]
+async fn one_worker_on_one_cpu_exports_and_ends() {
+    let collector = Collector::start().await;
+    let mut demo = Command::new("taskset");
+    demo.args(["-c", "0", env!("CARGO_BIN_EXE_arcpd"), "demo"])
+        .env("TOKIO_WORKER_THREADS", "1")
+        .envs(collector.env("grpc"));
+    // Beside the collector, which has to answer meanwhile.
+    let demo = tokio::task::spawn_blocking(move || demo.output());
+    let demo = demo.await.unwrap().unwrap();
+    let said = String::from_utf8(demo.stdout).unwrap();
+    assert!(demo.status.success(), "{said}");
+    let trace = said
+        .lines()
+        .find_map(|line| line.strip_prefix("trace      "))
+        .unwrap();
+    // All of it was there before the process had gone.
+    assert_eq!(
+        collector.tree(trace),
+        "arcp.job submit\n  invoke_agent word-count\n    execute_tool rank\n"
+    );
+    let spans = collector.spans();
+    let run = spans
+        .iter()
+        .find(|span| span.name == "invoke_agent word-count")
+        .unwrap();
+    let linked = |name: &str| {
+        let span = spans.iter().find(|span| span.name == name);
+        span.map(|span| span.links.clone())
+    };
+    let link = Some(vec![(run.trace_id.clone(), run.span_id.clone())]);
+    assert_eq!(
+        (linked("arcp.session resume"), linked("arcp.job subscribe")),
+        (link.clone(), link)
+    );
+}
+
+/// A collector that takes connections and never answers, on one worker.
+#[tokio::test]
+async fn a_collector_that_hangs_costs_dropped_spans_and_nothing_else() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    for protocol in ["grpc", "http/protobuf"] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = serve(dir.path());
+        command
+            .env("TOKIO_WORKER_THREADS", "1")
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", &url)
+            .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+            .env("OTEL_METRICS_EXPORTER", "none")
+            .env("OTEL_BSP_SCHEDULE_DELAY", "10")
+            .env("OTEL_BSP_EXPORT_TIMEOUT", "300")
+            .env("OTEL_BSP_MAX_QUEUE_SIZE", "8");
+        let runtime = Runtime::spawn(&mut command);
+        let mut peer = Peer::connect(&runtime.address, ALICE).await;
+        for _ in 0..50 {
+            peer.submit("echo", json!(1)).await;
+            peer.until_terminal().await;
+        }
+        let name = "arcpd_telemetry_spans_dropped_total";
+        runtime.until_metric(name, |dropped| dropped >= 40).await;
+        assert!(runtime.log().contains("spans cannot be exported"));
+        drop(peer);
+        let asked = Instant::now();
+        assert!(runtime.terminate().await.success());
+        assert!(
+            asked.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            asked.elapsed()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_program_is_told_its_trace_and_a_runtime_that_records_nothing_passes_it_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = r#"printf '{"result":"%s %s %s"}' "$TRACEPARENT" "$TRACESTATE" "$BAGGAGE""#;
+    let toml = format!("[[agent]]\nname = \"env\"\ncommand = [\"sh\", \"-c\", '''{script}''']\n");
+    let runtime = Runtime::start_with(dir.path(), &toml);
+    let mut jobs = connect(&runtime, ALICE).await;
+    let mut request = tonic::Request::new(of("env", json!(null)));
+    let parent = format!("00-{TRACE}-{CALLER}-01");
+    for (name, value) in [
+        ("traceparent", &*parent),
+        ("tracestate", "v=1"),
+        ("baggage", "a=b"),
+    ] {
+        request.metadata_mut().insert(name, value.parse().unwrap());
+    }
+    let job = jobs
+        .submit_job(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .job
+        .unwrap();
+    let mut watch = jobs
+        .watch_job(proto::WatchJobRequest {
+            job_id: job.job_id,
+            ..Default::default()
+        })
+        .await
+        .unwrap()
+        .into_inner();
+    let mut text = String::new();
+    while let Some(more) = watch.message().await.unwrap() {
+        text += &format!("{more:?}");
+    }
+    // No span of this runtime will ever arrive: the caller's own is the parent.
+    assert!(text.contains(&format!("{parent} v=1 a=b")), "{text}");
+}
