@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::log::Durability;
 use crate::server::config::Settings;
 use crate::server::{Config, Hosting, ListenerLimits, Server, TlsFiles, Tokens};
-use crate::telemetry;
+use crate::telemetry::{self, logs};
 
 /// Every one may also be in the file and, as ARCPD_<NAME>, in the environment.
 #[derive(clap::Args, Serialize)]
@@ -29,6 +29,10 @@ pub(super) struct Serve {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     data_dir: Option<PathBuf>,
+    /// How lines of the log look [default: json]
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_format: Option<logs::Format>,
     /// What a visible event survives [default: process]
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,28 +80,22 @@ impl Serve {
     pub async fn run(self) -> anyhow::Result<()> {
         let file = self.config.clone();
         let settings = Settings::load(&self, file.as_deref())?;
-        log_to_stderr();
+        let filter = logs::start(settings.log_format);
         tracing::info!(configuration = settings.masked(), "starting");
         if !settings.listen.ip().is_loopback() && settings.tls_cert.is_none() {
             tracing::warn!(
                 "tokens travel unencrypted to this address; set tls_cert and tls_key, or end TLS in front"
             );
         }
-        let server = Server::bind(config(settings)?).await?;
+        let server = Server::bind(Config {
+            log_filter: Some(filter),
+            ..config(settings)?
+        })
+        .await?;
         let (listen, admin_listen) = (server.address()?, server.admin_address()?);
         tracing::info!(%listen, %admin_listen, "ready");
         server.run(stop_signal()?).await
     }
-}
-
-fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .json()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
 }
 
 fn config(settings: Settings) -> anyhow::Result<Config> {
@@ -134,6 +132,7 @@ fn config(settings: Settings) -> anyhow::Result<Config> {
         provisioning: settings.credentials.provisioning()?,
         host_options: settings.hosts.options(),
         telemetry: telemetry(&settings)?,
+        log_filter: None,
         drain_deadline: settings.drain_deadline(),
     })
 }

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::{RwLock, RwLockWriteGuard, broadcast, mpsc};
@@ -23,6 +23,7 @@ const CHANNEL_BLOCKS: usize = 32;
 pub struct Hub {
     channels: Mutex<HashMap<StreamId, Channel>>,
     published: AtomicI64,
+    catch_ups: AtomicU64,
     /// Written to while streams are looked at and trimmed.
     trimming: RwLock<()>,
 }
@@ -112,6 +113,15 @@ impl Hub {
     /// Every block up to here has been sent.
     pub fn published(&self) -> Position {
         self.published.load(Ordering::Acquire)
+    }
+
+    /// A reader lagged and goes back to the log.
+    pub fn count_catch_up(&self) {
+        self.catch_ups.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn catch_ups(&self) -> u64 {
+        self.catch_ups.load(Ordering::Relaxed)
     }
 
     fn send(&self, block: Arc<Block>) {

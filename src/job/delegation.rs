@@ -145,7 +145,10 @@ impl Jobs {
             trace: trace.to_row(self.telemetry()),
         };
         match self.log().execute(command).await {
-            Ok(LogOutcome::Done) => self.telemetry().submitted(&trace, &submitted),
+            Ok(LogOutcome::Done) => {
+                self.telemetry().metrics.submitted(&row.agent);
+                self.telemetry().submitted(&trace, &submitted);
+            }
             Ok(LogOutcome::Duplicate(earlier)) => {
                 // The same was asked twice at once.
                 grant.family.withdraw(stream);

@@ -137,6 +137,11 @@ impl Jobs {
         let start_ns = telemetry::now_ns();
         let said = self.telemetry.is_on().then(|| (new.trace.clone(), new.via));
         let submitted = self.make(new, op, start_ns).await;
+        match &submitted {
+            Ok(accepted) if accepted.duplicate => {}
+            Ok(accepted) => self.telemetry.metrics.submitted(&accepted.row.agent),
+            Err(failure) => self.telemetry.metrics.refused(failure.code),
+        }
         if let Some((trace, via)) = said {
             let told = match &submitted {
                 Ok(accepted) if accepted.duplicate => Some(Ok(&accepted.row)),
@@ -347,8 +352,14 @@ impl Jobs {
     }
 
     pub(super) fn context(&self, row: JobRow, last_seq: u64, trace: JobTrace) -> JobContext {
-        let context = JobContext::new(row, last_seq + 1, self.limits.clone(), self.log.clone());
-        context.traced(trace, self.telemetry.clone())
+        let telemetry = (trace, self.telemetry.clone());
+        JobContext::new(
+            row,
+            last_seq + 1,
+            self.limits.clone(),
+            self.log.clone(),
+            telemetry,
+        )
     }
 
     /// Asks a live job to stop. True when it was live; authority is the caller's to check

@@ -70,8 +70,12 @@ fn own_end(
             summary,
         },
         Ok(Err(failure)) => Outcome::Failed(said(failure)),
-        Err(_) => Outcome::Failed(Failure::internal(
-            "the agent panicked; see the runtime's log",
-        )),
+        Err(_) => {
+            let (trace_id, job_id) = (job.trace_id(), job.job_id());
+            tracing::error!(trace_id, job_id, agent = job.agent(), "an agent panicked");
+            Outcome::Failed(Failure::internal(
+                "the agent panicked; see the runtime's log",
+            ))
+        }
     }
 }

@@ -22,7 +22,7 @@ pub use rows::{
     Command, CredentialRow, CredentialState, GrantRow, HostKey, HostedAgentRow, HostedRow,
     IssuedRow, JobRow, ListFilter, Outcome, SessionRow, TraceRow, ViewOpRow,
 };
-pub use sqlite::{Durability, Log, OpenOptions, Reached, Trimmable};
+pub use sqlite::{Durability, Log, OpenOptions, Reached, Stats, Trimmable};
 
 /// Orders all blocks of the log.
 pub type Position = i64;

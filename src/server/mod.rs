@@ -4,8 +4,10 @@ pub mod config;
 mod counted;
 mod hosting;
 mod listener;
+mod process;
 mod prompt;
 pub mod retention;
+mod scrape;
 mod tls;
 mod tokens;
 
@@ -32,12 +34,13 @@ use crate::fanout::{self, Hub};
 use crate::job::{self, AgentDirectory, Jobs, now};
 use crate::log::{Command, Durability, Log, OpenOptions};
 use crate::session::{self, Sessions};
-use crate::telemetry::{self, Telemetry};
+use crate::telemetry::{self, Push, Telemetry, logs};
 use crate::transport::{self, Cors};
 use config::Provisioning;
 use hosting::HostRights;
 use listener::Listener;
 use retention::Retention;
+use scrape::{Scrape, scraper};
 use tls::Tls;
 
 /// Groups of blocks between the writer and the dispatcher.
@@ -69,6 +72,8 @@ pub struct Config {
     pub retention: Retention,
     /// Where traces and metrics go.
     pub telemetry: telemetry::Config,
+    /// What the admin port may change of the log.
+    pub log_filter: Option<logs::Filter>,
     /// From the signal to the exit.
     pub drain_deadline: Duration,
 }
@@ -95,6 +100,7 @@ impl Config {
             listener_limits: Default::default(),
             retention: Default::default(),
             telemetry: Default::default(),
+            log_filter: None,
             drain_deadline: Duration::from_secs(20),
         }
     }
@@ -110,6 +116,8 @@ pub struct Server {
     /// Ends with the log.
     dispatched: JoinHandle<()>,
     retention: Retention,
+    telemetry: telemetry::Config,
+    log_filter: Option<logs::Filter>,
     drain_deadline: Duration,
 }
 
@@ -119,7 +127,8 @@ impl Server {
         let (listen, admin_listen) = (config.listen, config.admin_listen);
         let listener_limits = config.listener_limits.clone();
         let (retention, drain_deadline) = (config.retention.clone(), config.drain_deadline);
-        let cors = config.cors.clone();
+        let (cors, telemetry) = (config.cors.clone(), config.telemetry.clone());
+        let log_filter = config.log_filter.clone();
         let (sessions, hosts, dispatched) = open(config).await?;
         let bind = |address: SocketAddr| async move {
             TcpListener::bind(address)
@@ -140,6 +149,8 @@ impl Server {
             hosts,
             dispatched,
             retention,
+            telemetry,
+            log_filter,
             drain_deadline,
         })
     }
@@ -158,11 +169,16 @@ impl Server {
         let sessions = self.sessions;
         let health = transport::grpc::health(sessions.draining.clone());
         let app = transport::router(sessions.clone(), self.hosts.clone(), health, &self.cors)?;
-        let admin = transport::admin::router(
-            sessions.clone(),
-            self.hosts.clone(),
-            self.listener.open.clone(),
-        );
+        let scrape = Scrape {
+            sessions: sessions.clone(),
+            hosts: self.hosts.clone(),
+            connections_open: self.listener.open.clone(),
+            runtime: tokio::runtime::Handle::current(),
+        };
+        let scraper = scraper(scrape.clone());
+        let admin = transport::admin::router(sessions.clone(), scraper.clone(), self.log_filter);
+        let push = Push::start(&self.telemetry, Box::new(move || scraper()));
+        let push = push.map_err(anyhow::Error::msg)?;
         let clients = tokio::spawn(self.listener.serve(app, sessions.draining.clone()));
         // Admin answers to the end, so that a probe sees the drain.
         let admin = tokio::spawn(
@@ -193,6 +209,9 @@ impl Server {
             keeper.abort();
         }
         admin.abort();
+        if let Some(push) = push {
+            push.stop(TELEMETRY_FLUSH_TIMEOUT).await;
+        }
         let log = sessions.log.clone();
         tokio::task::spawn_blocking(move || log.close()).await?;
         // The last terminals are in the trace once the dispatcher has passed them on.

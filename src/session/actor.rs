@@ -142,7 +142,10 @@ impl Actor {
                 }
                 permit = connection.outbound.reserve(), if !self.outbox.is_empty() => match permit {
                     Ok(permit) => {
-                        permit.send(self.outbox.take());
+                        let chunk = self.outbox.take();
+                        let metrics = &self.sessions.jobs.telemetry().metrics;
+                        metrics.sent(self.via, chunk.bytes.len());
+                        permit.send(chunk);
                         self.last_outbound = Instant::now();
                         self.last_taken = self.last_outbound;
                         self.full_since = None;
@@ -310,6 +313,7 @@ impl Actor {
     }
 
     async fn receive(&mut self, request: Result<Request, crate::wire::Invalid>) -> Result<(), End> {
+        self.sessions.jobs.telemetry().metrics.request(self.via);
         if self.row.earlier_token_hash.take().is_some() {
             // The peer has the new token: it speaks after its welcome.
             let id = self.row.id.clone();

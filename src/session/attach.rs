@@ -93,6 +93,8 @@ async fn trace_open(
     opened: &Result<Opened, Failure>,
 ) {
     let telemetry = sessions.jobs.telemetry();
+    let refused = opened.as_ref().err().map(|failure| failure.code);
+    telemetry.metrics.hello(refused, resume.is_some());
     if !telemetry.is_on() {
         return;
     }
@@ -189,7 +191,10 @@ async fn serve(sessions: Arc<Sessions>, mut connection: Connection, mut opened: 
         feed,
         outbox,
     };
+    let (via, metrics) = (connection.via(), sessions.jobs.telemetry().metrics.clone());
+    metrics.session_attached(via, 1);
     let told = actor.run(&mut connection, &claim).await;
+    metrics.session_attached(via, -1);
     claim.park().await;
     drop(claim);
     // After the claim: whoever has seen the stream end finds the session free.

@@ -22,6 +22,7 @@ impl Actor {
         let sent = self.next_seq - 1;
         self.acks.acked = self.acks.acked.max(last_processed_seq.min(sent));
         self.acks.seen = true;
+        self.sessions.jobs.telemetry().metrics.acks.inc();
         if sent - self.acks.acked <= self.sessions.limits.ack_lag_max / 2 {
             self.acks.told = false;
         }
@@ -34,6 +35,7 @@ impl Actor {
             return Ok(());
         }
         self.acks.told = true;
+        self.sessions.jobs.telemetry().metrics.back_pressure.inc();
         match self.tell_back_pressure(lag).await {
             Ok(()) => Ok(()),
             Err(failure) => Err(self.fail(failure)),

@@ -216,6 +216,7 @@ impl Feed {
     pub async fn woken(&mut self) {
         let lagged = tokio::task::unconstrained(std::future::poll_fn(|cx| self.poll_receive(cx)));
         if lagged.await {
+            self.hub.count_catch_up();
             self.mode = Mode::CatchUp;
         }
     }

@@ -19,9 +19,13 @@ mod env;
 mod exporter;
 mod http;
 mod job;
+pub mod logs;
+pub mod metrics;
 pub mod names;
 mod observer;
+mod openmetrics;
 mod otlp;
+mod push;
 mod queue;
 mod run;
 mod sampler;
@@ -36,7 +40,9 @@ use tokio::sync::oneshot;
 
 pub use env::{Batch, Config};
 pub use job::JobTrace;
+pub use metrics::Metrics;
 pub use otlp::{Endpoint, Protocol};
+pub use push::{Push, Text};
 pub use sampler::Sampler;
 pub use session::{Asked, LINKS_MAX};
 pub use span::now_ns;
@@ -48,9 +54,10 @@ use queue::Queue;
 use run::Began;
 use span::{Kind, Span, now_of_records, random_id};
 
-/// Cheap to clone. The default is off and does nothing.
+/// Cheap to clone. The default exports nothing; instruments count in any case.
 #[derive(Clone, Default)]
 pub struct Telemetry {
+    pub metrics: Arc<Metrics>,
     shared: Option<Arc<Shared>>,
 }
 
@@ -100,6 +107,7 @@ impl Telemetry {
             sampler,
         };
         Ok(Self {
+            metrics: Arc::default(),
             shared: Some(Arc::new(shared)),
         })
     }
@@ -132,6 +140,10 @@ impl Telemetry {
 
     /// Committed blocks, in order.
     pub fn committed(&self, group: &[Arc<Block>]) {
+        let records = group.iter().map(|block| u64::from(block.count)).sum();
+        let bytes = group.iter().map(|block| block.data.len() as u64).sum();
+        self.metrics.records.inc_by(records);
+        self.metrics.record_bytes.inc_by(bytes);
         if let Some(shared) = &self.shared {
             shared.inbox.blocks(group);
         }
@@ -219,6 +231,15 @@ impl Telemetry {
     }
 
     pub fn host_lost(&self, trace: &JobTrace, host: &str, attempt: u32, policy: &'static str) {
+        self.metrics.host_losses.inc();
+        tracing::warn!(
+            trace_id = trace.trace_id,
+            job_id = trace.job_id,
+            host,
+            attempt,
+            policy,
+            "the host of a job is lost"
+        );
         if !trace.recorded {
             return;
         }

@@ -39,6 +39,7 @@ pub struct Endpoint {
 #[derive(Clone, Copy)]
 pub(super) enum Signal {
     Traces,
+    Metrics,
 }
 
 /// Sends the requests of one signal.
@@ -88,12 +89,14 @@ impl Signal {
     fn method(self) -> &'static str {
         match self {
             Self::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+            Self::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
         }
     }
 
     fn path(self) -> &'static str {
         match self {
             Self::Traces => "v1/traces",
+            Self::Metrics => "v1/metrics",
         }
     }
 }

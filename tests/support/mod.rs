@@ -9,6 +9,7 @@ pub mod credentials;
 pub mod gateway;
 pub mod host;
 pub mod jobs;
+pub mod promtool;
 pub mod proxy;
 pub mod ws;
 
@@ -125,6 +126,21 @@ impl Runtime {
     pub fn admin_get(&self, path: &str) -> (u16, String) {
         let mut socket = std::net::TcpStream::connect(&self.admin).expect("the admin port");
         let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).expect("an answer");
+        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        (status.expect("a status"), body.to_owned())
+    }
+
+    /// The same with a body.
+    pub fn admin_post(&self, path: &str, body: &str) -> (u16, String) {
+        let mut socket = std::net::TcpStream::connect(&self.admin).expect("the admin port");
+        let len = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\ncontent-length: {len}\r\n\r\n{body}"
+        );
         socket.write_all(request.as_bytes()).expect("sent");
         let mut answer = String::new();
         socket.read_to_string(&mut answer).expect("an answer");

@@ -215,7 +215,7 @@ impl Drive {
 
     async fn set_running(&self) {
         let stream = self.job.stream();
-        self.job.telemetry().running(self.job.trace(), stream);
+        self.job.running_on_host(self.attempt);
         let running = Command::SetRunning { stream };
         if let Err(error) = self.job.log_of_jobs().execute(running).await {
             tracing::warn!(%error, job_id = self.job.job_id(), "a job is running and not listed so");

@@ -77,6 +77,13 @@ impl<W> Default for Placement<W> {
 }
 
 impl<W> Placement<W> {
+    /// In use, and in all.
+    pub fn places(&self) -> (u64, u64) {
+        let sum =
+            |of: fn(&Places) -> u32| self.hosts.values().map(|host| u64::from(of(host))).sum();
+        (sum(|host| host.used), sum(|host| host.max))
+    }
+
     /// Adds a host, or changes what it offers; what it works on stays counted.
     pub fn offer(&mut self, host: HostId, max: u32, agents: impl Iterator<Item = (String, u32)>) {
         let places = self.hosts.entry(host).or_insert(Places {

@@ -113,6 +113,11 @@ impl Hosts {
         self.state.lock().hosts.len()
     }
 
+    /// Jobs that hosts have, and the most that they take at once.
+    pub fn places(&self) -> (u64, u64) {
+        self.state.lock().placement.places()
+    }
+
     /// A place for a job of the agent, now or when one is free.
     pub(super) async fn place(self: &Arc<Self>, agent: &str) -> Place {
         loop {

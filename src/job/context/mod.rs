@@ -7,9 +7,9 @@ use std::sync::{Arc, Weak};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Limits;
 use super::buffer::{Buffer, OnDurable};
 use super::grant::Grant;
+use super::{Limits, now};
 use crate::credential::{Credential, Holding, SecretString};
 use crate::log::{HostedRow, JobRow, Log, StreamId};
 use crate::protocol::Timestamp;
@@ -39,6 +39,9 @@ struct Shared {
     grant: Option<Grant>,
     /// Its terminal has been written.
     over: CancellationToken,
+    created_at: Timestamp,
+    /// Something has been reported.
+    begun: AtomicBool,
     trace: JobTrace,
     telemetry: Telemetry,
 }
@@ -55,9 +58,13 @@ impl WeakJob {
 
 impl JobContext {
     /// `next_seq` is the number of the job's next record.
-    pub(super) fn new(row: JobRow, next_seq: u64, limits: Limits, log: Log) -> Self {
-        let telemetry = Telemetry::default();
-        let trace = JobTrace::stored(&telemetry, &row, None);
+    pub(super) fn new(
+        row: JobRow,
+        next_seq: u64,
+        limits: Limits,
+        log: Log,
+        (trace, telemetry): (JobTrace, Telemetry),
+    ) -> Self {
         let shared = Shared {
             job_id: row.id,
             session_id: row.session_id,
@@ -74,6 +81,8 @@ impl JobContext {
             result_started: AtomicBool::new(false),
             grant: None,
             over: CancellationToken::new(),
+            created_at: Timestamp(row.created_at_ms),
+            begun: AtomicBool::new(next_seq > 1),
             trace,
             telemetry,
         };
@@ -102,7 +111,9 @@ impl JobContext {
             idempotency_expires_at_ms: None,
             grant: crate::log::GrantRow::default(),
         };
-        Self::new(row, 1, Limits::default(), log)
+        let telemetry = Telemetry::default();
+        let trace = JobTrace::stored(&telemetry, &row, None);
+        Self::new(row, 1, Limits::default(), log, (trace, telemetry))
     }
 
     /// Before the context is shared.
@@ -113,14 +124,6 @@ impl JobContext {
     ) -> Self {
         if let Some(shared) = Arc::get_mut(&mut self.shared) {
             (shared.deadline, shared.recovered) = (deadline, recovered);
-        }
-        self
-    }
-
-    /// Before the context is shared.
-    pub(super) fn traced(mut self, trace: JobTrace, telemetry: Telemetry) -> Self {
-        if let Some(shared) = Arc::get_mut(&mut self.shared) {
-            (shared.trace, shared.telemetry) = (trace, telemetry);
         }
         self
     }
@@ -187,6 +190,16 @@ impl JobContext {
     /// As [`JobContext::tracestate`].
     pub fn baggage(&self) -> &str {
         &self.shared.trace.baggage
+    }
+
+    /// A host has it, for the first time or again.
+    pub(crate) fn running_on_host(&self, attempt: u32) {
+        let shared = &*self.shared;
+        if attempt == 1 && shared.recovered.is_none() {
+            let queued_ms = now().0 - shared.created_at.0;
+            shared.telemetry.metrics.queued(queued_ms);
+        }
+        shared.telemetry.running(&shared.trace, self.stream());
     }
 
     pub(crate) fn trace(&self) -> &JobTrace {

@@ -108,12 +108,22 @@ impl JobContext {
         batch: &Batch,
         mark: Option<ReportMark>,
     ) -> Result<(), Failure> {
+        self.begin();
         loop {
             match self.try_push(batch, mark.clone()) {
                 Pushed::Wake | Pushed::Queued => return Ok(()),
                 Pushed::Full => self.shared.buffer.wait_taken().await,
                 Pushed::Closed => return Err(Failure::invalid("event: the job has ended")),
             }
+        }
+    }
+
+    /// The first record of a job is timed.
+    fn begin(&self) {
+        let shared = &*self.shared;
+        if !shared.begun.load(Ordering::Relaxed) && !shared.begun.swap(true, Ordering::Relaxed) {
+            let metrics = &shared.telemetry.metrics;
+            metrics.first_event(now().0 - shared.created_at.0);
         }
     }
 
@@ -182,8 +192,9 @@ impl JobContext {
 
     fn push_end(&self, batch: &Batch, outcome: Outcome, mark: Option<ReportMark>) -> bool {
         let at = now();
+        let status = outcome.status();
         let end = JobEnd {
-            status: outcome.status().into(),
+            status: status.into(),
             ended_at_ms: at.0,
         };
         let encode = |data: &mut bytes::BytesMut| {
@@ -206,7 +217,11 @@ impl JobContext {
         if let Some(grant) = &self.shared.grant {
             grant.end(self.stream());
         }
-        self.shared.over.cancel();
+        let shared = &*self.shared;
+        shared.over.cancel();
+        self.begin();
+        let metrics = &shared.telemetry.metrics;
+        metrics.ended(&shared.agent, status, at.0 - shared.created_at.0);
         true
     }
 

@@ -12,6 +12,7 @@ mod reader;
 mod recent;
 mod schema;
 mod seek;
+mod stats;
 mod trace;
 mod trim;
 mod view_ops;
@@ -27,6 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Block, BlockSource, Command, Error, Outcome, Position};
 pub use seek::Reached;
+pub use stats::Stats;
 pub use trim::Trimmable;
 use writer::Queue;
 
@@ -79,6 +81,7 @@ struct State {
     recent: recent::Recent,
     /// Told when a terminal left credentials to be revoked.
     credentials_due: tokio::sync::Notify,
+    stats: Stats,
 }
 
 impl Log {
@@ -100,6 +103,7 @@ impl Log {
             closing: AtomicBool::new(false),
             recent: recent::Recent::default(),
             credentials_due: tokio::sync::Notify::new(),
+            stats: Stats::default(),
         });
         let queue = Arc::new(Queue::default());
         let readers = reader::Pool::open(&path)?;
@@ -128,6 +132,10 @@ impl Log {
     /// False while commits fail.
     pub fn healthy(&self) -> bool {
         self.shared.state.healthy.load(Ordering::Relaxed)
+    }
+
+    pub fn stats(&self) -> &Stats {
+        &self.shared.state.stats
     }
 
     /// Resolves once a terminal has left credentials to be revoked. For one waiter.

@@ -199,6 +199,24 @@ impl Log {
         .await
     }
 
+    /// Where the oldest block that is kept is; 0 when there is none.
+    pub async fn first_position(&self) -> Result<Position, Error> {
+        self.read(|connection| {
+            let first = "SELECT coalesce(min(position), 0) FROM block";
+            connection.query_row(first, [], |row| row.get(0))
+        })
+        .await
+    }
+
+    /// Sessions that may be resumed and have no connection.
+    pub async fn sessions_parked(&self) -> Result<i64, Error> {
+        self.read(|connection| {
+            let parked = "SELECT count(*) FROM session WHERE parked_at_ms IS NOT NULL";
+            connection.query_row(parked, [], |row| row.get(0))
+        })
+        .await
+    }
+
     /// The highest stream id in use.
     pub async fn last_stream(&self) -> Result<StreamId, Error> {
         self.read(|connection| {

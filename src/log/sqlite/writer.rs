@@ -203,8 +203,17 @@ impl Writer {
     /// Commits one group; false when it failed and the blocks are kept.
     fn commit(&mut self, commands: Vec<(Command, Answer)>) -> bool {
         let (commands, answers): (Vec<_>, Vec<_>) = commands.into_iter().unzip();
+        let began = std::time::Instant::now();
         match write_group(&mut self.connection, &commands, &self.blocks, self.tail) {
             Ok((outcomes, Due(due))) => {
+                let stats = &self.state.stats;
+                stats.commit_seconds.observe(began.elapsed().as_secs_f64());
+                let records = self
+                    .blocks
+                    .iter()
+                    .map(|taken| taken.block.count)
+                    .sum::<u32>();
+                stats.commit_records.observe(f64::from(records));
                 self.publish(outcomes, answers);
                 if due {
                     self.state.credentials_due.notify_one();
@@ -214,6 +223,7 @@ impl Writer {
             Err(error) => {
                 tracing::error!(%error, blocks = self.blocks.len(), "a commit failed");
                 self.state.healthy.store(false, Ordering::Relaxed);
+                self.state.stats.commit_failures.inc();
                 for answer in answers {
                     // A caller that went away needs no answer.
                     let _ = answer.send(Err(Error::Unavailable(error.to_string())));

@@ -29,6 +29,7 @@ use crate::agent::command::CommandAgent;
 use crate::authority::Policy;
 use crate::job::AgentDirectory;
 use crate::log::Durability;
+use crate::telemetry::logs;
 use crate::transport::Cors;
 
 /// Names under the prefix that belong to the client commands.
@@ -44,6 +45,7 @@ pub struct Settings {
     /// Where the store is; created if absent.
     pub data_dir: PathBuf,
     pub durability: Durability,
+    pub log_format: logs::Format,
     /// `principal = token` lines; see `docs/configuration.md`.
     pub tokens_file: Option<PathBuf>,
     /// PEM; with `tls_key` the port speaks TLS.
@@ -115,6 +117,7 @@ impl Default for Settings {
             admin_listen: loopback(7778),
             data_dir: "arcpd-data".into(),
             durability: Durability::Process,
+            log_format: logs::Format::Json,
             tokens_file: None,
             tls_cert: None,
             tls_key: None,

@@ -1,0 +1,102 @@
+//! All metrics as OpenMetrics text: the instruments, and what is read when asked.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::process;
+use crate::agent::host::Hosts;
+use crate::session::Sessions;
+use crate::transport::admin::Scraper;
+
+#[derive(Clone)]
+pub(crate) struct Scrape {
+    pub sessions: Arc<Sessions>,
+    pub hosts: Arc<Hosts>,
+    pub connections_open: Arc<AtomicUsize>,
+    pub runtime: tokio::runtime::Handle,
+}
+
+pub(crate) fn scraper(scrape: Scrape) -> Scraper {
+    Arc::new(move || {
+        let scrape = scrape.clone();
+        Box::pin(async move { scrape.text().await.ok() })
+    })
+}
+
+impl Scrape {
+    pub async fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut registry = Registry::with_prefix("arcpd");
+        let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The running build", version);
+        self.sessions
+            .jobs
+            .telemetry()
+            .metrics
+            .register(&mut registry);
+        self.log(&mut registry).await;
+        self.read(&mut registry);
+        process::register(&mut registry, &self.runtime.metrics());
+        let mut text = String::new();
+        encode(&mut text, &registry)?;
+        Ok(text)
+    }
+
+    #[rustfmt::skip]
+    async fn log(&self, registry: &mut Registry) {
+        let log = &self.sessions.log;
+        let stats = log.stats();
+        registry.register_with_unit("commit", "Of one group, until it is durable", Unit::Seconds, stats.commit_seconds.clone());
+        registry.register("commit_records", "Records of one group", stats.commit_records.clone());
+        registry.register("commit_failures", "Groups that were not committed at the first try", stats.commit_failures.clone());
+        gauge(registry, "log_committed_position", "Position of the newest committed block", log.committed());
+        let first = log.first_position().await.unwrap_or(0);
+        gauge(registry, "log_first_position", "Position of the oldest block that is kept", first);
+        gauge(registry, "store_healthy", "1 while commits succeed", i64::from(log.healthy()));
+        let used = log.bytes_used().await.unwrap_or(0);
+        let store: Gauge = Gauge::default();
+        store.set(used as i64);
+        registry.register_with_unit("store_used", "Bytes of the store in use", Unit::Bytes, store);
+        let parked = log.sessions_parked().await.unwrap_or(0);
+        let (outstanding, unrevocable) = log.credentials_left().await.unwrap_or_default();
+        gauge(registry, "credentials_outstanding", "Credentials of no job that the upstream has still to revoke", outstanding as i64);
+        gauge(registry, "credentials_unrevocable", "Of these, the ones that the upstream refuses to revoke", unrevocable as i64);
+        gauge(registry, "sessions_parked", "Sessions without a connection that may be resumed", parked);
+    }
+
+    #[rustfmt::skip]
+    fn read(&self, registry: &mut Registry) {
+        let sessions = &self.sessions;
+        let connections = self.connections_open.load(Ordering::Relaxed) as i64;
+        gauge(registry, "connections_open", "Connections of clients", connections);
+        gauge(registry, "sessions_attached", "Sessions with a connection", sessions.attached() as i64);
+        gauge(registry, "jobs_running", "Jobs that run now", sessions.jobs.running() as i64);
+        gauge(registry, "hosts", "Agent hosts that are connected or may yet be back", self.hosts.count() as i64);
+        let (in_flight, max) = self.hosts.places();
+        gauge(registry, "host_places", "Jobs that hosts take at once", max as i64);
+        gauge(registry, "host_places_taken", "Jobs that hosts have", in_flight as i64);
+        let lag = sessions.log.committed() - sessions.hub.published();
+        gauge(registry, "fanout_lag_blocks", "Blocks committed and not yet sent to sessions", lag.max(0));
+        counter(registry, "fanout_catch_ups", "Times a session fell behind and read the log", sessions.hub.catch_ups());
+        let fate = sessions.jobs.telemetry().fate();
+        counter(registry, "telemetry_spans_exported", "Spans that a collector took", fate.exported);
+        counter(registry, "telemetry_spans_dropped", "Spans that no collector got", fate.dropped);
+    }
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str, value: i64) {
+    let gauge: Gauge = Gauge::default();
+    gauge.set(value);
+    registry.register(name, help, gauge);
+}
+
+fn counter(registry: &mut Registry, name: &str, help: &str, value: u64) {
+    let counter: Counter = Counter::default();
+    counter.inc_by(value);
+    registry.register(name, help, counter);
+}

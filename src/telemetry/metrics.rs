@@ -1,0 +1,278 @@
+//! The instruments of the runtime: one set, read by Prometheus and sent over OTLP
+//! under the same names.
+//!
+//! No label has a value that grows with use: no session, job or principal, and of
+//! agents the first hundred names.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::Via;
+use crate::protocol::ErrorCode;
+
+/// Values of the label `agent`; what comes later is `other`.
+const AGENTS_MAX: usize = 100;
+pub const OTHER: &str = "other";
+
+const WAIT_SECONDS: [f64; 12] = [
+    0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0,
+];
+const RUN_SECONDS: [f64; 12] = [
+    0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0,
+];
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Agent {
+    agent: Arc<str>,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Ended {
+    agent: Arc<str>,
+    status: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Transport {
+    transport: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Code {
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Decision {
+    capability: &'static str,
+    decision: &'static str,
+}
+
+#[derive(Clone)]
+struct RunSeconds;
+
+impl MetricConstructor<Histogram> for RunSeconds {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(RUN_SECONDS)
+    }
+}
+
+pub struct Metrics {
+    agents: RwLock<HashSet<Arc<str>>>,
+    sessions: Family<Transport, Gauge>,
+    opened: Family<Code, Counter>,
+    resumes: Family<Outcome, Counter>,
+    requests: Family<Transport, Counter>,
+    sent_bytes: Family<Transport, Counter>,
+    pub acks: Counter,
+    pub back_pressure: Counter,
+    submitted: Family<Agent, Counter>,
+    refused: Family<Code, Counter>,
+    ended: Family<Ended, Counter>,
+    run_seconds: Family<Agent, Histogram, RunSeconds>,
+    queue_seconds: Histogram,
+    first_event_seconds: Histogram,
+    pub host_losses: Counter,
+    pub records: Counter,
+    pub record_bytes: Counter,
+    authorizations: Family<Decision, Counter>,
+    pub budgets_exhausted: Counter,
+    /// Set by whoever keeps them.
+    pub revocations_outstanding: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let authorizations = Family::default();
+        // There from the start: a rate from nothing to one is no rate.
+        for decision in ["allowed", "refused"] {
+            drop(authorizations.get_or_create(&Decision {
+                capability: "tool.call",
+                decision,
+            }));
+        }
+        Self {
+            agents: RwLock::default(),
+            sessions: Family::default(),
+            opened: Family::default(),
+            resumes: Family::default(),
+            requests: Family::default(),
+            sent_bytes: Family::default(),
+            acks: Counter::default(),
+            back_pressure: Counter::default(),
+            submitted: Family::default(),
+            refused: Family::default(),
+            ended: Family::default(),
+            run_seconds: Family::new_with_constructor(RunSeconds),
+            queue_seconds: Histogram::new(WAIT_SECONDS),
+            first_event_seconds: Histogram::new(WAIT_SECONDS),
+            host_losses: Counter::default(),
+            records: Counter::default(),
+            record_bytes: Counter::default(),
+            authorizations,
+            budgets_exhausted: Counter::default(),
+            revocations_outstanding: Gauge::default(),
+        }
+    }
+}
+
+impl Metrics {
+    #[rustfmt::skip]
+    pub fn register(&self, to: &mut Registry) {
+        to.register("sessions", "Sessions with a connection, by transport", self.sessions.clone());
+        to.register("session_hellos", "Sessions asked for, by the code of a refusal or OK", self.opened.clone());
+        to.register("session_resumes", "Sessions taken up again, or not", self.resumes.clone());
+        to.register("session_requests", "Messages of clients, by transport", self.requests.clone());
+        to.register_with_unit("session_sent", "Bytes to clients, by transport", Unit::Bytes, self.sent_bytes.clone());
+        to.register("session_acks", "Acknowledgements of clients", self.acks.clone());
+        to.register("session_back_pressure", "Clients told that they are behind", self.back_pressure.clone());
+        to.register("jobs_submitted", "Jobs accepted, by agent", self.submitted.clone());
+        to.register("jobs_refused", "Submits refused, by code", self.refused.clone());
+        to.register("jobs_ended", "Jobs ended, by agent and status", self.ended.clone());
+        to.register_with_unit("job_run", "From a job's acceptance to its end, by agent", Unit::Seconds, self.run_seconds.clone());
+        to.register_with_unit("job_queue", "From a job's acceptance to a host's", Unit::Seconds, self.queue_seconds.clone());
+        to.register_with_unit("job_first_event", "From a job's acceptance to its first record", Unit::Seconds, self.first_event_seconds.clone());
+        to.register("host_losses", "Activations whose host was lost", self.host_losses.clone());
+        to.register("log_records", "Records committed", self.records.clone());
+        to.register_with_unit("log_record", "Bytes of records committed", Unit::Bytes, self.record_bytes.clone());
+        to.register("authorizations", "Operations asked for, by capability and decision", self.authorizations.clone());
+        to.register("budgets_exhausted", "Jobs that ran out of a budget", self.budgets_exhausted.clone());
+        to.register("revocations_outstanding", "Credentials that are still to be revoked", self.revocations_outstanding.clone());
+    }
+
+    /// A name that may be a label: the first hundred are.
+    fn agent(&self, agent: &str) -> Arc<str> {
+        if let Some(known) = self.agents.read().get(agent) {
+            return known.clone();
+        }
+        let mut agents = self.agents.write();
+        if agents.len() >= AGENTS_MAX {
+            return OTHER.into();
+        }
+        let agent: Arc<str> = agent.into();
+        agents.insert(agent.clone());
+        agent
+    }
+
+    pub fn session_attached(&self, via: Via, by: i64) {
+        let transport = transport(via);
+        self.sessions
+            .get_or_create(&Transport { transport })
+            .inc_by(by);
+    }
+
+    pub fn hello(&self, refused: Option<ErrorCode>, resume: bool) {
+        let code = refused.map_or("OK", ErrorCode::as_str);
+        if !resume {
+            self.opened.get_or_create(&Code { code }).inc();
+            return;
+        }
+        let outcome = match refused {
+            None => "resumed",
+            Some(ErrorCode::ResumeWindowExpired) => "expired",
+            Some(_) => "refused",
+        };
+        self.resumes.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    pub fn request(&self, via: Via) {
+        let transport = transport(via);
+        self.requests.get_or_create(&Transport { transport }).inc();
+    }
+
+    pub fn sent(&self, via: Via, bytes: usize) {
+        let transport = transport(via);
+        let sent = self.sent_bytes.get_or_create(&Transport { transport });
+        sent.inc_by(bytes as u64);
+    }
+
+    pub fn submitted(&self, agent: &str) {
+        let agent = self.agent(agent);
+        self.submitted.get_or_create(&Agent { agent }).inc();
+    }
+
+    pub fn refused(&self, code: ErrorCode) {
+        let code = code.as_str();
+        self.refused.get_or_create(&Code { code }).inc();
+    }
+
+    pub fn ended(&self, agent: &str, status: &'static str, ms: i64) {
+        let agent = self.agent(agent);
+        let run = self.run_seconds.get_or_create(&Agent {
+            agent: agent.clone(),
+        });
+        run.observe(seconds(ms));
+        self.ended.get_or_create(&Ended { agent, status }).inc();
+    }
+
+    pub fn queued(&self, ms: i64) {
+        self.queue_seconds.observe(seconds(ms));
+    }
+
+    pub fn first_event(&self, ms: i64) {
+        self.first_event_seconds.observe(seconds(ms));
+    }
+
+    /// `capability` is one of the protocol's names.
+    pub fn authorized(&self, capability: &'static str, allowed: bool) {
+        let decision = if allowed { "allowed" } else { "refused" };
+        let of = Decision {
+            capability,
+            decision,
+        };
+        self.authorizations.get_or_create(&of).inc();
+    }
+}
+
+fn seconds(ms: i64) -> f64 {
+    ms.max(0) as f64 / 1e3
+}
+
+fn transport(via: Via) -> &'static str {
+    match via {
+        Via::Session => "grpc",
+        Via::WebSocket => "websocket",
+        Via::JobService(_) => "job_service",
+        Via::Inside => "inside",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a hundred thousand different agents, a name a submit, would do to a
+    /// monitoring system.
+    #[test]
+    fn a_label_has_a_hundred_and_one_agents_at_most() {
+        let metrics = Metrics::default();
+        for number in 0..100_000 {
+            let agent = format!("agent-{number}@1.0.0");
+            metrics.submitted(&agent);
+            metrics.ended(&agent, "success", number);
+        }
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with("jobs_submitted_total"));
+        assert_eq!(lines.count(), 101);
+        assert!(text.contains("jobs_submitted_total{agent=\"other\"} 99900"));
+        assert!(text.lines().count() < 2_000, "{}", text.lines().count());
+    }
+}

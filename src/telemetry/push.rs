@@ -1,0 +1,116 @@
+//! Metrics sent to a collector at an interval, on a thread of their own.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
+use opentelemetry_proto::tonic::metrics::v1::{ResourceMetrics, ScopeMetrics};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use tokio::sync::oneshot;
+
+use super::env::Config;
+use super::otlp::{Client, Signal};
+use super::{encode, now_ns, openmetrics};
+
+/// Gives the text of the admin port.
+pub type Text = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Option<String>> + Send>> + Send>;
+
+/// Sends a last time when it is stopped.
+pub struct Push {
+    stop: oneshot::Sender<oneshot::Sender<()>>,
+}
+
+impl Push {
+    /// `None` when the configuration says nowhere to.
+    pub fn start(config: &Config, text: Text) -> Result<Option<Self>, String> {
+        let Some(endpoint) = config.metrics.clone() else {
+            return Ok(None);
+        };
+        let (stop, stopped) = oneshot::channel();
+        let (interval, limit) = (config.metric_interval, config.batch.export_timeout);
+        let resource = encode::resource(&config.resource);
+        let (started_tx, started) = std::sync::mpsc::sync_channel(1);
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(started_tx.send(Err(error.to_string()))),
+            };
+            runtime.block_on(async {
+                let client = match Client::new(endpoint, Signal::Metrics) {
+                    Ok(client) => client,
+                    Err(error) => return drop(started_tx.send(Err(error))),
+                };
+                drop(started_tx.send(Ok(())));
+                push(client, resource, (interval, limit), text, stopped).await;
+            });
+        };
+        std::thread::Builder::new()
+            .name("metrics".into())
+            .spawn(run)
+            .map_err(|error| error.to_string())?;
+        let started = started
+            .recv()
+            .map_err(|_| "the metrics thread ended".to_owned())?;
+        started.map(|()| Some(Self { stop }))
+    }
+
+    pub async fn stop(self, limit: Duration) {
+        let (done, sent) = oneshot::channel();
+        if self.stop.send(done).is_ok() {
+            // Without the collector there is nothing to wait for.
+            let _ = tokio::time::timeout(limit, sent).await;
+        }
+    }
+}
+
+async fn push(
+    client: Client,
+    resource: Resource,
+    (interval, limit): (Duration, Duration),
+    text: Text,
+    mut stopped: oneshot::Receiver<oneshot::Sender<()>>,
+) {
+    let since_ns = now_ns();
+    let mut down = false;
+    loop {
+        let last = tokio::select! {
+            done = &mut stopped => Some(done),
+            () = tokio::time::sleep(interval) => None,
+        };
+        if let Some(text) = text().await {
+            let request = request(&resource, &text, since_ns);
+            let sent: Result<ExportMetricsServiceResponse, _> = client.send(&request, limit).await;
+            match &sent {
+                Err(reason) if !down => tracing::warn!(reason, "metrics cannot be exported"),
+                Ok(_) if down => tracing::info!("metrics are exported again"),
+                _ => {}
+            }
+            down = sent.is_err();
+        }
+        if let Some(done) = last {
+            // Nobody may be waiting any more.
+            let _ = done.map(|done| done.send(()));
+            return;
+        }
+    }
+}
+
+fn request(resource: &Resource, text: &str, since_ns: u64) -> ExportMetricsServiceRequest {
+    let scope_metrics = ScopeMetrics {
+        scope: Some(encode::scope()),
+        metrics: openmetrics::metrics(text, since_ns, now_ns()),
+        ..ScopeMetrics::default()
+    };
+    ExportMetricsServiceRequest {
+        resource_metrics: vec![ResourceMetrics {
+            resource: Some(resource.clone()),
+            scope_metrics: vec![scope_metrics],
+            ..ResourceMetrics::default()
+        }],
+    }
+}

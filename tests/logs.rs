@@ -1,0 +1,132 @@
+//! The log: what is in it, how it is changed, and that no secret is.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::collector::Collector;
+use support::host::*;
+use support::ws::Ws;
+use support::*;
+
+#[tokio::test]
+async fn what_is_logged_is_changed_while_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    assert_eq!(runtime.admin_get("/log"), (200, "info\n".into()));
+    let noisy = "info,hyper_util=trace";
+    assert_eq!(runtime.admin_post("/log", noisy).0, 200);
+    assert_eq!(runtime.admin_get("/log").0, 200);
+    let (status, why) = runtime.admin_post("/log", "arcpd=loud");
+    assert_eq!(status, 400, "{why}");
+    assert!(runtime.log().contains("what is logged has changed"));
+    assert_eq!(runtime.admin_post("/log", "off").0, 200);
+    let before = runtime.log();
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    peer.submit("echo", json!(1)).await;
+    peer.until_terminal().await;
+    assert_eq!(runtime.admin_post("/log", "info").0, 200);
+    // Nothing of what came while it was off.
+    let log = runtime.log();
+    let after = log[before.len()..].trim();
+    assert!(after.lines().count() <= 1, "{after}");
+}
+
+#[tokio::test]
+async fn a_line_about_a_job_names_its_trace() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start_with(dir.path(), HOSTING);
+    let mut host = HostPeer::serving(&runtime.address, "h1", "a", 1).await;
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    let job_id = peer.submit("a", json!(1)).await;
+    let (_, of) = host.assigned().await;
+    host.accept(&of).await;
+    host.report(&of, vec![log(1, "begun")]).await;
+    host.acked(1).await;
+    drop(host);
+    let seen = peer.until_terminal().await;
+    let trace_id = seen[0].trace_id.clone();
+    runtime.signal("-TERM");
+    drop(peer);
+    // The line was written before the job ended.
+    let log = runtime.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("the host of a job is lost"));
+    let line: Value = serde_json::from_str(line.unwrap_or_else(|| panic!("{log}"))).unwrap();
+    assert_eq!(line["fields"]["job_id"], job_id);
+    assert_eq!(line["fields"]["trace_id"], trace_id);
+    // One line for each thing to act on: none for an event or a session.
+    assert!(log.lines().count() < 12, "{log}");
+}
+
+/// Whatever the filter lets through, at the finest that is ours.
+#[tokio::test]
+async fn no_token_input_or_result_is_in_log_traces_or_metrics() {
+    let (collector, dir) = (Collector::start().await, tempfile::tempdir().unwrap());
+    let path = dir.path().join("arcpd.toml");
+    std::fs::write(&path, HOSTING).unwrap();
+    let mut command = serve(dir.path());
+    command
+        .arg("--config")
+        .arg(path)
+        .envs(collector.env("http/protobuf"))
+        .env("OTEL_EXPORTER_OTLP_HEADERS", "api-key=collector-secret")
+        .env("RUST_LOG", "debug,arcpd=trace");
+    let runtime = Runtime::spawn(&mut command);
+    let mut host = HostPeer::serving(&runtime.address, "h1", "a", 1).await;
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    peer.submit("a", json!({ "input": "input-secret" })).await;
+    let (_, of) = host.assigned().await;
+    host.accept(&of).await;
+    host.report(
+        &of,
+        vec![log(1, "event-secret"), result(2, "\"result-secret\"")],
+    )
+    .await;
+    let last = peer.until_terminal().await.last().unwrap().event_seq;
+    let (session, first_token) = (peer.session_id.clone(), peer.resume_token.clone());
+    drop(peer);
+    let resumed = Peer::resume(&runtime.address, ALICE, &session, &first_token, last).await;
+    let peer = resumed.welcomed().await;
+    let refused = Peer::open(&runtime.address, hello("wrong-token-secret")).await;
+    let mut refused = refused;
+    refused.error().await;
+    let mut ws = Ws::connect(&runtime, BOB).await;
+    let submit = ws.envelope(
+        "job.submit",
+        json!({ "agent": "failer", "input":
+        { "code": "TIMEOUT", "message": "message-secret" } }),
+    );
+    ws.send(&submit.to_string()).await;
+    ws.until_terminal().await;
+    let (_, metrics) = runtime.admin_get("/metrics");
+    let secrets = [
+        ALICE,
+        BOB,
+        WORKERS,
+        "wrong-token-secret",
+        &first_token,
+        &peer.resume_token,
+        &of.lease_token,
+        "input-secret",
+        "event-secret",
+        "result-secret",
+        "message-secret",
+        "collector-secret",
+    ]
+    .map(str::to_owned);
+    collector
+        .until(|seen| {
+            seen.spans()
+                .into_iter()
+                .find(|span| span.name == "invoke_agent failer")
+        })
+        .await;
+    let said = [runtime.log(), collector.raw(), metrics];
+    assert!(said.iter().all(|text| text.len() > 1_000));
+    for secret in secrets {
+        assert!(secret.len() > 8);
+        let found = said.iter().position(|text| text.contains(&secret));
+        assert_eq!(found, None, "{secret} is in one of log, traces, metrics");
+    }
+}
