@@ -166,7 +166,9 @@ impl Telemetry {
             return;
         }
         let row = submit.row;
-        let mut span = Span::new(trace.submit(), names::SUBMIT, submit.start_ns, now_ns());
+        // The run begins at a whole millisecond, and no child before its parent.
+        let start_ns = submit.start_ns.min(span::ms_to_ns(row.created_at_ms));
+        let mut span = Span::new(trace.submit(), names::SUBMIT, start_ns, now_ns());
         span.parent = trace.parent;
         span.tracestate.clone_from(&trace.tracestate);
         span.links.extend(submit.context.link.clone());
@@ -214,7 +216,7 @@ impl Telemetry {
     /// A host has accepted a job.
     pub fn running(&self, trace: &JobTrace, stream: StreamId) {
         if trace.recorded {
-            self.send(Message::Running(stream, now_ns()));
+            self.send(Message::Running(stream, now_of_records()));
         }
     }
 
@@ -302,6 +304,7 @@ fn began(trace: &JobTrace, row: &JobRow, hosted: bool) -> Box<Began> {
         session_id: row.session_id.clone(),
         agent: row.agent.clone(),
         hosted,
+        pending: row.status == "pending",
         created_ms: row.created_at_ms,
     })
 }

@@ -44,6 +44,8 @@ pub(super) struct Began {
     /// `name@version`.
     pub agent: String,
     pub hosted: bool,
+    /// No host has accepted it yet.
+    pub pending: bool,
     pub created_ms: i64,
 }
 
@@ -56,7 +58,7 @@ impl Run {
             agent: began.agent,
             hosted: began.hosted,
             created_ns,
-            started_ns: (!began.hosted).then_some(created_ns),
+            started_ns: (!began.pending).then_some(created_ns),
             events: 0,
             tools: BTreeMap::new(),
             costs: BTreeMap::new(),
@@ -84,6 +86,10 @@ impl Run {
         let at_ns = traced.at_ms.map_or(now_ns, ms_to_ns);
         match traced.what {
             What::ToolCall { tool, call_id } => {
+                // A host's first reports may come before it is known to run.
+                let at_ns = at_ns.max(self.created_ns);
+                let started_ns = self.started_ns.unwrap_or(at_ns);
+                self.started_ns = Some(started_ns.min(at_ns));
                 if self.tools.len() < OPEN_TOOLS_MAX {
                     let start_ns = at_ns;
                     let open = OpenTool {

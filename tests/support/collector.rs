@@ -150,6 +150,7 @@ fn branch(spans: &[Seen], of: &Seen, depth: usize, text: &mut String) {
     *text += &format!("{}{}{error}\n", "  ".repeat(depth), of.name);
     for child in spans.iter().filter(|span| span.parent == of.span_id) {
         assert!(child.end_ns >= child.start_ns);
+        assert!(child.start_ns >= of.start_ns, "{child:?} before {of:?}");
         branch(spans, child, depth + 1, text);
     }
 }
