@@ -8,6 +8,7 @@ pub mod collector;
 pub mod credentials;
 pub mod gateway;
 pub mod host;
+pub mod jaeger;
 pub mod jobs;
 pub mod promtool;
 pub mod proxy;
