@@ -34,4 +34,4 @@ pub use provisioner::{
 };
 pub use seal::Sealer;
 pub use secrecy::SecretString;
-pub use secret_file::read_secret;
+pub use secret_file::{others_can_read, read_secret};

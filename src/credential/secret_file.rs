@@ -1,6 +1,7 @@
 //! Files with one secret in them.
 
-use std::os::unix::fs::PermissionsExt;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
@@ -10,9 +11,9 @@ use secrecy::{ExposeSecret, SecretString};
 /// setting that named it.
 pub fn read_secret(key: &str, path: &Path) -> anyhow::Result<SecretString> {
     let at = || format!("{key} {}", path.display());
-    let mode = std::fs::metadata(path).with_context(at)?.permissions();
+    let metadata = std::fs::metadata(path).with_context(at)?;
     ensure!(
-        mode.mode() & 0o077 == 0,
+        !others_can_read(&metadata),
         "{}: other users can read it; `chmod 600` it",
         at()
     );
@@ -22,9 +23,40 @@ pub fn read_secret(key: &str, path: &Path) -> anyhow::Result<SecretString> {
     Ok(secret)
 }
 
+/// A file of somebody else's that this process reads by its group is as its owner
+/// wants it: so Kubernetes mounts a Secret for a process that is not root.
+pub fn others_can_read(metadata: &Metadata) -> bool {
+    let own = metadata.uid() == rustix::process::geteuid().as_raw();
+    let others = if own { 0o077 } else { 0o037 };
+    metadata.mode() & others != 0
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    /// Every Secret that Kubernetes mounts for a user other than root was refused.
+    #[test]
+    fn a_file_of_another_owner_may_be_read_by_its_group() {
+        if !rustix::process::geteuid().is_root() {
+            // Nobody else can give a file away.
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        std::fs::write(&path, "sk").unwrap();
+        let mut refused = Vec::new();
+        for owner in [0, 65_532] {
+            std::os::unix::fs::chown(&path, Some(owner), None).unwrap();
+            for mode in [0o440, 0o444, 0o460] {
+                std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+                refused.push(others_can_read(&std::fs::metadata(&path).unwrap()));
+            }
+        }
+        assert_eq!(refused, [true, true, true, false, true, true]);
+    }
 
     #[test]
     fn a_secret_that_others_can_read_is_refused() {

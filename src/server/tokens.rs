@@ -6,7 +6,6 @@
 //! is read again when it changes; one that cannot be used leaves the tokens before.
 
 use std::collections::HashMap;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::credential::others_can_read;
 use crate::session::Authenticator;
 
 /// Shortest plain token; anything shorter can be guessed.
@@ -118,11 +118,8 @@ fn read(path: &Path) -> anyhow::Result<(Vec<Known>, String)> {
         .map_err(anyhow::Error::msg)
         .with_context(at)?;
     ensure!(!known.is_empty(), "{}: there is no token in it", at());
-    let mode = std::fs::metadata(path)
-        .with_context(at)?
-        .permissions()
-        .mode();
-    if plain && mode & 0o077 != 0 {
+    let metadata = std::fs::metadata(path).with_context(at)?;
+    if plain && others_can_read(&metadata) {
         bail!(
             "{}: other users can read its tokens; `chmod 600` it, or use sha256:<hex>",
             at()
