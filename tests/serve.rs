@@ -215,6 +215,41 @@ async fn a_peer_that_never_answers_does_not_hold_the_exit_up() {
     assert!(started.elapsed().as_secs() < 10);
 }
 
+/// As Kubernetes probes it, on a port without TLS whatever clients speak.
+#[tokio::test]
+async fn the_admin_port_answers_probes_over_grpc() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    let healthy = |service: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_arcpd"));
+        command.args([
+            "healthcheck",
+            "--server",
+            &format!("http://{}", runtime.admin),
+        ]);
+        let output = command.args(["--service", service]).output().unwrap();
+        (
+            output.status.success(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    for service in ["liveness", "readiness", ""] {
+        assert!(healthy(service).0, "{service}");
+    }
+    assert!(healthy("other").1.contains("there is no service"));
+    // Holds the drain up: this thread does not read what it is told.
+    let mut frozen = Peer::connect(&runtime.address, ALICE).await;
+    frozen.submit("sleeper", json!({ "ms": 600_000 })).await;
+    runtime.signal("-TERM");
+    while runtime.admin_get("/readyz").0 == 200 {}
+    assert!(healthy("liveness").0);
+    for service in ["readiness", ""] {
+        assert!(healthy(service).1.contains("NOT_SERVING"), "{service}");
+    }
+    drop(frozen);
+    assert!(runtime.exited().await.success());
+}
+
 #[test]
 fn metrics_are_openmetrics_text() {
     let dir = tempfile::tempdir().unwrap();

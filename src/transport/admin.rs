@@ -25,6 +25,8 @@ struct Admin {
 }
 
 pub fn router(sessions: Arc<Sessions>, scrape: Scraper, log_filter: Option<Filter>) -> Router {
+    let health = tonic::service::Routes::new(super::admin_health::service(sessions.clone()));
+    let health = health.prepare().into_axum_router().reset_fallback();
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -37,18 +39,24 @@ pub fn router(sessions: Arc<Sessions>, scrape: Scraper, log_filter: Option<Filte
             scrape,
             log_filter,
         })
+        .merge(health)
 }
 
 async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
-    if admin.sessions.draining.is_cancelled() {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
-    } else if !admin.sessions.log.healthy() {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the store does not accept commits\n",
-        )
+    match not_ready(&admin.sessions) {
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
+        None => (StatusCode::OK, "ok\n"),
+    }
+}
+
+/// Why it should be given no more work, if so.
+pub(super) fn not_ready(sessions: &Sessions) -> Option<&'static str> {
+    if sessions.draining.is_cancelled() {
+        Some("draining\n")
+    } else if !sessions.log.healthy() {
+        Some("the store does not accept commits\n")
     } else {
-        (StatusCode::OK, "ok\n")
+        None
     }
 }
 

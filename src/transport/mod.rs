@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod admin_credentials;
+mod admin_health;
 pub mod agent_host;
 mod call;
 mod cors;
