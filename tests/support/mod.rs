@@ -7,6 +7,7 @@ pub mod chromium;
 pub mod collector;
 pub mod credentials;
 pub mod gateway;
+pub mod helm;
 pub mod host;
 pub mod jaeger;
 pub mod jobs;
@@ -53,6 +54,7 @@ pub fn serve_at(data_dir: &Path, listen: &str) -> Command {
         .args(["--admin-listen", "127.0.0.1:0", "--data-dir"])
         .arg(data_dir)
         // For the tests themselves; a runtime refuses what it does not know.
+        .env_remove("ARCPD_CHART_SEED")
         .env_remove("ARCPD_MODEL_SEED")
         .env_remove("ARCPD_SOAK_SEC")
         .env_remove("ARCPD_SOAK_SEED")

@@ -1,0 +1,222 @@
+{{- define "arcpd.pod" -}}
+serviceAccountName: {{ include "arcpd.serviceAccountName" . }}
+automountServiceAccountToken: false
+# A variable for each Service of the namespace is of no use here.
+enableServiceLinks: false
+terminationGracePeriodSeconds: {{ include "arcpd.gracePeriod" . }}
+securityContext:
+  {{- toYaml .Values.podSecurityContext | nindent 2 }}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+containers:
+  - name: arcpd
+    image: {{ include "arcpd.image" . | quote }}
+    imagePullPolicy: {{ .Values.image.pullPolicy }}
+    args:
+      - serve
+      - --config=/etc/arcpd/arcpd.toml
+      {{- range .Values.extraArgs }}
+      - {{ . | quote }}
+      {{- end }}
+    env:
+      - name: RUST_LOG
+        value: {{ .Values.logLevel | quote }}
+      {{- with include "arcpd.otlp" . }}
+      {{- . | nindent 6 }}
+      {{- end }}
+      {{- with .Values.extraEnv }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+    ports:
+      - name: grpc
+        containerPort: {{ int .Values.service.port }}
+      - name: admin
+        containerPort: {{ int .Values.service.adminPort }}
+    {{- $admin := int .Values.service.adminPort }}
+    {{- $period := int .Values.probes.periodSec }}
+    startupProbe:
+      grpc:
+        port: {{ $admin }}
+        service: readiness
+      periodSeconds: {{ $period }}
+      timeoutSeconds: {{ int .Values.probes.timeoutSec }}
+      failureThreshold: {{ max 1 (div (int .Values.probes.startupSec) $period) }}
+    livenessProbe:
+      grpc:
+        port: {{ $admin }}
+        service: liveness
+      periodSeconds: {{ $period }}
+      timeoutSeconds: {{ int .Values.probes.timeoutSec }}
+      failureThreshold: 6
+    readinessProbe:
+      grpc:
+        port: {{ $admin }}
+        service: readiness
+      periodSeconds: {{ $period }}
+      timeoutSeconds: {{ int .Values.probes.timeoutSec }}
+      failureThreshold: 2
+    {{- if gt (int .Values.drain.preStopSec) 0 }}
+    lifecycle:
+      preStop:
+        sleep:
+          seconds: {{ int .Values.drain.preStopSec }}
+    {{- end }}
+    resources:
+      {{- toYaml .Values.resources | nindent 6 }}
+    securityContext:
+      {{- toYaml .Values.securityContext | nindent 6 }}
+    volumeMounts:
+      - name: data
+        mountPath: /var/lib/arcpd
+      - name: tmp
+        mountPath: /tmp
+      - name: config
+        mountPath: /etc/arcpd/arcpd.toml
+        subPath: arcpd.toml
+        readOnly: true
+      {{- range include "arcpd.secretVolumes" . | fromYamlArray }}
+      - name: {{ .name }}
+        mountPath: /etc/arcpd/{{ .name }}
+        readOnly: true
+      {{- end }}
+      {{- with .Values.extraVolumeMounts }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+volumes:
+  {{- if not .Values.persistence.enabled }}
+  - name: data
+    emptyDir: {}
+  {{- else if .Values.persistence.existingClaim }}
+  - name: data
+    persistentVolumeClaim:
+      claimName: {{ .Values.persistence.existingClaim }}
+  {{- end }}
+  - name: tmp
+    emptyDir: {}
+  - name: config
+    configMap:
+      name: {{ include "arcpd.fullname" . }}
+  {{- include "arcpd.secretVolumes" . | nindent 2 }}
+  {{- with .Values.extraVolumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{/* Whole folders: a file mounted by itself is never renewed. */}}
+{{- define "arcpd.secretVolumes" -}}
+- name: tokens
+  secret:
+    secretName: {{ include "arcpd.tokensSecret" . }}
+    defaultMode: 0440
+    items:
+      - key: {{ .Values.auth.existingSecret | empty | ternary "tokens" .Values.auth.tokensKey | quote }}
+        path: tokens
+{{- if .Values.tls.enabled }}
+- name: tls
+  secret:
+    secretName: {{ include "arcpd.tlsSecret" . }}
+    defaultMode: 0440
+{{- end }}
+{{- with .Values.tls.clientCA }}
+{{- if .existingSecret }}
+- name: client-ca
+  secret:
+    secretName: {{ .existingSecret }}
+    defaultMode: 0440
+    items:
+      - key: {{ .key | quote }}
+        path: ca.crt
+{{- end }}
+{{- end }}
+{{- with .Values.secrets.policy }}
+{{- if .existingSecret }}
+- name: policy
+  secret:
+    secretName: {{ .existingSecret }}
+    defaultMode: 0440
+    items:
+      - key: {{ .key | quote }}
+        path: policy.toml
+{{- end }}
+{{- end }}
+{{- range $name, $secret := dict "encryption-key" .Values.secrets.encryptionKey "master-key" .Values.secrets.masterKey }}
+{{- if $secret.existingSecret }}
+- name: {{ $name }}
+  secret:
+    secretName: {{ $secret.existingSecret }}
+    defaultMode: 0440
+    items:
+      - key: {{ $secret.key | quote }}
+        path: key
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "arcpd.otlp" -}}
+{{- with .Values.otlp }}
+{{- if .endpoint -}}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ .endpoint | quote }}
+- name: OTEL_EXPORTER_OTLP_PROTOCOL
+  value: {{ .protocol | quote }}
+- name: OTEL_TRACES_SAMPLER
+  value: {{ .sampler | quote }}
+{{- with .samplerArg }}
+- name: OTEL_TRACES_SAMPLER_ARG
+  value: {{ . | quote }}
+{{- end }}
+- name: K8S_POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: K8S_POD_UID
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.uid
+- name: K8S_NAMESPACE_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+- name: K8S_NODE_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: spec.nodeName
+- name: OTEL_RESOURCE_ATTRIBUTES
+  value: {{ include "arcpd.resourceAttributes" $ | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "arcpd.resourceAttributes" -}}
+{{- $all := list
+  "k8s.pod.name=$(K8S_POD_NAME)"
+  "k8s.pod.uid=$(K8S_POD_UID)"
+  "k8s.namespace.name=$(K8S_NAMESPACE_NAME)"
+  "k8s.node.name=$(K8S_NODE_NAME)"
+  (printf "k8s.statefulset.name=%s" (include "arcpd.fullname" .))
+  "k8s.container.name=arcpd" }}
+{{- range $name, $value := .Values.otlp.resourceAttributes }}
+{{- $all = append $all (printf "%s=%v" $name $value) }}
+{{- end }}
+{{- join "," $all }}
+{{- end }}
