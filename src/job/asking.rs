@@ -50,7 +50,18 @@ impl JobContext {
     pub(crate) fn check(&self, capability: &str, target: &str) -> Result<Rule, Failure> {
         let decided = self.decide(capability, target);
         audit::authorized(self, capability, target, &decided);
+        if let Err(failure) = &decided {
+            self.trace_refused(capability, failure);
+        }
         decided
+    }
+
+    fn trace_refused(&self, capability: &str, failure: &Failure) {
+        // What is no capability is text of the agent's.
+        let known = Capability::parse(capability).is_ok();
+        let capability = if known { capability } else { "" };
+        let telemetry = self.telemetry();
+        telemetry.authorization_refused(self.trace(), capability, failure.code);
     }
 
     fn decide(&self, capability: &str, target: &str) -> Result<Rule, Failure> {
@@ -76,6 +87,7 @@ impl JobContext {
                     Ok(()) => refused(&Denied::NotGranted { capability }),
                 };
                 audit::authorized(self, "agent.delegate", &asked.agent, &Err(failure.clone()));
+                self.trace_refused("agent.delegate", &failure);
                 self.refused(&asked.delegate_id, &failure).await;
                 Err(failure)
             }

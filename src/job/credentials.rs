@@ -8,7 +8,7 @@ use crate::authority::{Capability, Lease, ModelDefault};
 use crate::credential::{Ask, Budget, Credentials, Fresh, Holder, Holding, Tree};
 use crate::log::{JobRow, StreamId};
 use crate::protocol::{EventBody, Failure, Timestamp};
-use crate::telemetry::JobTrace;
+use crate::telemetry::{self, JobTrace};
 
 impl Jobs {
     /// None if there is nobody to ask for any.
@@ -28,19 +28,26 @@ impl Jobs {
         let Some(credentials) = &self.credentials else {
             return Ok(None);
         };
+        let (call, start_ns) = (telemetry::random_id(), telemetry::now_ns());
         let ask = Ask {
             stream: job.stream,
             job_id: &job.id,
             session_id: &job.session_id,
             principal: &job.principal,
             agent: &job.agent,
-            traceparent: trace.traceparent_of_submit(),
+            traceparent: trace.below(call),
             at: job.created_at(),
             lease,
             deadline,
             tree,
         };
-        credentials.issue(ask).await
+        let issued = credentials.issue(ask).await;
+        if !matches!(issued, Ok(None)) {
+            let refused = issued.as_ref().err().map(|failure| failure.code);
+            self.telemetry()
+                .credential_issued(trace, call, start_ns, refused);
+        }
+        issued
     }
 
     /// Whether there may be jobs below one with this lease that use models.

@@ -49,6 +49,7 @@ impl Jobs {
         parent: &JobContext,
         asked: Delegation,
     ) -> Result<Child, Failure> {
+        let start_ns = telemetry::now_ns();
         let said = asked.clone();
         // A task of its own: the agent may be gone in the middle, and a child that is
         // durable has to be said and started.
@@ -61,6 +62,12 @@ impl Jobs {
         });
         audit::delegated(parent, &said, &made);
         if let Err(failure) = &made {
+            if parent.trace().recorded {
+                let context = parent.trace().child();
+                let ended = Err(failure.code);
+                let telemetry = self.telemetry();
+                telemetry.not_submitted(&context, Via::Inside, start_ns, ended, None);
+            }
             parent.refused(&said.delegate_id, failure).await;
         }
         made

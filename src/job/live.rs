@@ -115,13 +115,13 @@ impl LiveJobs {
         };
         for child in children.into_iter().flatten() {
             let newly = self.context(&child).filter(|child| !child.is_cancelled());
-            self.cancel(&child);
             if let Some(child) = newly {
                 let nobody = TraceContext::default();
                 child
                     .telemetry()
                     .cancelled(child.trace(), &nobody, Via::Inside);
             }
+            self.cancel(&child);
         }
         true
     }

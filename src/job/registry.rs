@@ -64,6 +64,22 @@ struct Start {
     trace: JobTrace,
 }
 
+/// A submit that made no job.
+struct Refused {
+    failure: Failure,
+    /// What was said of it elsewhere before it was refused.
+    trace: Option<Box<JobTrace>>,
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            trace: None,
+        }
+    }
+}
+
 impl Accepted {
     fn again(row: JobRow) -> Self {
         Self {
@@ -140,19 +156,20 @@ impl Jobs {
         match &submitted {
             Ok(accepted) if accepted.duplicate => {}
             Ok(accepted) => self.telemetry.metrics.submitted(&accepted.row.agent),
-            Err(failure) => self.telemetry.metrics.refused(failure.code),
+            Err(refused) => self.telemetry.metrics.refused(refused.failure.code),
         }
         if let Some((trace, via)) = said {
             let told = match &submitted {
-                Ok(accepted) if accepted.duplicate => Some(Ok(&accepted.row)),
+                Ok(accepted) if accepted.duplicate => Some((Ok(&accepted.row), None)),
                 Ok(_) => None,
-                Err(failure) => Some(Err(failure.code)),
+                Err(refused) => Some((Err(refused.failure.code), refused.trace.as_deref())),
             };
-            if let Some(ended) = told {
-                self.telemetry.not_submitted(&trace, via, start_ns, ended);
+            if let Some((ended, own)) = told {
+                let telemetry = &self.telemetry;
+                telemetry.not_submitted(&trace, via, start_ns, ended, own);
             }
         }
-        submitted
+        submitted.map_err(|refused| refused.failure)
     }
 
     async fn make(
@@ -160,12 +177,13 @@ impl Jobs {
         new: NewJob,
         op: impl FnOnce(StreamId) -> Option<ViewOpRow>,
         start_ns: u64,
-    ) -> Result<Accepted, Failure> {
+    ) -> Result<Accepted, Refused> {
         let at = now();
         // Before all that may have changed since: agents, their versions, room.
         if let Some(earlier) = self.earlier(&new, at).await? {
             let said = fingerprint(meant(&new.submit.agent, &earlier), &new.submit);
-            return same_or_conflict("idempotency_key", earlier, &said).map(Accepted::again);
+            let same = same_or_conflict("idempotency_key", earlier, &said);
+            return Ok(same.map(Accepted::again)?);
         }
         let (agent, runner) = self.agents.resolve(&new.submit.agent)?;
         self.check_running(&new.principal)?;
@@ -218,7 +236,11 @@ impl Jobs {
         };
         let trace = JobTrace::begin(&self.telemetry, &job, &new.trace);
         let credential = self.credential(&job, &lease, deadline, tree, &trace);
-        let credential = credential.await?;
+        // Whoever was asked for it knows the trace.
+        let credential = credential.await.map_err(|failure| Refused {
+            failure,
+            trace: Some(Box::new(trace.clone())),
+        })?;
         let is_hosted = hosted.is_some();
         let command = Command::CreateJob {
             job: Box::new(job.clone()),
@@ -229,9 +251,10 @@ impl Jobs {
         };
         match self.log.execute(command).await.map_err(unavailable)? {
             LogOutcome::Duplicate(row) => {
-                same_or_conflict("idempotency_key", *row, &fingerprint).map(Accepted::again)
+                let same = same_or_conflict("idempotency_key", *row, &fingerprint);
+                Ok(same.map(Accepted::again)?)
             }
-            LogOutcome::Stale => Err(Failure::internal("the job was not stored; try again")),
+            LogOutcome::Stale => Err(Failure::internal("the job was not stored; try again"))?,
             LogOutcome::Done => {
                 let submitted = Submitted {
                     row: &job,

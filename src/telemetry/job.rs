@@ -80,7 +80,7 @@ impl JobTrace {
         self.span(span_id(&self.job_id, "run"))
     }
 
-    fn span(&self, span_id: SpanId) -> SpanRef {
+    pub(super) fn span(&self, span_id: SpanId) -> SpanRef {
         SpanRef {
             trace_id: self.trace_id.clone(),
             span_id,
@@ -93,12 +93,8 @@ impl JobTrace {
         self.below(self.run().span_id)
     }
 
-    /// The parent of what is done before the job is there.
-    pub fn traceparent_of_submit(&self) -> String {
-        self.below(self.submit().span_id)
-    }
-
-    fn below(&self, own: SpanId) -> String {
+    /// The same of another span of this runtime.
+    pub fn below(&self, own: SpanId) -> String {
         let parent = match self.recorded {
             true => own,
             false => self.parent.unwrap_or(own),

@@ -45,14 +45,16 @@ pub use otlp::{Endpoint, Protocol};
 pub use push::{Push, Text};
 pub use sampler::Sampler;
 pub use session::{Asked, LINKS_MAX};
-pub use span::now_ns;
+pub use span::{now_ns, random_id};
 
-use crate::log::{Block, JobRow, StreamId};
-use crate::protocol::{ErrorCode, SpanRef, TraceContext};
+use crate::log::{Block, GrantRow, JobRow, StreamId};
+use crate::protocol::{ErrorCode, SpanId, SpanRef, Timestamp, TraceContext};
+use crate::wire;
 use observer::{Inbox, Message, Waiting};
 use queue::Queue;
-use run::Began;
-use span::{Kind, Span, now_of_records, random_id};
+use run::{Began, LeaseOf};
+use serde_json::Value;
+use span::{Kind, Span, now_of_records};
 
 /// Cheap to clone. The default exports nothing; instruments count in any case.
 #[derive(Clone, Default)]
@@ -182,17 +184,26 @@ impl Telemetry {
         self.span(span);
     }
 
-    /// A submit that made no job: refused, or an earlier one's again.
+    /// A submit that made no job: refused, or an earlier one's again. `own` is what
+    /// others were told of it before that was known.
     pub fn not_submitted(
         &self,
         context: &TraceContext,
         how: Via,
         start_ns: u64,
         ended: Result<&JobRow, ErrorCode>,
+        own: Option<&JobTrace>,
     ) {
-        let Some(mut span) = self.asked(names::SUBMIT, context, start_ns) else {
+        let mut context = context.clone();
+        if let Some(own) = own {
+            context.trace_id = Some(own.trace_id.clone());
+        }
+        let Some(mut span) = self.asked(names::SUBMIT, &context, start_ns) else {
             return;
         };
+        if let Some(own) = own {
+            span.of = own.submit();
+        }
         via(&mut span, how, "job.submit");
         match ended {
             Err(code) => span.fail(code.as_str()),
@@ -269,6 +280,28 @@ impl Telemetry {
         self.span(span);
     }
 
+    /// A call of the provisioner of credentials; `call` is what it was told.
+    pub fn credential_issued(
+        &self,
+        trace: &JobTrace,
+        call: SpanId,
+        start_ns: u64,
+        refused: Option<ErrorCode>,
+    ) {
+        if !trace.recorded {
+            return;
+        }
+        let mut span = Span::new(trace.span(call), names::ISSUE, start_ns, now_ns());
+        span.kind = Kind::Client;
+        span.parent = Some(trace.submit().span_id);
+        span.tracestate.clone_from(&trace.tracestate);
+        span.set(names::JOB_ID, &*trace.job_id);
+        if let Some(code) = refused {
+            span.fail(code.as_str());
+        }
+        self.span(span);
+    }
+
     /// A short span of somebody's request, in the caller's trace or one of its own.
     fn asked(&self, name: &str, context: &TraceContext, start_ns: u64) -> Option<Span> {
         let sampler = self.sampler()?;
@@ -306,7 +339,25 @@ fn began(trace: &JobTrace, row: &JobRow, hosted: bool) -> Box<Began> {
         hosted,
         pending: row.status == "pending",
         created_ms: row.created_at_ms,
+        lease: lease(&row.grant),
+        parent_id: row.grant.parent_id.clone(),
     })
+}
+
+fn lease(grant: &GrantRow) -> LeaseOf {
+    // Of the runtime's own making; most jobs have none.
+    let lease = match &*grant.lease_json {
+        "{}" => Value::Null,
+        json => serde_json::from_str(json).unwrap_or_default(),
+    };
+    let amounts = lease["cost.budget"].as_array().into_iter().flatten();
+    let amounts = amounts.filter_map(|amount| amount.as_str()?.split_once(':'));
+    LeaseOf {
+        expires_at: grant.expires_at_ms.map(|ms| wire::rfc3339(Timestamp(ms))),
+        budget: amounts
+            .filter_map(|(currency, amount)| Some((currency.to_owned(), amount.parse().ok()?)))
+            .collect(),
+    }
 }
 
 fn of_job(span: &mut Span, row: &JobRow) {
@@ -314,6 +365,9 @@ fn of_job(span: &mut Span, row: &JobRow) {
     span.set(names::JOB_ID, &*row.id);
     span.set(names::AGENT_NAME, name);
     span.set(names::AGENT_VERSION, version);
+    if let Some(parent_id) = &row.grant.parent_id {
+        span.set(names::PARENT_JOB_ID, &**parent_id);
+    }
     if !row.session_id.is_empty() {
         span.set(names::SESSION_ID, &*row.session_id);
         span.set(names::CONVERSATION, &*row.session_id);

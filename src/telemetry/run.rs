@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::job::JobTrace;
 use super::names;
-use super::span::{Kind, Mark, Span, ms_to_ns, span_id};
+use super::span::{Kind, Mark, Span, cut, ms_to_ns, span_id};
 use crate::log::Block;
 use crate::protocol::SpanRef;
 use crate::wire::{self, Traced, What};
@@ -27,6 +27,11 @@ pub(super) struct Run {
     events: u64,
     tools: BTreeMap<String, OpenTool>,
     costs: BTreeMap<String, f64>,
+    /// Of each budget; at first all of it.
+    remaining: BTreeMap<String, f64>,
+    lease: LeaseOf,
+    parent_id: Option<String>,
+    attempt: u64,
     marks: Vec<Mark>,
     children: Vec<SpanRef>,
 }
@@ -47,6 +52,17 @@ pub(super) struct Began {
     /// No host has accepted it yet.
     pub pending: bool,
     pub created_ms: i64,
+    pub lease: LeaseOf,
+    /// The job that delegated it.
+    pub parent_id: Option<String>,
+}
+
+/// What a span says of a lease.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct LeaseOf {
+    /// RFC 3339.
+    pub expires_at: Option<String>,
+    pub budget: BTreeMap<String, f64>,
 }
 
 impl Run {
@@ -62,6 +78,10 @@ impl Run {
             events: 0,
             tools: BTreeMap::new(),
             costs: BTreeMap::new(),
+            remaining: began.lease.budget.clone(),
+            lease: began.lease,
+            parent_id: began.parent_id,
+            attempt: 1,
             marks: Vec::new(),
             children: Vec::new(),
         }
@@ -111,7 +131,10 @@ impl Run {
             }
             What::Status { phase } => {
                 if phase == "retrying" {
-                    out.push(self.trace.in_run(names::RETRY, at_ns, at_ns));
+                    self.attempt += 1;
+                    let mut span = self.trace.in_run(names::RETRY, at_ns, at_ns);
+                    span.set(names::ATTEMPT, self.attempt);
+                    out.push(span);
                 } else if self.marks.len() < MARKS_MAX {
                     self.marks.push(Mark {
                         name: "status".into(),
@@ -123,6 +146,12 @@ impl Run {
             What::Cost { name, unit, value } => {
                 let currency = if unit.is_empty() { name } else { unit };
                 *self.costs.entry(currency).or_default() += value;
+            }
+            What::Remaining { currency, value } => {
+                // Only of what was granted: a name per currency, and no others.
+                if let Some(left) = self.remaining.get_mut(&currency) {
+                    *left = value;
+                }
             }
             What::Delegate {
                 agent,
@@ -156,7 +185,7 @@ impl Run {
             trace_id: self.trace.trace_id.clone(),
             span_id: span_id(&self.trace.job_id, &part),
         };
-        let name = format!("{} {}", names::EXECUTE_TOOL, open.tool);
+        let name = format!("{} {}", names::EXECUTE_TOOL, cut(&open.tool));
         let mut span = Span::new(of, name, open.start_ns, end_ns);
         span.parent = Some(self.trace.run().span_id);
         span.tracestate.clone_from(&self.trace.tracestate);
@@ -199,6 +228,21 @@ impl Run {
         if self.hosted {
             let waited_ns = start_ns.saturating_sub(self.created_ns);
             span.set(names::QUEUE_SECONDS, waited_ns as f64 / 1e9);
+        }
+        if let Some(parent_id) = &self.parent_id {
+            span.set(names::PARENT_JOB_ID, &**parent_id);
+        }
+        if self.attempt > 1 {
+            span.set(names::ATTEMPT, self.attempt);
+        }
+        if let Some(at) = &self.lease.expires_at {
+            span.set(names::LEASE_EXPIRES_AT, &**at);
+        }
+        for (currency, granted) in &self.lease.budget {
+            span.set(format!("{}{currency}", names::BUDGET_GRANTED), *granted);
+        }
+        for (currency, left) in std::mem::take(&mut self.remaining) {
+            span.set(format!("{}{currency}", names::BUDGET_REMAINING), left);
         }
         for (currency, sum) in std::mem::take(&mut self.costs) {
             span.set(format!("{}{currency}", names::COST), sum);

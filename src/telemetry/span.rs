@@ -125,12 +125,17 @@ impl Span {
 
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
-        let mut end = text.len().min(TEXT_BYTES_MAX);
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        Self::Text(text[..end].into())
+        Self::Text(cut(text).into())
     }
+}
+
+/// No more of a text than a span may have.
+pub fn cut(text: &str) -> &str {
+    let mut end = text.len().min(TEXT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 impl From<String> for Value {

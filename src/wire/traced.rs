@@ -16,6 +16,8 @@ const STATUS: u32 = 6;
 const METRIC: u32 = 7;
 const DELEGATE: u32 = 9;
 
+const REMAINING: &str = "cost.budget.remaining";
+
 #[derive(Debug, PartialEq)]
 pub struct Traced {
     /// None where the agent has named no time.
@@ -40,6 +42,11 @@ pub enum What {
     Cost {
         name: String,
         unit: String,
+        value: f64,
+    },
+    /// Of a budget, as the runtime counts it.
+    Remaining {
+        currency: String,
         value: f64,
     },
     Delegate {
@@ -110,6 +117,10 @@ fn event(event: proto::JobEvent) -> Option<Traced> {
         },
         Body::Status(status) => What::Status {
             phase: status.phase,
+        },
+        Body::Metric(metric) if metric.name == REMAINING => What::Remaining {
+            currency: metric.unit,
+            value: metric.value,
         },
         Body::Metric(metric) if metric.name.starts_with("cost.") => What::Cost {
             name: metric.name,

@@ -1,6 +1,8 @@
 //! An OpenTelemetry collector: takes OTLP over gRPC and HTTP on one port.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,6 +23,8 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode as Code;
 use prost::Message;
 use tokio::sync::Notify;
 use tonic::{Request, Response, Status};
+
+use super::{Runtime, serve};
 
 #[derive(Clone)]
 pub struct Collector {
@@ -50,6 +54,15 @@ pub struct Seen {
     pub attributes: BTreeMap<String, String>,
     pub links: Vec<(String, String)>,
     pub error: Option<String>,
+}
+
+impl Seen {
+    pub fn has(&self, wanted: &[(&str, &str)]) {
+        for (key, value) in wanted {
+            let found = self.attributes.get(*key).map(String::as_str);
+            assert_eq!(found, Some(*value), "{key} of {self:#?}");
+        }
+    }
 }
 
 impl Collector {
@@ -124,12 +137,46 @@ impl Collector {
         .await
     }
 
+    /// A runtime that exports here.
+    pub fn runtime(&self, dir: &Path, protocol: &str, toml: &str) -> Runtime {
+        let path = dir.join("arcpd.toml");
+        std::fs::write(&path, toml).unwrap();
+        let mut command = serve(dir);
+        command.arg("--config").arg(path);
+        Runtime::spawn(command.envs(self.env(protocol)))
+    }
+
+    /// Waits for the run of a job: the last of its spans.
+    pub async fn run_of(&self, job_id: &str) -> Seen {
+        self.until(|seen| {
+            seen.spans().into_iter().find(|span| {
+                let id = span.attributes.get("arcp.job.id");
+                span.name.starts_with("invoke_agent") && id.is_some_and(|id| id == job_id)
+            })
+        })
+        .await
+    }
+
+    /// As [`Self::tree`], siblings by their names: of what happens at one moment, the
+    /// times say nothing.
+    pub fn shape(&self, trace_id: &str) -> String {
+        self.drawn(trace_id, |a, b| {
+            (&a.name, &a.error).cmp(&(&b.name, &b.error))
+        })
+    }
+
     /// The names of a trace's spans, children under their parents by their start, each
     /// with its error. A parent that is nobody's span is written down as such.
     pub fn tree(&self, trace_id: &str) -> String {
+        self.drawn(trace_id, |a, b| {
+            (a.start_ns, &a.name).cmp(&(b.start_ns, &b.name))
+        })
+    }
+
+    fn drawn(&self, trace_id: &str, order: fn(&Seen, &Seen) -> Ordering) -> String {
         let mut spans = self.spans();
         spans.retain(|span| span.trace_id == trace_id);
-        spans.sort_by(|a, b| (a.start_ns, &a.name).cmp(&(b.start_ns, &b.name)));
+        spans.sort_by(order);
         let known: Vec<_> = spans.iter().map(|span| span.span_id.clone()).collect();
         let mut text = String::new();
         for root in spans.iter().filter(|span| !known.contains(&span.parent)) {

@@ -173,6 +173,15 @@ impl Runtime {
         }
     }
 
+    /// Waits until a line of its log has the text: a pipe is behind what was written.
+    pub async fn until_logged(&self, text: &str) {
+        let started = std::time::Instant::now();
+        while !self.log().contains(text) {
+            assert!(started.elapsed().as_secs() < 30, "no {text:?} in the log");
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args([name, &pid]).status().unwrap();
