@@ -224,10 +224,10 @@ impl Telemetry {
         }
     }
 
-    /// A host has accepted a job.
-    pub fn running(&self, trace: &JobTrace, stream: StreamId) {
+    /// A host has accepted a job that it was offered then.
+    pub fn running(&self, trace: &JobTrace, stream: StreamId, since_ns: u64) {
         if trace.recorded {
-            self.send(Message::Running(stream, now_of_records()));
+            self.send(Message::Running(stream, since_ns));
         }
     }
 

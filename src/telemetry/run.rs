@@ -89,7 +89,9 @@ impl Run {
 
     /// A host has accepted it. The first time counts.
     pub fn running(&mut self, at_ns: u64) {
-        self.started_ns.get_or_insert(at_ns);
+        // As precise as what its records say, or it would begin after its first tool.
+        let at_ns = at_ns / 1_000_000 * 1_000_000;
+        self.started_ns.get_or_insert(at_ns.max(self.created_ns));
     }
 
     /// Adds a block; gives what is over with it. `now_ns` is for records without a time.

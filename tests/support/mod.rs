@@ -13,6 +13,7 @@ pub mod jaeger;
 pub mod jobs;
 pub mod promtool;
 pub mod proxy;
+pub mod python;
 pub mod ws;
 
 use std::collections::VecDeque;

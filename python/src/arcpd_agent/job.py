@@ -46,7 +46,10 @@ class Job:
         # What an earlier attempt saved last.
         self.checkpoint: bytes | None = assign.checkpoint or None
         self.principal: str = assign.principal
+        # W3C trace context, for spans of one's own: they belong below this.
         self.traceparent: str = assign.traceparent
+        self.tracestate: str = assign.tracestate
+        self.baggage: str = assign.baggage
         # When the runtime ends the job.
         self.deadline: datetime | None = None
         if assign.HasField("deadline"):

@@ -12,6 +12,7 @@ use crate::job::{Agent, AgentResult, AgentRun, JobContext};
 use crate::log::{Command, HostedRow, ReportMark};
 use crate::protocol::host::{HostReply, LossPolicy};
 use crate::protocol::{ErrorCode, EventBody, Failure};
+use crate::telemetry;
 
 /// `name@version`, wherever its hosts are.
 pub(super) struct HostAgent {
@@ -144,7 +145,7 @@ impl Drive {
                 let offered = Offered { activation, place };
                 orphan.adopted = true;
                 drop(orphan);
-                self.set_running().await;
+                self.set_running(telemetry::now_ns()).await;
                 self.until_over(offered, phase).await
             }
             // Who is back without it has not begun; of who is gone it is not known,
@@ -187,6 +188,7 @@ impl Drive {
             LossPolicy::Checkpoint => self.checkpoint.as_ref().map(|state| state.to_vec()),
             LossPolicy::Fail | LossPolicy::Retry => None,
         };
+        let offered_ns = telemetry::now_ns();
         host.assign(&offered.activation, checkpoint);
         let accept_within = self.hosts.options.accept_within;
         let accepted = tokio::select! {
@@ -209,13 +211,14 @@ impl Drive {
             return Ok(End::NotStarted);
         }
         self.attempt += 1;
-        self.set_running().await;
+        self.set_running(offered_ns).await;
         self.until_over(offered, phase).await
     }
 
-    async fn set_running(&self) {
+    /// `since_ns` is when it was offered: whoever accepts may begin before that is known.
+    async fn set_running(&self, since_ns: u64) {
         let stream = self.job.stream();
-        self.job.running_on_host(self.attempt);
+        self.job.running_on_host(self.attempt, since_ns);
         let running = Command::SetRunning { stream };
         if let Err(error) = self.job.log_of_jobs().execute(running).await {
             tracing::warn!(%error, job_id = self.job.job_id(), "a job is running and not listed so");

@@ -193,13 +193,15 @@ impl JobContext {
     }
 
     /// A host has it, for the first time or again.
-    pub(crate) fn running_on_host(&self, attempt: u32) {
+    pub(crate) fn running_on_host(&self, attempt: u32, since_ns: u64) {
         let shared = &*self.shared;
         if attempt == 1 && shared.recovered.is_none() {
             let queued_ms = now().0 - shared.created_at.0;
             shared.telemetry.metrics.queued(queued_ms);
         }
-        shared.telemetry.running(&shared.trace, self.stream());
+        shared
+            .telemetry
+            .running(&shared.trace, self.stream(), since_ns);
     }
 
     pub(crate) fn trace(&self) -> &JobTrace {
