@@ -378,39 +378,33 @@ async fn a_refused_submit_and_an_unsampled_one() {
 /// Nothing of what the runtime needs to end may wait for its own worker.
 #[tokio::test]
 async fn one_worker_on_one_cpu_exports_and_ends() {
-    let collector = Collector::start().await;
-    let mut demo = Command::new("taskset");
-    demo.args(["-c", "0", env!("CARGO_BIN_EXE_arcpd"), "demo"])
-        .env("TOKIO_WORKER_THREADS", "1")
-        .envs(collector.env("grpc"));
-    // Beside the collector, which has to answer meanwhile.
-    let demo = tokio::task::spawn_blocking(move || demo.output());
-    let demo = demo.await.unwrap().unwrap();
-    let said = String::from_utf8(demo.stdout).unwrap();
-    assert!(demo.status.success(), "{said}");
-    let trace = said
-        .lines()
-        .find_map(|line| line.strip_prefix("trace      "))
-        .unwrap();
-    // All of it was there before the process had gone.
-    assert_eq!(
-        collector.tree(trace),
-        "arcp.job submit\n  invoke_agent word-count\n    execute_tool rank\n"
-    );
-    let spans = collector.spans();
-    let run = spans
-        .iter()
-        .find(|span| span.name == "invoke_agent word-count")
-        .unwrap();
-    let linked = |name: &str| {
-        let span = spans.iter().find(|span| span.name == name);
-        span.map(|span| span.links.clone())
-    };
-    let link = Some(vec![(run.trace_id.clone(), run.span_id.clone())]);
-    assert_eq!(
-        (linked("arcp.session resume"), linked("arcp.job subscribe")),
-        (link.clone(), link)
-    );
+    for protocol in ["grpc", "http/protobuf"] {
+        let collector = Collector::start().await;
+        let mut demo = Command::new("taskset");
+        demo.args(["-c", "0", env!("CARGO_BIN_EXE_arcpd"), "demo"])
+            .env("TOKIO_WORKER_THREADS", "1")
+            .envs(collector.env(protocol));
+        // Beside the collector, which has to answer meanwhile.
+        let demo = tokio::task::spawn_blocking(move || demo.output());
+        let demo = demo.await.unwrap().unwrap();
+        let said = String::from_utf8(demo.stdout).unwrap();
+        assert!(demo.status.success(), "{said}");
+        let trace = said
+            .lines()
+            .find_map(|line| line.strip_prefix("trace      "))
+            .unwrap();
+        // All of it was there before the process had gone.
+        assert_eq!(
+            collector.tree(trace),
+            "arcp.job submit\n  invoke_agent word-count\n    execute_tool rank\n"
+        );
+        let spans = collector.spans();
+        let named = |name: &str| spans.iter().find(|span| span.name == name).unwrap();
+        let run = named("invoke_agent word-count");
+        let link = vec![(run.trace_id.clone(), run.span_id.clone())];
+        assert_eq!(named("arcp.session resume").links, link);
+        assert_eq!(named("arcp.job subscribe").links, link);
+    }
 }
 
 /// A collector that takes connections and never answers, on one worker.

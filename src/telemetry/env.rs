@@ -152,7 +152,17 @@ fn endpoint_of(signal: &str, own: Option<&str>, get: Get<'_>) -> Result<Option<E
         Some((name, value)) => return Err(format!("{name}: {value:?} is neither gzip nor none")),
     };
     let headers = match of("HEADERS") {
-        Some((name, value)) => pairs(&name, &value)?,
+        Some((name, value)) => {
+            let headers = pairs(&name, &value)?;
+            let bad = |(key, value): &(String, String)| {
+                http::HeaderName::try_from(key).is_err()
+                    || http::HeaderValue::try_from(value).is_err()
+            };
+            match headers.iter().any(bad) {
+                true => return Err(format!("{name}: has what cannot be a header")),
+                false => headers,
+            }
+        }
         None => Vec::new(),
     };
     let timeout = match of("TIMEOUT") {

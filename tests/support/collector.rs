@@ -16,12 +16,12 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
 use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode as Code;
 use prost::Message;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tonic::{Request, Response, Status};
 
 use super::{Runtime, serve};
@@ -32,11 +32,27 @@ pub struct Collector {
     heard: Arc<Heard>,
 }
 
+/// What it does with requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Answer {
+    #[default]
+    Takes,
+    /// Asks to be tried again.
+    Busy,
+    Refuses,
+    /// All but one span of each request.
+    RefusesOne,
+    Hangs,
+}
+
 #[derive(Default)]
 struct Heard {
     spans: Mutex<Vec<Seen>>,
     metrics: Mutex<Vec<ExportMetricsServiceRequest>>,
     headers: Mutex<Vec<HeaderMap>>,
+    /// Spans of each request.
+    batches: Mutex<Vec<usize>>,
+    answer: watch::Sender<Answer>,
     raw: Mutex<Vec<u8>>,
     more: Notify,
 }
@@ -68,7 +84,34 @@ impl Seen {
 impl Collector {
     pub async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (collector, app) = Self::at(format!("http://{}", listener.local_addr().unwrap()));
+        tokio::spawn(axum::serve(listener, app).into_future());
+        collector
+    }
+
+    /// The same behind TLS.
+    pub async fn secure(tls: tokio_rustls::TlsAcceptor) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (collector, app) = Self::at(format!("https://{}", listener.local_addr().unwrap()));
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let (tls, app) = (tls.clone(), app.clone());
+                tokio::spawn(async move {
+                    // A peer without the right certificate is refused here.
+                    if let Ok(stream) = tls.accept(tcp).await {
+                        let service = hyper_util::service::TowerToHyperService::new(app);
+                        let executor = hyper_util::rt::TokioExecutor::new();
+                        let _ = hyper_util::server::conn::auto::Builder::new(executor)
+                            .serve_connection(hyper_util::rt::TokioIo::new(stream), service)
+                            .await;
+                    }
+                });
+            }
+        });
+        collector
+    }
+
+    fn at(url: String) -> (Self, Router) {
         let heard = Arc::new(Heard::default());
         let grpc = tonic::service::Routes::new(
             TraceServiceServer::new(Traces(heard.clone()))
@@ -76,11 +119,20 @@ impl Collector {
         );
         let app = Router::new()
             .route("/v1/traces", post(traces))
+            .route("/own/path", post(traces))
             .route("/v1/metrics", post(metrics))
             .with_state(heard.clone())
             .merge(grpc.prepare().into_axum_router().reset_fallback());
-        tokio::spawn(axum::serve(listener, app).into_future());
-        Self { url, heard }
+        (Self { url, heard }, app)
+    }
+
+    pub fn set(&self, answer: Answer) {
+        self.heard.answer.send_replace(answer);
+    }
+
+    /// How many spans each request had.
+    pub fn batches(&self) -> Vec<usize> {
+        self.heard.batches.lock().unwrap().clone()
     }
 
     /// The variables that have a runtime export here.
@@ -211,15 +263,39 @@ impl TraceService for Traces {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         let headers = request.metadata().clone().into_headers();
-        self.0.traces(headers, request.into_inner());
-        Ok(Response::new(ExportTraceServiceResponse::default()))
+        match self.0.traces(headers, request.into_inner()).await {
+            Answer::Busy => Err(Status::unavailable("busy")),
+            Answer::Refuses => Err(Status::invalid_argument("refused")),
+            answer => Ok(Response::new(answer.response())),
+        }
     }
 }
 
-async fn traces(State(heard): State<Arc<Heard>>, headers: HeaderMap, body: Bytes) -> StatusCode {
+async fn traces(
+    State(heard): State<Arc<Heard>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> (StatusCode, Vec<u8>) {
     let request = ExportTraceServiceRequest::decode(unpacked(&headers, &body)).unwrap();
-    heard.traces(headers, request);
-    StatusCode::OK
+    let answer = heard.traces(headers, request).await;
+    let status = match answer {
+        Answer::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        Answer::Refuses => StatusCode::BAD_REQUEST,
+        _ => StatusCode::OK,
+    };
+    (status, answer.response().encode_to_vec())
+}
+
+impl Answer {
+    fn response(self) -> ExportTraceServiceResponse {
+        let rejected_spans = i64::from(self == Self::RefusesOne);
+        ExportTraceServiceResponse {
+            partial_success: (rejected_spans > 0).then(|| ExportTracePartialSuccess {
+                rejected_spans,
+                error_message: "one too many".into(),
+            }),
+        }
+    }
 }
 
 async fn metrics(State(heard): State<Arc<Heard>>, headers: HeaderMap, body: Bytes) -> StatusCode {
@@ -243,9 +319,21 @@ fn unpacked(headers: &HeaderMap, body: &Bytes) -> Bytes {
 }
 
 impl Heard {
-    fn traces(&self, headers: HeaderMap, request: ExportTraceServiceRequest) {
-        self.raw.lock().unwrap().extend(request.encode_to_vec());
+    async fn traces(&self, headers: HeaderMap, request: ExportTraceServiceRequest) -> Answer {
         self.headers.lock().unwrap().push(headers);
+        let scopes = request.resource_spans.iter().flat_map(|of| &of.scope_spans);
+        let count = scopes.map(|scope| scope.spans.len()).sum();
+        self.batches.lock().unwrap().push(count);
+        self.more.notify_waiters();
+        let mut answer = self.answer.subscribe();
+        let answer = *answer
+            .wait_for(|answer| *answer != Answer::Hangs)
+            .await
+            .unwrap();
+        if !matches!(answer, Answer::Takes | Answer::RefusesOne) {
+            return answer;
+        }
+        self.raw.lock().unwrap().extend(request.encode_to_vec());
         for of_resource in request.resource_spans {
             let resource = attributes(&of_resource.resource.unwrap_or_default().attributes);
             let service = resource["service.name"].clone();
@@ -276,6 +364,7 @@ impl Heard {
             self.spans.lock().unwrap().extend(seen);
         }
         self.more.notify_waiters();
+        answer
     }
 }
 
