@@ -11,6 +11,7 @@ pub mod helm;
 pub mod host;
 pub mod jaeger;
 pub mod jobs;
+pub mod plane;
 pub mod promtool;
 pub mod proxy;
 pub mod python;

@@ -1,0 +1,112 @@
+//! The chart in a real Kubernetes API server: installed, upgraded, rolled back, removed.
+//!
+//! There is no kubelet: what the API server takes is seen, that it runs is not.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::buf::said;
+use support::helm::CHART;
+use support::plane::Plane;
+
+fn ok(plane: &Plane, args: &[&str]) -> String {
+    let output = plane.helm(args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", said(&output));
+    let said = said(&output);
+    assert!(!said.contains("would violate PodSecurity"), "{said}");
+    assert!(!said.contains("unknown field"), "{said}");
+    said
+}
+
+/// The objects of the release, as the API server has them.
+fn live(plane: &Plane) -> Vec<Value> {
+    let output = plane
+        .helm(&["status", "arcpd", "--show-resources", "-o", "json"])
+        .output();
+    let status: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+    let kinds = status["info"]["resources"].as_object().unwrap();
+    let all = kinds.values().flat_map(|all| all.as_array().unwrap());
+    all.cloned().collect()
+}
+
+fn field(objects: &[Value], kind: &str, name: &str, path: &str) -> Value {
+    let found = objects
+        .iter()
+        .find(|o| o["kind"] == kind && o["metadata"]["name"] == name);
+    let found = found.unwrap_or_else(|| panic!("no {kind} {name}"));
+    found.pointer(path).cloned().unwrap_or_default()
+}
+
+const GRACE: &str = "/spec/template/spec/terminationGracePeriodSeconds";
+
+#[test]
+#[ignore = "builds etcd and the API server with Go where they are not in the cache: minutes"]
+fn a_release_is_installed_upgraded_rolled_back_and_removed() {
+    let plane = Plane::start();
+    let installed = ok(&plane, &["install", "arcpd", CHART, "--create-namespace"]);
+    assert!(installed.contains("STATUS: deployed"), "{installed}");
+    let first = live(&plane);
+    assert_eq!(field(&first, "StatefulSet", "arcpd", GRACE), json!(30));
+    let token = field(&first, "Secret", "arcpd-tokens", "/data/token");
+    assert!(token.is_string());
+
+    let more = "config.demo_agents=true,drain.preStopSec=5";
+    ok(&plane, &["upgrade", "arcpd", CHART, "--set", more]);
+    let second = live(&plane);
+    assert_eq!(field(&second, "StatefulSet", "arcpd", GRACE), json!(35));
+    assert_eq!(
+        field(&second, "Secret", "arcpd-tokens", "/data/token"),
+        token
+    );
+    // Another configuration is another pod.
+    let checksum = "/spec/template/metadata/annotations/checksum~1config";
+    assert_ne!(
+        field(&first, "StatefulSet", "arcpd", checksum),
+        field(&second, "StatefulSet", "arcpd", checksum)
+    );
+
+    // What a StatefulSet cannot change is not in it: a new version of the chart, and of
+    // everything that people set, goes over the old one.
+    let everything_else = "commonLabels.team=a,image.tag=9.9.9,podLabels.a=b,replicas=0,tls.enabled=true,tls.existingSecret=t";
+    ok(
+        &plane,
+        &["upgrade", "arcpd", CHART, "--set", everything_else],
+    );
+    for example in ["agent-host", "jaeger"] {
+        let values = format!("{CHART}/examples/{example}.yaml");
+        ok(&plane, &["upgrade", "arcpd", CHART, "--values", &values]);
+    }
+    ok(&plane, &["rollback", "arcpd", "1"]);
+    let back = live(&plane);
+    assert_eq!(field(&back, "StatefulSet", "arcpd", GRACE), json!(30));
+    assert_eq!(field(&back, "Secret", "arcpd-tokens", "/data/token"), token);
+
+    // Its pod is made, and never runs.
+    let test = plane.helm(&["test", "arcpd", "--timeout", "1s"]).output();
+    let said_by_test = said(&test.unwrap());
+    assert!(said_by_test.contains("timed out"), "{said_by_test}");
+
+    ok(&plane, &["uninstall", "arcpd"]);
+    assert_eq!(ok(&plane, &["list", "--short"]).trim(), "");
+}
+
+/// Or the server would not have been asked.
+#[test]
+#[ignore = "builds etcd and the API server with Go where they are not in the cache: minutes"]
+fn the_server_refuses_a_pod_that_is_less_than_restricted() {
+    let plane = Plane::start();
+    let worse = "podSecurityContext.runAsNonRoot=false";
+    let install = [
+        "install",
+        "arcpd",
+        CHART,
+        "--create-namespace",
+        "--set",
+        worse,
+    ];
+    let installed = plane.helm(&install).output().unwrap();
+    assert!(said(&installed).contains("would violate PodSecurity"));
+    let tested = plane.helm(&["test", "arcpd", "--timeout", "1s"]).output();
+    let tested = said(&tested.unwrap());
+    assert!(tested.contains("violates PodSecurity"), "{tested}");
+}
