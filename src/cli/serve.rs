@@ -132,6 +132,8 @@ fn config(settings: Settings) -> anyhow::Result<Config> {
         provisioning: settings.credentials.provisioning()?,
         host_options: settings.hosts.options(),
         telemetry: telemetry(&settings)?,
+        // The demonstration agents make none.
+        agent_spans: Default::default(),
         log_filter: None,
         drain_deadline: settings.drain_deadline(),
     })

@@ -4,19 +4,35 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
+use opentelemetry::context::FutureExt as _;
 
 use super::result::{CHUNK_BYTES_MAX, Form, INLINE_BYTES_MAX};
 use super::{Agent, AgentResult, ChunkEncoding, JobContext};
 use crate::protocol::{Failure, Outcome};
+use crate::telemetry::context_of;
 use crate::wire;
 
 /// Runs the agent to its own end and writes the terminal.
 pub(super) async fn run(agent: &dyn Agent, job: &JobContext) {
-    let run = async { fit(job, agent.run(job.clone()).await?).await };
+    let run = async {
+        fit(
+            job,
+            within(agent.is_hosted(), job, agent.run(job.clone())).await?,
+        )
+        .await
+    };
     // A panic of an agent ends its job, not the runtime. What it may have left
     // half done is its own: the job's parts are changed in single steps.
     let ended = AssertUnwindSafe(run).catch_unwind().await;
     job.end(own_end(job, ended));
+}
+
+/// An agent in this process: spans of its own are below its job's run.
+async fn within<T>(is_hosted: bool, job: &JobContext, run: impl Future<Output = T>) -> T {
+    match context_of(job.trace()).filter(|_| !is_hosted) {
+        Some(context) => run.with_context(context).await,
+        None => run.await,
+    }
 }
 
 pub(super) fn cancelled() -> Outcome {

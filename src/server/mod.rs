@@ -34,7 +34,7 @@ use crate::fanout::{self, Hub};
 use crate::job::{self, AgentDirectory, Jobs, now};
 use crate::log::{Command, Durability, Log, OpenOptions};
 use crate::session::{self, Sessions};
-use crate::telemetry::{self, Push, Telemetry, logs};
+use crate::telemetry::{self, AgentSpans, Push, Telemetry, logs};
 use crate::transport::{self, Cors};
 use config::Provisioning;
 use hosting::HostRights;
@@ -72,6 +72,8 @@ pub struct Config {
     pub retention: Retention,
     /// Where traces and metrics go.
     pub telemetry: telemetry::Config,
+    /// The spans that agents in this process make.
+    pub agent_spans: AgentSpans,
     /// What the admin port may change of the log.
     pub log_filter: Option<logs::Filter>,
     /// From the signal to the exit.
@@ -100,6 +102,7 @@ impl Config {
             listener_limits: Default::default(),
             retention: Default::default(),
             telemetry: Default::default(),
+            agent_spans: AgentSpans::default(),
             log_filter: None,
             drain_deadline: Duration::from_secs(20),
         }
@@ -245,6 +248,7 @@ pub(crate) async fn serve_plain(
 /// crash left running.
 async fn open(config: Config) -> anyhow::Result<(Arc<Sessions>, Arc<Hosts>, JoinHandle<()>)> {
     let telemetry = Telemetry::start(config.telemetry).map_err(anyhow::Error::msg)?;
+    config.agent_spans.connect(&telemetry);
     let (committed_tx, committed) = mpsc::channel(COMMITTED_GROUPS_MAX);
     let options = OpenOptions {
         dir: config.data_dir,

@@ -14,6 +14,7 @@
 //! arcp.session resume, arcp.job subscribe: traces of their own, with links to runs
 //! ```
 
+mod agents;
 mod encode;
 mod env;
 mod exporter;
@@ -38,6 +39,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+pub use agents::AgentSpans;
+pub(crate) use agents::context_of;
 pub use env::{Batch, Config};
 pub use job::JobTrace;
 pub use metrics::Metrics;
