@@ -1,5 +1,7 @@
 //! Requests of a client and the runtime's replies outside the numbered stream.
 
+use std::time::Duration;
+
 use secrecy::SecretString;
 
 use super::{Failure, Timestamp, TraceContext};
@@ -155,6 +157,8 @@ pub enum ReplyBody {
     },
     Bye {
         reason: String,
+        /// When the session can be resumed, and should not be at once.
+        reconnect_after: Option<Duration>,
     },
     Accepted {
         request_id: String,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use rand::Rng;
 use tokio::time::Instant;
 
 use super::claim::Claim;
@@ -33,6 +34,8 @@ const STALLED_AFTER: Duration = Duration::from_millis(100);
 const OUTBOX_BYTES_HARD_MAX: usize = 1024 * 1024;
 /// Requests that wait for a replay to end.
 const DEFERRED_MAX: usize = 64;
+/// A client of a runtime that goes away comes back after a part of this, not all at once.
+const RECONNECT_MAX: Duration = Duration::from_secs(2);
 
 pub(super) struct Actor {
     pub sessions: Arc<Sessions>,
@@ -133,11 +136,19 @@ impl Actor {
             // would each keep the other side waiting.
             tokio::select! {
                 () = claim.displaced.cancelled() => {
-                    self.reply(ReplyBody::Bye { reason: "resumed by another connection".into() });
+                    self.reply(ReplyBody::Bye {
+                        reason: "resumed by another connection".into(),
+                        reconnect_after: None,
+                    });
                     return End::Close(Goodbye::Done);
                 }
                 () = draining.cancelled() => {
-                    self.reply(ReplyBody::Bye { reason: "the runtime is shutting down; resume".into() });
+                    let limit = RECONNECT_MAX.min(self.sessions.limits.resume_window / 2);
+                    let after = rand::rng().random_range(Duration::ZERO..=limit);
+                    self.reply(ReplyBody::Bye {
+                        reason: "the runtime is shutting down; resume".into(),
+                        reconnect_after: Some(after),
+                    });
                     return End::Close(Goodbye::Away);
                 }
                 permit = connection.outbound.reserve(), if !self.outbox.is_empty() => match permit {

@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::routing::post;
 use bytes::{Buf, BufMut, Bytes};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,8 +22,10 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 
+use super::status::status;
 use super::{MESSAGE_BYTES_MAX, OUTBOUND_CHUNKS_MAX, call};
-use crate::session::{Connection, Encoding, Sessions, attach};
+use crate::protocol::Failure;
+use crate::session::{Connection, Encoding, Goodbye, Sessions, attach};
 use crate::wire::{DESCRIPTOR_SET, Invalid, proto, request_from_proto};
 
 const SERVICES: [&str; 4] = [
@@ -101,9 +103,16 @@ async fn session(
         trace: super::trace(&parts.headers),
     };
     tokio::spawn(attach(sessions, connection));
-    // Errors of a session are messages in it; its stream always ends well.
-    call::answer(ReceiverStream::new(chunks).map(|chunk| Ok(chunk.bytes)))
+    // Errors of a session are messages in it; its stream ends well, unless it is the
+    // runtime that goes: what is between the two should know that too.
+    call::answer(ReceiverStream::new(chunks).flat_map(|chunk| {
+        let away = chunk.goodbye == Some(Goodbye::Away);
+        let end = away.then(|| Err(status(Failure::internal(AWAY))));
+        stream::iter([Ok(chunk.bytes)].into_iter().chain(end))
+    }))
 }
+
+const AWAY: &str = "the runtime is shutting down; resume the session";
 
 pub(crate) type Frame = Result<proto::SessionRequest, prost::DecodeError>;
 

@@ -65,9 +65,16 @@ fn payload_proto(body: ReplyBody, job_id: Option<String>) -> Payload {
             next_cursor: next_cursor.unwrap_or_default(),
         }),
         ReplyBody::Closed { reason } => Payload::SessionClosed(proto::SessionClosed { reason }),
-        ReplyBody::Bye { reason } => Payload::SessionBye(proto::SessionBye {
+        ReplyBody::Bye {
+            reason,
+            reconnect_after,
+        } => Payload::SessionBye(proto::SessionBye {
             reason,
             code: String::new(),
+            reconnect_after: reconnect_after.map(|after| prost_types::Duration {
+                seconds: after.as_secs() as i64,
+                nanos: after.subsec_nanos() as i32,
+            }),
         }),
         ReplyBody::Accepted {
             request_id,
@@ -219,7 +226,16 @@ fn payload_json(reply: &Reply) -> (&'static str, Value) {
             )
         }
         ReplyBody::Closed { reason } => ("session.closed", json!({ "reason": reason })),
-        ReplyBody::Bye { reason } => ("session.bye", json!({ "reason": reason })),
+        ReplyBody::Bye {
+            reason,
+            reconnect_after,
+        } => {
+            let mut payload = json!({ "reason": reason });
+            if let Some(after) = reconnect_after {
+                payload["reconnect_after_ms"] = json!(after.as_millis() as u64);
+            }
+            ("session.bye", payload)
+        }
         ReplyBody::Accepted {
             request_id,
             agent,

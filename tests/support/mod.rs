@@ -331,6 +331,17 @@ impl Peer {
         self.ready.pop_front()
     }
 
+    /// The status its stream ends with; what comes before is dropped.
+    pub async fn end(&mut self) -> tonic::Status {
+        loop {
+            match self.responses.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return tonic::Status::ok("the end"),
+                Err(status) => return status,
+            }
+        }
+    }
+
     pub async fn next(&mut self) -> Envelope {
         let next = tokio::time::timeout(std::time::Duration::from_secs(30), self.try_next());
         next.await

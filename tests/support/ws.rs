@@ -50,7 +50,11 @@ pub fn python_hello(token: &str) -> Value {
 impl Ws {
     /// Connected, nothing said.
     pub async fn dial(runtime: &Runtime) -> Self {
-        let url = format!("ws://{}/arcp", runtime.address);
+        Self::dial_at(&runtime.address).await
+    }
+
+    pub async fn dial_at(address: &str) -> Self {
+        let url = format!("ws://{address}/arcp");
         let (socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
         Self::on(socket)
     }
@@ -65,7 +69,11 @@ impl Ws {
     }
 
     pub async fn open(runtime: &Runtime, hello: Value) -> Self {
-        let mut ws = Self::dial(runtime).await;
+        Self::open_at(&runtime.address, hello).await
+    }
+
+    pub async fn open_at(address: &str, hello: Value) -> Self {
+        let mut ws = Self::dial_at(address).await;
         ws.send(&hello.to_string()).await;
         let welcome = ws.hear().await;
         assert_eq!(welcome["type"], "session.welcome", "{welcome}");
