@@ -166,6 +166,21 @@ async fn a_drain_ends_a_watch_with_when_to_come_again() {
     assert!(runtime.exited().await.success());
 }
 
+/// A proxy cut it after a minute without an event.
+#[tokio::test]
+async fn a_watch_of_a_silent_job_says_that_it_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start_with(dir.path(), "[limits]\nheartbeat_interval_sec = 1");
+    let mut alice = connect(&runtime, ALICE).await;
+    let job = submit(&mut alice, "sleeper", json!({ "ms": 600_000 })).await;
+    let mut stream = watch(&mut alice, &job, 0).await.unwrap();
+    for _ in 0..2 {
+        let began = std::time::Instant::now();
+        assert!(next(&mut stream).await.unwrap().unwrap().is_empty());
+        assert!(began.elapsed().as_millis() > 500, "{:?}", began.elapsed());
+    }
+}
+
 #[tokio::test]
 async fn records_no_longer_kept_are_out_of_range() {
     let dir = tempfile::tempdir().unwrap();

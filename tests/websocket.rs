@@ -197,3 +197,22 @@ async fn a_close_is_answered_with_a_close() {
     let answer = socket.next().await;
     assert!(matches!(&answer, Some(Ok(Message::Close(_)))), "{answer:?}");
 }
+
+/// Nothing went over it between two events, and a proxy cut it after a minute.
+#[tokio::test]
+async fn a_silent_socket_is_pinged_whether_or_not_its_peer_has_heartbeats() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start_with(dir.path(), "[limits]\nheartbeat_interval_sec = 1");
+    let mut socket = open(&runtime).await;
+    let hello = json!({ "arcp": "1.1", "id": "h", "type": "session.hello", "payload": {
+        "client": { "name": "t", "version": "1" }, "auth": { "scheme": "bearer", "token": ALICE } } });
+    say(&mut socket, hello.to_string()).await;
+    assert_eq!(hear(&mut socket).await["type"], "session.welcome");
+    for _ in 0..2 {
+        let began = std::time::Instant::now();
+        let next = tokio::time::timeout(std::time::Duration::from_secs(30), socket.next());
+        let frame = next.await.expect("a frame").unwrap().unwrap();
+        assert!(matches!(frame, Message::Ping(_)), "{frame:?}");
+        assert!(began.elapsed().as_millis() > 500, "{:?}", began.elapsed());
+    }
+}

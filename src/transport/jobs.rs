@@ -5,6 +5,7 @@
 //! [`super::status`]'s.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -12,10 +13,13 @@ use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::{MethodRouter, post};
-use futures_util::stream;
+use bytes::BytesMut;
+use futures_util::{Stream, StreamExt, stream};
 use http::request::Parts;
 use prost::Message;
 use secrecy::ExposeSecret;
+use tokio::time::Instant;
+use tonic::Status;
 
 use super::call;
 use super::status::status;
@@ -118,10 +122,26 @@ async fn watch(State(sessions): State<Arc<Sessions>>, request: Request) -> Respo
                 let message = message.map_err(status).transpose()?;
                 Some((message, (sessions, watch)))
             };
-            call::answer(stream::unfold((sessions, watch), next))
+            let every = sessions.limits.heartbeat_interval;
+            let messages = stream::unfold((sessions, watch), next);
+            call::answer(kept_alive(messages, every))
         }
         Err(failure) => status(failure).into_http(),
     }
+}
+
+/// An empty message after each so long a silence: a proxy takes a stream that says
+/// nothing for dead.
+fn kept_alive(
+    messages: impl Stream<Item = Result<BytesMut, Status>>,
+    every: Duration,
+) -> impl Stream<Item = Result<BytesMut, Status>> {
+    let ticks = tokio::time::interval_at(Instant::now() + every, every);
+    let messages = tokio_stream::StreamExt::timeout_repeating(messages, ticks);
+    messages.map(|message| {
+        let empty = || Ok(call::encoded(&proto::WatchJobResponse::default()));
+        message.unwrap_or_else(|_silent| empty())
+    })
 }
 
 /// A call whose caller is known and whose message is there.

@@ -1,12 +1,14 @@
 //! ARCP JSON over WebSocket: one envelope per text frame, on `/arcp` and `/`.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
+use bytes::Bytes;
 use futures_util::stream::SplitSink;
 use futures_util::{SinkExt, StreamExt};
 use secrecy::SecretString;
@@ -69,7 +71,8 @@ async fn serve(
     let (sink, stream) = socket.split();
     let (outbound, chunks) = mpsc::channel(OUTBOUND_CHUNKS_MAX);
     let broken = Arc::new(OnceLock::new());
-    let writer = tokio::spawn(write(sink, chunks, broken.clone()));
+    let every = sessions.limits.heartbeat_interval;
+    let writer = tokio::spawn(write(sink, chunks, every, broken.clone()));
     let frames = stream
         .take_while(|frame| std::future::ready(!matches!(frame, Ok(Message::Close(_)))))
         .filter_map(move |frame| std::future::ready(request(frame, &broken)));
@@ -141,13 +144,25 @@ fn code_of(goodbye: Goodbye) -> u16 {
 
 /// Feeds every frame of a chunk and flushes once: a flush per frame was
 /// measured at a twentieth of the rate.
+///
+/// After each silence of `every` a ping, which the peer's library answers by itself: a
+/// proxy takes a socket that says nothing for dead, and not every peer has heartbeats.
 async fn write(
     mut sink: SplitSink<WebSocket, Message>,
     mut chunks: mpsc::Receiver<Chunk>,
+    every: Duration,
     broken: Arc<OnceLock<u16>>,
 ) {
     let mut goodbye = Goodbye::Done;
-    while let Some(chunk) = chunks.recv().await {
+    loop {
+        let chunk = match tokio::time::timeout(every, chunks.recv()).await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => break,
+            Err(_silent) => match sink.send(Message::Ping(Bytes::new())).await {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+        };
         let bytes = chunk.bytes.freeze();
         let mut start = 0;
         for end in chunk.ends {
