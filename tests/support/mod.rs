@@ -6,6 +6,7 @@ pub mod buf;
 pub mod chromium;
 pub mod collector;
 pub mod credentials;
+pub mod front;
 pub mod gateway;
 pub mod helm;
 pub mod host;

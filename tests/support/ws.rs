@@ -112,9 +112,14 @@ impl Ws {
 
     /// The next frame; `None` once the socket is closed.
     pub async fn try_hear(&mut self) -> Option<Value> {
+        self.try_hear_within(std::time::Duration::from_secs(30))
+            .await
+    }
+
+    pub async fn try_hear_within(&mut self, limit: std::time::Duration) -> Option<Value> {
         loop {
-            let next = tokio::time::timeout(std::time::Duration::from_secs(30), self.socket.next());
-            match next.await.expect("a frame within 30 s")? {
+            let next = tokio::time::timeout(limit, self.socket.next());
+            match next.await.expect("a frame in time")? {
                 Ok(Message::Text(text)) => return Some(serde_json::from_str(&text).unwrap()),
                 Ok(Message::Close(_)) | Err(_) => return None,
                 Ok(_) => {}
