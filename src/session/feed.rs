@@ -79,6 +79,7 @@ impl Feed {
             self.receivers.insert(*stream, receiver);
         }
         self.resting = None;
+        self.hub.count_catch_up();
         self.mode = Mode::CatchUp;
     }
 
@@ -135,6 +136,7 @@ impl Feed {
         }
         let published = self.hub.published();
         if self.drain() {
+            self.hub.count_catch_up();
             self.mode = Mode::CatchUp;
             return self.catch_up(None).await;
         }
