@@ -12,6 +12,7 @@ use serde_json::json;
 use support::collector::Collector;
 use support::host::*;
 use support::promtool::promtool;
+use support::scrape::{names, series, value};
 use support::*;
 
 const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/helm/arcpd/files");
@@ -51,14 +52,6 @@ fn start(dir: &Path, collector: &Collector) -> Runtime {
     let mut command = serve(dir);
     command.arg("--config").arg(path);
     Runtime::spawn(command.envs(collector.env("http/protobuf")))
-}
-
-fn value(text: &str, sample: &str) -> f64 {
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
-    let line = line.unwrap_or_else(|| panic!("{sample} in {text}"));
-    line.parse().unwrap()
 }
 
 #[tokio::test]
@@ -125,19 +118,6 @@ fn points(metric: &Metric) -> usize {
     }
 }
 
-/// Of metrics, as a query names them.
-fn names(text: &str) -> BTreeSet<String> {
-    let name = |line: &str| {
-        let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
-        Some(match kind {
-            "counter" => format!("{name}_total"),
-            "info" => format!("{name}_info"),
-            _ => name.to_owned(),
-        })
-    };
-    text.lines().filter_map(name).collect()
-}
-
 /// An alert on a metric that was renamed never fires.
 #[tokio::test]
 async fn alerts_and_dashboard_ask_for_what_a_real_scrape_has() {
@@ -181,7 +161,6 @@ async fn more_use_makes_no_more_series() {
     let (collector, dir) = (Collector::start().await, tempfile::tempdir().unwrap());
     let runtime = start(dir.path(), &collector);
     busy(&runtime).await;
-    let series = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
     let before = series(&runtime.admin_get("/metrics").1);
     for _ in 0..100 {
         let mut peer = Peer::connect(&runtime.address, BOB).await;

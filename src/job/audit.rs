@@ -1,5 +1,6 @@
 //! The audit log: one line for each decision about authority, under the target
 //! `arcpd::audit` (docs/authority.md has the fields). Names and rules, no secrets.
+//! What is asked for an operation is counted here too.
 
 use super::{Child, Delegation, JobContext};
 use crate::authority::Rule;
@@ -18,6 +19,8 @@ pub(super) fn authorized(
     target: &str,
     decided: &Result<Rule, Failure>,
 ) {
+    let metrics = &job.telemetry().metrics;
+    metrics.authorized(capability, decided.is_ok());
     if !tracing::enabled!(target: "arcpd::audit", tracing::Level::INFO) {
         return;
     }

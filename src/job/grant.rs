@@ -50,6 +50,16 @@ pub(super) struct Family {
     said: Mutex<HashSet<Member>>,
 }
 
+/// What costs have changed.
+pub(super) struct Charged {
+    /// What is left where that matters.
+    pub left: Vec<EventBody>,
+    /// By the job in all.
+    pub spent_json: String,
+    /// A budget is used up that was not before.
+    pub exhausted: bool,
+}
+
 /// What a `cost.*` metric takes from a budget.
 pub(crate) struct Cost {
     currency: Currency,
@@ -204,16 +214,17 @@ impl Grant {
         Ok(Some(Cost { currency, amount }))
     }
 
-    /// Counts costs; returns what is left where that matters, and what the job has
-    /// spent in all.
-    pub fn charge(&self, job: StreamId, costs: &[Cost]) -> (Vec<EventBody>, String) {
+    pub fn charge(&self, job: StreamId, costs: &[Cost]) -> Charged {
         let mut ledger = self.family.ledger.lock();
+        let had_some = ledger.exhausted(job).is_none();
         for cost in costs {
             ledger.charge(job, &cost.currency, cost.amount);
         }
-        let changed = remaining_events(ledger.changed(job));
-        let spent = ledger.spent(job).map(amounts_to_json).unwrap_or_default();
-        (changed, spent)
+        Charged {
+            left: remaining_events(ledger.changed(job)),
+            spent_json: ledger.spent(job).map(amounts_to_json).unwrap_or_default(),
+            exhausted: had_some && ledger.exhausted(job).is_some(),
+        }
     }
 
     /// What is left where that matters; called where it is written, so that the last

@@ -159,6 +159,13 @@ impl LiveJobs {
             .map(|running| running.context.clone())
     }
 
+    /// All of them, in no order.
+    pub fn all(&self) -> Vec<JobContext> {
+        let state = self.state.lock();
+        let jobs = state.jobs.values();
+        jobs.map(|running| running.context.clone()).collect()
+    }
+
     pub fn children_of(&self, job_id: &str) -> usize {
         self.state.lock().children.get(job_id).map_or(0, Vec::len)
     }

@@ -438,6 +438,11 @@ impl Jobs {
         self.live.over(job_id)
     }
 
+    /// Those that are not over.
+    pub fn live(&self) -> Vec<JobContext> {
+        self.live.all()
+    }
+
     /// Jobs that run now.
     pub fn running(&self) -> usize {
         self.live.count()

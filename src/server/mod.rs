@@ -177,6 +177,7 @@ impl Server {
             hosts: self.hosts.clone(),
             connections_open: self.listener.open.clone(),
             runtime: tokio::runtime::Handle::current(),
+            started: now(),
         };
         let scraper = scraper(scrape.clone());
         let admin = transport::admin::router(sessions.clone(), scraper.clone(), self.log_filter);

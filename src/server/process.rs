@@ -7,8 +7,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::runtime::RuntimeMetrics;
 
+use crate::protocol::Timestamp;
+
 #[rustfmt::skip]
-pub(super) fn register(registry: &mut Registry, runtime: &RuntimeMetrics) {
+pub(super) fn register(registry: &mut Registry, runtime: &RuntimeMetrics, started: Timestamp) {
     let mut gauge = |name: &str, help: &str, unit: Option<Unit>, value: i64| {
         let gauge: Gauge = Gauge::default();
         gauge.set(value);
@@ -17,6 +19,7 @@ pub(super) fn register(registry: &mut Registry, runtime: &RuntimeMetrics) {
             None => registry.register(name, help, gauge),
         }
     };
+    gauge("process_start_time", "When it began, since 1970", Some(Unit::Seconds), started.0 / 1_000);
     gauge("runtime_workers", "Threads of the async runtime", None, runtime.num_workers() as i64);
     gauge("runtime_tasks", "Tasks that are alive", None, runtime.num_alive_tasks() as i64);
     gauge("runtime_queue_depth", "Tasks that wait for a worker", None, runtime.global_queue_depth() as i64);

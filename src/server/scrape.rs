@@ -11,7 +11,9 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::process;
 use crate::agent::host::Hosts;
+use crate::protocol::Timestamp;
 use crate::session::Sessions;
+use crate::telemetry::Metrics;
 use crate::transport::admin::Scraper;
 
 #[derive(Clone)]
@@ -20,6 +22,7 @@ pub(crate) struct Scrape {
     pub hosts: Arc<Hosts>,
     pub connections_open: Arc<AtomicUsize>,
     pub runtime: tokio::runtime::Handle,
+    pub started: Timestamp,
 }
 
 pub(crate) fn scraper(scrape: Scrape) -> Scraper {
@@ -34,17 +37,17 @@ impl Scrape {
         let mut registry = Registry::with_prefix("arcpd");
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The running build", version);
-        self.sessions
-            .jobs
-            .telemetry()
-            .metrics
-            .register(&mut registry);
+        self.metrics().register(&mut registry);
         self.log(&mut registry).await;
         self.read(&mut registry);
-        process::register(&mut registry, &self.runtime.metrics());
+        process::register(&mut registry, &self.runtime.metrics(), self.started);
         let mut text = String::new();
         encode(&mut text, &registry)?;
         Ok(text)
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.sessions.jobs.telemetry().metrics
     }
 
     #[rustfmt::skip]
@@ -66,7 +69,7 @@ impl Scrape {
         let (outstanding, unrevocable) = log.credentials_left().await.unwrap_or_default();
         gauge(registry, "credentials_outstanding", "Credentials of no job that the upstream has still to revoke", outstanding as i64);
         gauge(registry, "credentials_unrevocable", "Of these, the ones that the upstream refuses to revoke", unrevocable as i64);
-        gauge(registry, "sessions_parked", "Sessions without a connection that may be resumed", parked);
+        self.metrics().sessions_parked(parked);
     }
 
     #[rustfmt::skip]
@@ -76,6 +79,9 @@ impl Scrape {
         gauge(registry, "connections_open", "Connections of clients", connections);
         gauge(registry, "sessions_attached", "Sessions with a connection", sessions.attached() as i64);
         gauge(registry, "jobs_running", "Jobs that run now", sessions.jobs.running() as i64);
+        let live = sessions.jobs.live();
+        let jobs = self.metrics().jobs(live.iter().map(|job| (job.agent(), job.status())));
+        registry.register("jobs", "Jobs that are not over, by agent and status", jobs);
         gauge(registry, "hosts", "Agent hosts that are connected or may yet be back", self.hosts.count() as i64);
         let (in_flight, max) = self.hosts.places();
         gauge(registry, "host_places", "Jobs that hosts take at once", max as i64);

@@ -155,7 +155,7 @@ impl Actor {
                     Ok(permit) => {
                         let chunk = self.outbox.take();
                         let metrics = &self.sessions.jobs.telemetry().metrics;
-                        metrics.sent(self.via, chunk.bytes.len());
+                        metrics.sent(self.via, chunk.envelopes, chunk.bytes.len());
                         permit.send(chunk);
                         self.last_outbound = Instant::now();
                         self.last_taken = self.last_outbound;
@@ -324,7 +324,6 @@ impl Actor {
     }
 
     async fn receive(&mut self, request: Result<Request, crate::wire::Invalid>) -> Result<(), End> {
-        self.sessions.jobs.telemetry().metrics.request(self.via);
         if self.row.earlier_token_hash.take().is_some() {
             // The peer has the new token: it speaks after its welcome.
             let id = self.row.id.clone();

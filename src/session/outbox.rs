@@ -28,6 +28,7 @@ pub struct Chunk {
     pub bytes: BytesMut,
     /// Where each JSON text ends; empty for protobuf.
     pub ends: Vec<usize>,
+    pub envelopes: usize,
     /// Nothing follows; the transport closes, and says why where it can.
     pub goodbye: Option<Goodbye>,
 }
@@ -94,6 +95,8 @@ pub(super) struct Outbox {
     full_bytes: usize,
     bytes: BytesMut,
     ends: Vec<usize>,
+    /// In the open chunk.
+    envelopes: usize,
 }
 
 impl Outbox {
@@ -104,6 +107,7 @@ impl Outbox {
             full_bytes: 0,
             bytes: BytesMut::new(),
             ends: Vec::new(),
+            envelopes: 0,
         }
     }
 
@@ -121,6 +125,7 @@ impl Outbox {
 
     pub fn push_reply(&mut self, reply: Reply) {
         self.make_room(0, 0);
+        self.envelopes += 1;
         match self.rendering.encoding {
             Encoding::Protobuf => wire::encode_reply_proto(reply, &mut self.bytes),
             Encoding::Json => {
@@ -182,11 +187,13 @@ impl Outbox {
 
     fn push_proto(&mut self, header: &JobHeader, event_seq: u64, record: &[u8], busy: usize) {
         self.make_room(header.len_max() + record.len(), busy);
+        self.envelopes += 1;
         wire::frame_record(header, event_seq, record, &mut self.bytes);
     }
 
     fn push_json(&mut self, header: &JobHeader, event_seq: u64, tail: &[u8], busy: usize) {
         self.make_room(header.len_max() + tail.len(), busy);
+        self.envelopes += 1;
         match self.rendering.profile {
             Profile::Python => {
                 header.frame_json(event_seq, &wire::python_tail(tail), &mut self.bytes);
@@ -219,6 +226,7 @@ impl Outbox {
             // Nothing is kept behind: an idle session has no buffer.
             bytes: std::mem::take(&mut self.bytes),
             ends: std::mem::take(&mut self.ends),
+            envelopes: std::mem::take(&mut self.envelopes),
             goodbye: None,
         }
     }

@@ -22,6 +22,17 @@ use crate::protocol::ErrorCode;
 const AGENTS_MAX: usize = 100;
 pub const OTHER: &str = "other";
 
+/// Values of the label `capability`; those of vendors are `other`.
+const CAPABILITIES: [&str; 7] = [
+    "fs.read",
+    "fs.write",
+    "net.fetch",
+    "tool.call",
+    "agent.delegate",
+    "model.use",
+    OTHER,
+];
+
 const WAIT_SECONDS: [f64; 12] = [
     0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0,
 ];
@@ -35,7 +46,7 @@ struct Agent {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Ended {
+pub struct JobsOf {
     agent: Arc<str>,
     status: &'static str,
 }
@@ -43,6 +54,12 @@ struct Ended {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Transport {
     transport: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct SessionState {
+    transport: &'static str,
+    state: &'static str,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -72,16 +89,18 @@ impl MetricConstructor<Histogram> for RunSeconds {
 
 pub struct Metrics {
     agents: RwLock<HashSet<Arc<str>>>,
-    sessions: Family<Transport, Gauge>,
+    sessions: Family<SessionState, Gauge>,
     opened: Family<Code, Counter>,
     resumes: Family<Outcome, Counter>,
     requests: Family<Transport, Counter>,
+    received_bytes: Family<Transport, Counter>,
+    sent: Family<Transport, Counter>,
     sent_bytes: Family<Transport, Counter>,
     pub acks: Counter,
     pub back_pressure: Counter,
     submitted: Family<Agent, Counter>,
     refused: Family<Code, Counter>,
-    ended: Family<Ended, Counter>,
+    ended: Family<JobsOf, Counter>,
     run_seconds: Family<Agent, Histogram, RunSeconds>,
     queue_seconds: Histogram,
     first_event_seconds: Histogram,
@@ -90,19 +109,19 @@ pub struct Metrics {
     pub record_bytes: Counter,
     authorizations: Family<Decision, Counter>,
     pub budgets_exhausted: Counter,
-    /// Set by whoever keeps them.
-    pub revocations_outstanding: Gauge,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let authorizations = Family::default();
         // There from the start: a rate from nothing to one is no rate.
-        for decision in ["allowed", "refused"] {
-            drop(authorizations.get_or_create(&Decision {
-                capability: "tool.call",
-                decision,
-            }));
+        for capability in CAPABILITIES {
+            for decision in ["allowed", "refused"] {
+                drop(authorizations.get_or_create(&Decision {
+                    capability,
+                    decision,
+                }));
+            }
         }
         Self {
             agents: RwLock::default(),
@@ -110,6 +129,8 @@ impl Default for Metrics {
             opened: Family::default(),
             resumes: Family::default(),
             requests: Family::default(),
+            received_bytes: Family::default(),
+            sent: Family::default(),
             sent_bytes: Family::default(),
             acks: Counter::default(),
             back_pressure: Counter::default(),
@@ -124,7 +145,6 @@ impl Default for Metrics {
             record_bytes: Counter::default(),
             authorizations,
             budgets_exhausted: Counter::default(),
-            revocations_outstanding: Gauge::default(),
         }
     }
 }
@@ -132,10 +152,12 @@ impl Default for Metrics {
 impl Metrics {
     #[rustfmt::skip]
     pub fn register(&self, to: &mut Registry) {
-        to.register("sessions", "Sessions with a connection, by transport", self.sessions.clone());
+        to.register("sessions", "Sessions, by transport and state; parked ones have no connection, and so no transport", self.sessions.clone());
         to.register("session_hellos", "Sessions asked for, by the code of a refusal or OK", self.opened.clone());
         to.register("session_resumes", "Sessions taken up again, or not", self.resumes.clone());
         to.register("session_requests", "Messages of clients, by transport", self.requests.clone());
+        to.register_with_unit("session_received", "Bytes of messages of clients, by transport", Unit::Bytes, self.received_bytes.clone());
+        to.register("session_sent_messages", "Messages to clients, by transport", self.sent.clone());
         to.register_with_unit("session_sent", "Bytes to clients, by transport", Unit::Bytes, self.sent_bytes.clone());
         to.register("session_acks", "Acknowledgements of clients", self.acks.clone());
         to.register("session_back_pressure", "Clients told that they are behind", self.back_pressure.clone());
@@ -150,7 +172,6 @@ impl Metrics {
         to.register_with_unit("log_record", "Bytes of records committed", Unit::Bytes, self.record_bytes.clone());
         to.register("authorizations", "Operations asked for, by capability and decision", self.authorizations.clone());
         to.register("budgets_exhausted", "Jobs that ran out of a budget", self.budgets_exhausted.clone());
-        to.register("revocations_outstanding", "Credentials that are still to be revoked", self.revocations_outstanding.clone());
     }
 
     /// A name that may be a label: the first hundred are.
@@ -168,10 +189,19 @@ impl Metrics {
     }
 
     pub fn session_attached(&self, via: Via, by: i64) {
-        let transport = transport(via);
-        self.sessions
-            .get_or_create(&Transport { transport })
-            .inc_by(by);
+        let of = SessionState {
+            transport: transport(via),
+            state: "attached",
+        };
+        self.sessions.get_or_create(&of).inc_by(by);
+    }
+
+    pub fn sessions_parked(&self, count: i64) {
+        let of = SessionState {
+            transport: "none",
+            state: "parked",
+        };
+        self.sessions.get_or_create(&of).set(count);
     }
 
     pub fn hello(&self, refused: Option<ErrorCode>, resume: bool) {
@@ -188,15 +218,41 @@ impl Metrics {
         self.resumes.get_or_create(&Outcome { outcome }).inc();
     }
 
-    pub fn request(&self, via: Via) {
-        let transport = transport(via);
-        self.requests.get_or_create(&Transport { transport }).inc();
+    /// A message of a client, whatever is in it.
+    pub fn received(&self, via: Via, bytes: usize) {
+        let of = Transport {
+            transport: transport(via),
+        };
+        self.requests.get_or_create(&of).inc();
+        let received = self.received_bytes.get_or_create(&of);
+        received.inc_by(bytes as u64);
     }
 
-    pub fn sent(&self, via: Via, bytes: usize) {
-        let transport = transport(via);
-        let sent = self.sent_bytes.get_or_create(&Transport { transport });
-        sent.inc_by(bytes as u64);
+    pub fn sent(&self, via: Via, messages: usize, bytes: usize) {
+        let of = Transport {
+            transport: transport(via),
+        };
+        self.sent.get_or_create(&of).inc_by(messages as u64);
+        self.sent_bytes.get_or_create(&of).inc_by(bytes as u64);
+    }
+
+    /// Jobs that are not over, made when asked for: 0 where an agent has had some.
+    pub fn jobs<'a>(
+        &self,
+        jobs: impl Iterator<Item = (&'a str, &'static str)>,
+    ) -> Family<JobsOf, Gauge> {
+        let family = Family::<JobsOf, Gauge>::default();
+        for agent in self.agents.read().iter() {
+            for status in ["pending", "running"] {
+                let agent = agent.clone();
+                drop(family.get_or_create(&JobsOf { agent, status }));
+            }
+        }
+        for (agent, status) in jobs {
+            let agent = self.agent(agent);
+            family.get_or_create(&JobsOf { agent, status }).inc();
+        }
+        family
     }
 
     pub fn submitted(&self, agent: &str) {
@@ -215,7 +271,7 @@ impl Metrics {
             agent: agent.clone(),
         });
         run.observe(seconds(ms));
-        self.ended.get_or_create(&Ended { agent, status }).inc();
+        self.ended.get_or_create(&JobsOf { agent, status }).inc();
     }
 
     pub fn queued(&self, ms: i64) {
@@ -226,8 +282,10 @@ impl Metrics {
         self.first_event_seconds.observe(seconds(ms));
     }
 
-    /// `capability` is one of the protocol's names.
-    pub fn authorized(&self, capability: &'static str, allowed: bool) {
+    /// What is no capability of the protocol is an agent's own text.
+    pub fn authorized(&self, capability: &str, allowed: bool) {
+        let known = CAPABILITIES.into_iter().find(|known| *known == capability);
+        let capability = known.unwrap_or(OTHER);
         let decision = if allowed { "allowed" } else { "refused" };
         let of = Decision {
             capability,

@@ -26,6 +26,7 @@ use super::status::status;
 use super::{MESSAGE_BYTES_MAX, OUTBOUND_CHUNKS_MAX, call};
 use crate::protocol::Failure;
 use crate::session::{Connection, Encoding, Goodbye, Sessions, attach};
+use crate::telemetry::{Metrics, Via};
 use crate::wire::{DESCRIPTOR_SET, Invalid, proto, request_from_proto};
 
 const SERVICES: [&str; 4] = [
@@ -92,10 +93,11 @@ async fn session(
     }
     let requests = Streaming::new_request(SessionCodec, body, None, Some(MESSAGE_BYTES_MAX));
     let (outbound, chunks) = mpsc::channel(OUTBOUND_CHUNKS_MAX);
+    let metrics = sessions.jobs.telemetry().metrics.clone();
     let connection = Connection {
         inbound: super::until_broken(requests)
             // A broken stream is a client that has gone.
-            .filter_map(|frame| std::future::ready(received(frame)))
+            .filter_map(move |frame| std::future::ready(received(frame, &metrics)))
             .boxed(),
         outbound,
         encoding: Encoding::Protobuf,
@@ -114,12 +116,19 @@ async fn session(
 
 const AWAY: &str = "the runtime is shutting down; resume the session";
 
-pub(crate) type Frame = Result<proto::SessionRequest, prost::DecodeError>;
+/// A message and its bytes.
+pub(crate) type Frame = (Result<proto::SessionRequest, prost::DecodeError>, usize);
 
 /// `None` when the stream is broken.
-fn received(frame: Result<Frame, Status>) -> Option<Result<crate::protocol::Request, Invalid>> {
+fn received(
+    frame: Result<Frame, Status>,
+    metrics: &Metrics,
+) -> Option<Result<crate::protocol::Request, Invalid>> {
     match frame {
-        Ok(frame) => Some(checked(frame)),
+        Ok((frame, bytes)) => {
+            metrics.received(Via::Session, bytes);
+            Some(checked(frame))
+        }
         Err(status) if status.code() == tonic::Code::OutOfRange => {
             Some(Err(Invalid::new(format!(
                 "frame: larger than {MESSAGE_BYTES_MAX} bytes; the stream ends here, resume the session"
@@ -129,7 +138,9 @@ fn received(frame: Result<Frame, Status>) -> Option<Result<crate::protocol::Requ
     }
 }
 
-fn checked(frame: Frame) -> Result<crate::protocol::Request, Invalid> {
+fn checked(
+    frame: Result<proto::SessionRequest, prost::DecodeError>,
+) -> Result<crate::protocol::Request, Invalid> {
     let request =
         frame.map_err(|error| Invalid::new(format!("frame: not a SessionRequest: {error}")))?;
     let envelope = request
@@ -172,9 +183,10 @@ impl Decoder for SessionCodec {
     type Error = Status;
 
     fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<Frame>, Status> {
+        let bytes = source.remaining();
         let frame = proto::SessionRequest::decode(&mut *source);
         // What a failed decode left belongs to this message.
         source.advance(source.remaining());
-        Ok(Some(frame))
+        Ok(Some((frame, bytes)))
     }
 }

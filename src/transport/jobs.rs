@@ -29,6 +29,9 @@ use crate::session::{Sessions, Watch};
 use crate::telemetry::Via;
 use crate::wire::{self, Invalid, proto};
 
+/// What calls count as.
+const VIA: Via = Via::JobService("");
+
 pub fn router(sessions: Arc<Sessions>) -> Router {
     Router::new()
         .route("/arcp.v1.JobService/SubmitJob", unary(submit))
@@ -120,6 +123,10 @@ async fn watch(State(sessions): State<Arc<Sessions>>, request: Request) -> Respo
                     message = watch.next() => message,
                 };
                 let message = message.map_err(status).transpose()?;
+                if let Ok(message) = &message {
+                    let metrics = &sessions.jobs.telemetry().metrics;
+                    metrics.sent(VIA, 1, message.len());
+                }
                 Some((message, (sessions, watch)))
             };
             let every = sessions.limits.heartbeat_interval;
@@ -161,7 +168,9 @@ where
         return Err(draining());
     }
     let trace = super::trace(&parts.headers);
-    let message = call::message(body).await?;
+    let message: M = call::message(body).await?;
+    let metrics = &sessions.jobs.telemetry().metrics;
+    metrics.received(VIA, message.encoded_len());
     Ok(Call {
         principal,
         trace,
@@ -180,10 +189,15 @@ where
         move |State(sessions): State<Arc<Sessions>>, request: Request| async move {
             let answer = async {
                 let call = open(&sessions, request).await?;
-                run((sessions, call)).await
+                run((sessions.clone(), call)).await
             };
             match answer.await {
-                Ok(message) => call::answer(stream::iter([Ok(call::encoded(&message))])),
+                Ok(message) => {
+                    let message = call::encoded(&message);
+                    let metrics = &sessions.jobs.telemetry().metrics;
+                    metrics.sent(VIA, 1, message.len());
+                    call::answer(stream::iter([Ok(message)]))
+                }
                 Err(failure) => status(failure).into_http::<Body>(),
             }
         },

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use super::{MESSAGE_BYTES_MAX, OUTBOUND_CHUNKS_MAX};
 use crate::protocol::TraceContext;
 use crate::session::{Chunk, Connection, Encoding, Goodbye, Sessions, attach};
+use crate::telemetry::Via;
 use crate::wire::{Invalid, parse_json};
 
 /// What is only just too large is read whole, so that it can be answered; a socket that
@@ -73,8 +74,17 @@ async fn serve(
     let broken = Arc::new(OnceLock::new());
     let every = sessions.limits.heartbeat_interval;
     let writer = tokio::spawn(write(sink, chunks, every, broken.clone()));
+    let metrics = sessions.jobs.telemetry().metrics.clone();
     let frames = stream
         .take_while(|frame| std::future::ready(!matches!(frame, Ok(Message::Close(_)))))
+        .inspect(move |frame| {
+            let bytes = match frame {
+                Ok(Message::Text(text)) => text.len(),
+                Ok(Message::Binary(bytes)) => bytes.len(),
+                _ => return,
+            };
+            metrics.received(Via::WebSocket, bytes);
+        })
         .filter_map(move |frame| std::future::ready(request(frame, &broken)));
     let inbound = super::until_broken(frames)
         .filter_map(|frame| std::future::ready(frame.map_or_else(|Broken(last)| last, Some)))

@@ -16,6 +16,7 @@ pub mod plane;
 pub mod promtool;
 pub mod proxy;
 pub mod python;
+pub mod scrape;
 pub mod ws;
 
 use std::collections::VecDeque;

@@ -139,7 +139,7 @@ impl tonic::server::StreamingService<Frame> for FanMethod {
         let (fan, mut requests) = (self.0.clone(), request.into_inner());
         let receiver = fan.0.subscribe();
         tokio::spawn(async move {
-            while let Ok(Some(Ok(request))) = requests.message().await {
+            while let Ok(Some((Ok(request), _))) = requests.message().await {
                 if let Some(Role::Start { count }) = role(request) {
                     fan.feed(count, encode).await;
                 }

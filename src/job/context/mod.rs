@@ -2,7 +2,7 @@
 
 mod reporting;
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,8 @@ struct Shared {
     created_at: Timestamp,
     /// Something has been reported.
     begun: AtomicBool,
+    /// No host has accepted it.
+    pending: AtomicBool,
     trace: JobTrace,
     telemetry: Telemetry,
 }
@@ -83,6 +85,7 @@ impl JobContext {
             over: CancellationToken::new(),
             created_at: Timestamp(row.created_at_ms),
             begun: AtomicBool::new(next_seq > 1),
+            pending: AtomicBool::new(row.status == "pending"),
             trace,
             telemetry,
         };
@@ -195,6 +198,7 @@ impl JobContext {
     /// A host has it, for the first time or again.
     pub(crate) fn running_on_host(&self, attempt: u32, since_ns: u64) {
         let shared = &*self.shared;
+        shared.pending.store(false, Ordering::Relaxed);
         if attempt == 1 && shared.recovered.is_none() {
             let queued_ms = now().0 - shared.created_at.0;
             shared.telemetry.metrics.queued(queued_ms);
@@ -202,6 +206,14 @@ impl JobContext {
         shared
             .telemetry
             .running(&shared.trace, self.stream(), since_ns);
+    }
+
+    /// `pending` while it waits for a host.
+    pub fn status(&self) -> &'static str {
+        match self.shared.pending.load(Ordering::Relaxed) {
+            true => "pending",
+            false => "running",
+        }
     }
 
     pub(crate) fn trace(&self) -> &JobTrace {

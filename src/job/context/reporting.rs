@@ -153,9 +153,12 @@ impl JobContext {
             spent_json: None,
         };
         if let (Some(grant), false) = (&self.shared.grant, batch.costs.is_empty()) {
-            let (left, spent_json) = grant.charge(self.stream(), &batch.costs);
-            encoded.records += encode_own(left, data);
-            encoded.spent_json = Some(spent_json);
+            let charged = grant.charge(self.stream(), &batch.costs);
+            encoded.records += encode_own(charged.left, data);
+            encoded.spent_json = Some(charged.spent_json);
+            if charged.exhausted {
+                self.shared.telemetry.metrics.budgets_exhausted.inc();
+            }
         }
         encoded
     }
