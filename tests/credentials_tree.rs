@@ -12,9 +12,7 @@ use support::*;
 
 const AGENTS: [&str; 3] = ["acme.a", "acme.b", "acme.c"];
 
-async fn start(dir: &std::path::Path, gateway: &Gateway) -> (Runtime, HostPeer) {
-    // What was given up is asked for again after four times that.
-    let more = "issue_timeout_sec = 1\n";
+async fn start(dir: &std::path::Path, gateway: &Gateway, more: &str) -> (Runtime, HostPeer) {
     let toml = format!("{}{more}{}", gateway.toml(dir), host::HOSTING);
     let runtime = Runtime::start_with(dir, &toml);
     let agents = AGENTS.map(host::agent).to_vec();
@@ -74,7 +72,7 @@ async fn delegate(
 async fn children_that_report_nothing_do_not_spend_more_than_their_root_was_granted() {
     let dir = tempfile::tempdir().unwrap();
     let gateway = Gateway::start().await;
-    let (_runtime, mut host) = start(dir.path(), &gateway).await;
+    let (_runtime, mut host) = start(dir.path(), &gateway, "").await;
     let mut alice = asking(&_runtime.address, ALICE).await;
     submitted(&mut alice, root("5")).await;
     let (_, parent) = given(&mut host).await;
@@ -104,7 +102,7 @@ async fn children_that_report_nothing_do_not_spend_more_than_their_root_was_gran
 async fn grandchildren_share_the_purse_of_their_root_also_after_a_kill() {
     let dir = tempfile::tempdir().unwrap();
     let gateway = Gateway::start().await;
-    let (runtime, mut host) = start(dir.path(), &gateway).await;
+    let (runtime, mut host) = start(dir.path(), &gateway, "").await;
     let mut alice = asking(&runtime.address, ALICE).await;
     submitted(&mut alice, root("5")).await;
     let (_, parent) = given(&mut host).await;
@@ -131,11 +129,95 @@ async fn grandchildren_share_the_purse_of_their_root_also_after_a_kill() {
     assert_eq!(gateway.teams().len(), 1);
 }
 
+/// What a child did not ask for it shares with its parent; its key had no cap at all.
+#[tokio::test]
+async fn a_child_that_leaves_out_its_budget_is_capped_by_what_it_shares() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start().await;
+    let (runtime, mut host) = start(dir.path(), &gateway, "uncapped = true\n").await;
+    let mut alice = asking(&runtime.address, ALICE).await;
+    submitted(&mut alice, root("5")).await;
+    let (_, parent) = given(&mut host).await;
+    delegate(&mut host, &parent, "d1", AGENTS[1], "2").await;
+    let (_, child) = given(&mut host).await;
+    let nothing = proto::DelegateJob {
+        r#ref: Some(child),
+        delegate_id: "d2".into(),
+        agent: AGENTS[2].into(),
+        lease_request_json: json!({ "model.use": ["tier-fast/a"] }).to_string(),
+        ..Default::default()
+    };
+    host.say(Say::Delegate(nothing)).await;
+    given(&mut host).await;
+    let caps: Vec<_> = gateway
+        .keys()
+        .iter()
+        .map(|key| key.asked["max_budget"].to_string())
+        .collect();
+    assert_eq!(caps, ["5", "2", "2"]);
+}
+
+/// The gateway takes a key for a team that it does not have, and holds it to nothing.
+#[tokio::test]
+async fn a_tree_whose_root_has_no_purse_gets_no_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start().await;
+    let runtime = Runtime::start_with(dir.path(), host::HOSTING);
+    let register = || host::register("h1", AGENTS.map(host::agent).to_vec(), 8);
+    let (mut host, _) = HostPeer::connect(&runtime.address, register())
+        .await
+        .unwrap();
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    alice
+        .send("", proto::envelope::Payload::JobSubmit(root("5")))
+        .await;
+    let (_, parent) = host.assigned().await;
+    host.accept(&parent).await;
+    host.report(&parent, vec![host::log(1, "on")]).await;
+    host.acked(1).await;
+    drop(host);
+    runtime.kill();
+    let toml = format!("{}{}", gateway.toml(dir.path()), host::HOSTING);
+    let runtime = Runtime::start_with(dir.path(), &toml);
+    let mut back = register();
+    back.resume = vec![host::held(&parent)];
+    let (mut host, _) = HostPeer::connect(&runtime.address, back).await.unwrap();
+    delegate(&mut host, &parent, "d1", AGENTS[1], "3").await;
+    let Hear::DelegateResult(refused) = host.next_beating().await else {
+        panic!()
+    };
+    assert_eq!(refused.code, "INVALID_REQUEST", "{refused:?}");
+    assert!(refused.message.contains("submit it again"), "{refused:?}");
+    assert!(gateway.keys().is_empty() && gateway.teams().is_empty());
+}
+
+/// The purse and the key had the whole of the limit each.
+#[tokio::test]
+async fn a_purse_and_its_key_take_no_longer_together_than_one_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start().await;
+    let (runtime, _host) = start(dir.path(), &gateway, "issue_timeout_sec = 1\n").await;
+    let mut alice = asking(&runtime.address, ALICE).await;
+    gateway.set(Mood::Slow);
+    alice
+        .send("", proto::envelope::Payload::JobSubmit(root("5")))
+        .await;
+    let refused = alice.next().await;
+    assert!(
+        format!("{refused:?}").contains("INTERNAL_ERROR"),
+        "{refused:?}"
+    );
+    gateway.until_teams_are_deleted().await;
+    gateway
+        .until(|keys| keys.iter().all(|key| key.deleted))
+        .await;
+}
+
 #[tokio::test]
 async fn a_job_that_delegates_nothing_has_no_purse() {
     let dir = tempfile::tempdir().unwrap();
     let gateway = Gateway::start().await;
-    let (runtime, mut host) = start(dir.path(), &gateway).await;
+    let (runtime, mut host) = start(dir.path(), &gateway, "").await;
     let mut alice = asking(&runtime.address, ALICE).await;
     let mut alone = submit(AGENTS[0], json!({}));
     alone.lease_request_json = granted("5", &[]);
@@ -148,9 +230,10 @@ async fn a_job_that_delegates_nothing_has_no_purse() {
 /// Between the purse and its job comes the key.
 #[tokio::test]
 async fn a_purse_whose_job_got_no_key_is_closed() {
+    // What was given up is asked for again after four times that.
     let dir = tempfile::tempdir().unwrap();
     let gateway = Gateway::start().await;
-    let (runtime, _host) = start(dir.path(), &gateway).await;
+    let (runtime, _host) = start(dir.path(), &gateway, "issue_timeout_sec = 1\n").await;
     let mut alice = asking(&runtime.address, ALICE).await;
     gateway.set(Mood::BudgetExceeded);
     alice

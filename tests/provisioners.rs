@@ -11,7 +11,10 @@ use arcpd::protocol::Timestamp;
 use secrecy::ExposeSecret;
 use support::gateway::*;
 
-const NOW: Timestamp = Timestamp(1_800_000_000_000);
+/// What is left of a minute is counted when the gateway is asked.
+fn in_ms(ms: i64) -> Timestamp {
+    Timestamp(jiff::Timestamp::now().as_millisecond() + ms)
+}
 
 fn request(handle: &str) -> Request {
     Request {
@@ -21,10 +24,10 @@ fn request(handle: &str) -> Request {
         principal: "alice".into(),
         agent: "a@1.0.0".into(),
         traceparent: "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01".into(),
-        asked_at: NOW,
+        asked_at: in_ms(-30_000),
         budget: vec![usd("5.10")],
         models: vec!["tier-fast/*".into()],
-        expires_at: Some(Timestamp(NOW.0 + 59_999)),
+        expires_at: Some(in_ms(59_999)),
         ends_at: None,
         replaces: None,
         purse: None,
@@ -64,7 +67,7 @@ async fn a_key_has_the_leases_bounds_and_is_deleted_by_its_alias_alone() {
     assert_eq!(key.alias, "cred_1");
     assert_eq!(key.asked["models"], serde_json::json!(["tier-fast/a"]));
     assert_eq!(key.asked["max_budget"].to_string(), "5.1");
-    assert_eq!(key.asked["duration"], "59s", "rounded down");
+    assert_eq!(key.asked["duration"], "59s", "rounded down, from now");
     assert_eq!(key.asked["key_type"], "llm_api");
     assert_eq!(key.asked["metadata"]["arcp_job_id"], "job_1");
     assert_eq!(key.traceparent, request("").traceparent);
@@ -110,11 +113,7 @@ async fn a_lease_that_the_gateway_cannot_hold_to_gets_no_key() {
             ..request("h")
         },
         Request {
-            expires_at: Some(Timestamp(NOW.0 + 999)),
-            ..request("h")
-        },
-        Request {
-            expires_at: Some(Timestamp(NOW.0 - 1)),
+            expires_at: Some(in_ms(-1)),
             ..request("h")
         },
     ] {
@@ -255,7 +254,7 @@ async fn a_program_is_asked_on_its_stdin_and_its_answer_is_the_credential() {
     assert_eq!(issued.terms.constraints.budget, [usd("5.10")]);
     assert_eq!(
         issued.terms.constraints.expires_at,
-        Some(Timestamp(NOW.0 + 59_000))
+        Some(Timestamp(1_800_000_059_000))
     );
     let asked = || {
         let text = std::fs::read_to_string(dir.path().join("asked")).unwrap();

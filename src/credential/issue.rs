@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::ExposeSecret;
+use tokio::time::Instant;
 
 use super::held::{Held, HeldMap, Holding};
 use super::purse::{self, Owed};
@@ -62,6 +63,8 @@ pub struct Ask<'a> {
     pub at: Timestamp,
     /// The effective one.
     pub lease: &'a Lease,
+    /// What it may spend, of its own budgets and of those that it shares.
+    pub budget: Amounts,
     pub deadline: Option<Timestamp>,
     pub tree: Tree,
 }
@@ -74,7 +77,7 @@ pub enum Tree {
     /// Those that it may delegate to.
     Root,
     /// All below that job, which was granted so much.
-    Below(String, Vec<Budget>),
+    Below(String, StreamId, Vec<Budget>),
 }
 
 /// Issued and of no job yet: given back when dropped.
@@ -89,8 +92,8 @@ pub struct Fresh {
 // === impl Tree ===
 
 impl Tree {
-    pub fn below(root_id: &str, granted: &Amounts) -> Self {
-        Self::Below(root_id.into(), budget(granted))
+    pub fn below(root_id: &str, stream: StreamId, granted: &Amounts) -> Self {
+        Self::Below(root_id.into(), stream, budget(granted))
     }
 }
 
@@ -127,20 +130,24 @@ impl Credentials {
         let listed = agents::listed(&self.options.agents, ask.agent);
         let applies = listed && self.provisioner.applies(&request);
         let opens = ask.tree == Tree::Root && self.provisioner.has_purses(&request.budget);
+        let until = Instant::now() + self.options.issue_timeout;
         request.purse = match &ask.tree {
-            Tree::Below(root, budget) => (self.provisioner.has_purses(budget)).then_some(root),
+            Tree::Below(root, _, granted) => self.provisioner.has_purses(granted).then_some(root),
             Tree::Root => opens.then_some(&request.job_id),
             Tree::Alone => None,
         }
         .map(|root| purse::handle(root));
         let opened = match opens {
-            true => Some(self.open_purse(&request, ask.stream).await?),
+            true => Some(self.open_purse(&request, ask.stream, until).await?),
             false => None,
         };
         let mut fresh = match applies {
             true => {
+                if let Tree::Below(_, root, _) = ask.tree {
+                    self.check_purse(&request, root).await?;
+                }
                 let session_id = ask.session_id.to_owned();
-                self.ask(request, 1, ask.stream, session_id).await?
+                self.ask(request, 1, ask.stream, session_id, until).await?
             }
             false if opens => self.fresh(ask.stream),
             false => return Ok(None),
@@ -173,7 +180,7 @@ impl Credentials {
             agent: ask.agent.into(),
             traceparent: ask.traceparent.clone(),
             asked_at,
-            budget: budget(&lease.budget),
+            budget: budget(&ask.budget),
             models: models.map(Pattern::to_string).collect(),
             expires_at: self.expiry(asked_at, ends_at),
             ends_at,
@@ -198,12 +205,15 @@ impl Credentials {
         generation: u32,
         stream: StreamId,
         session_id: String,
+        until: Instant,
     ) -> Result<Fresh, Failure> {
-        self.intend(&request, generation, stream).await?;
-        let owed = Owed::new(self.clone(), request.handle.clone());
+        let owed = self.intend(&request, generation, stream).await?;
         let (id, ends_at) = (request.id.clone(), request.ends_at);
         let (job_id, handle) = (request.job_id.clone(), request.handle.clone());
-        match self.within_time(self.provisioner.issue(request)).await {
+        match self
+            .within_time(until, self.provisioner.issue(request))
+            .await
+        {
             Ok(issued) => {
                 tracing::info!(job_id, credential = handle, "issued a credential");
                 let (row, held) = self.issued(handle, id, issued, ends_at, generation, session_id);
@@ -229,11 +239,11 @@ impl Credentials {
 
     /// Before the upstream is asked.
     pub(super) async fn intend(
-        &self,
+        self: &Arc<Self>,
         request: &Request,
         generation: u32,
         stream: StreamId,
-    ) -> Result<(), Failure> {
+    ) -> Result<Owed, Failure> {
         let settles_after = self.options.issue_timeout * SETTLES_AFTER;
         let settles_at_ms = request.asked_at.0 + settles_after.as_millis() as i64;
         let row = CredentialRow {
@@ -254,21 +264,26 @@ impl Credentials {
             issued_json: String::new(),
             sealed: None,
         };
-        let stored = self.log.execute(Command::IntendCredential(row)).await;
-        stored.map(drop).map_err(|error| {
+        let stored = self
+            .log
+            .execute(Command::IntendCredential(row.clone()))
+            .await;
+        stored.map_err(|error| {
             tracing::error!(%error, "the store refused a credential");
             Failure::internal("the store is not available; try again")
-        })
+        })?;
+        Ok(Owed::new(self.clone(), row))
     }
 
     /// What an upstream answers, if it does in time.
     pub(super) async fn within_time<T>(
         &self,
+        until: Instant,
         asked: impl Future<Output = Result<T, IssueError>>,
     ) -> Result<T, IssueError> {
-        let timeout = self.options.issue_timeout;
-        let answer = tokio::time::timeout(timeout, asked).await;
+        let answer = tokio::time::timeout_at(until, asked).await;
         answer.unwrap_or_else(|_| {
+            let timeout = self.options.issue_timeout;
             let text = format!("nothing within {} s", timeout.as_secs_f32());
             Err(IssueError::Unknown(text))
         })

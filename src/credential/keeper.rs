@@ -15,7 +15,7 @@ use futures_util::future::join_all;
 
 use super::{Budget, Credentials};
 use crate::clock::now;
-use crate::log::{Command, CredentialRow, CredentialState};
+use crate::log::{Command, CredentialRow, CredentialState, Outcome};
 use crate::protocol::{EventBody, Timestamp};
 
 /// Asked of an upstream at once.
@@ -71,8 +71,8 @@ impl Credentials {
         Ok(true)
     }
 
-    /// In the store, or the intent does it later.
-    pub(super) async fn revoke_at(&self, handle: String, at_ms: i64) {
+    /// In the store, or the intent does it later. False when it is not there.
+    pub(super) async fn revoke_at(&self, handle: String, at_ms: i64) -> bool {
         let command = Command::SetCredential {
             handle,
             seen: None,
@@ -81,10 +81,12 @@ impl Credentials {
             next_at_ms: Some(at_ms),
             error: String::new(),
         };
-        if let Err(error) = self.log.execute(command).await {
+        let done = self.log.execute(command).await;
+        if let Err(error) = &done {
             tracing::warn!(%error, "a credential is revoked later");
         }
         self.wanted.notify_one();
+        !matches!(done, Ok(Outcome::Stale))
     }
 
     pub(super) async fn set(
@@ -95,6 +97,19 @@ impl Credentials {
         next_at_ms: Option<i64>,
         error: &str,
     ) -> Result<(), crate::log::Error> {
+        let set = self.set_if_seen(row, state, attempts, next_at_ms, error);
+        set.await.map(drop)
+    }
+
+    /// False when it is no longer in the state that was seen.
+    async fn set_if_seen(
+        &self,
+        row: &CredentialRow,
+        state: CredentialState,
+        attempts: u32,
+        next_at_ms: Option<i64>,
+        error: &str,
+    ) -> Result<bool, crate::log::Error> {
         let command = Command::SetCredential {
             handle: row.handle.clone(),
             seen: Some(row.state),
@@ -103,7 +118,8 @@ impl Credentials {
             next_at_ms,
             error: error.into(),
         };
-        self.log.execute(command).await.map(drop)
+        let done = self.log.execute(command).await?;
+        Ok(!matches!(done, Outcome::Stale))
     }
 
     async fn ask_refusers_again(&self) -> Result<(), crate::log::Error> {
@@ -158,9 +174,12 @@ impl Credentials {
         match row.state {
             CredentialState::Live => self.rotate(row, holder).await,
             CredentialState::Issuing => {
-                // From here on it cannot become a job's.
-                self.set(&row, CredentialState::Revoking, 0, Some(now().0), "")
-                    .await?;
+                // From here on it cannot become a job's, if it has not.
+                let at = Some(now().0);
+                let revoking = CredentialState::Revoking;
+                if !self.set_if_seen(&row, revoking, 0, at, "").await? {
+                    return Ok(());
+                }
                 row.state = CredentialState::Revoking;
                 self.revoke(row).await
             }

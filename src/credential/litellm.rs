@@ -30,6 +30,7 @@ use super::{
     Asked, Budget, Constraints, IssueError, Issued, Opened, Provisioner, Request, RevokeError,
     Revoked, Terms, models, roots,
 };
+use crate::clock::now;
 use crate::protocol::Timestamp;
 use call::{CallError, NO_DATABASE, NONE_FOUND};
 
@@ -172,7 +173,7 @@ impl Gateway {
         let budget = self.budget(&request).await?;
         let seconds = request
             .expires_at
-            .map(|at| seconds_until(at, request.asked_at))
+            .map(|at| seconds_until(at, now()))
             .transpose()?;
         let max_budget = budget
             .as_ref()
@@ -320,10 +321,11 @@ impl Gateway {
     }
 }
 
-/// Rounded down: a key must not outlive its lease.
+/// Rounded down, since a key must not outlive its lease; but a gateway knows nothing
+/// shorter than a second.
 fn seconds_until(at: Timestamp, now: Timestamp) -> Result<i64, IssueError> {
-    match (at.0 - now.0) / 1_000 {
-        seconds @ 1.. => Ok(seconds),
+    match at.0 - now.0 {
+        ms @ 1.. => Ok((ms / 1_000).max(1)),
         _ => Err(IssueError::Unsuitable(
             "lease_constraints.expires_at: too soon for a credential".into(),
         )),

@@ -9,8 +9,10 @@
 
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use super::{Credentials, IssueError, Request};
-use crate::log::{Command, IssuedRow};
+use crate::log::{Command, CredentialRow, CredentialState, IssuedRow, StreamId};
 use crate::protocol::Failure;
 
 const PREFIX: &str = "purse_";
@@ -28,15 +30,16 @@ pub fn is_purse(handle: &str) -> bool {
 /// Something that the upstream has, or may have: given back when dropped.
 pub(super) struct Owed {
     credentials: Arc<Credentials>,
-    handle: String,
+    row: CredentialRow,
     armed: bool,
 }
 
 impl Owed {
-    pub fn new(credentials: Arc<Credentials>, handle: String) -> Self {
+    /// `row` is stored.
+    pub fn new(credentials: Arc<Credentials>, row: CredentialRow) -> Self {
         Self {
             credentials,
-            handle,
+            row,
             armed: true,
         }
     }
@@ -52,10 +55,9 @@ impl Drop for Owed {
         if !self.armed {
             return;
         }
-        let (credentials, handle) = (self.credentials.clone(), self.handle.clone());
-        let now = crate::clock::now().0;
+        let (credentials, row) = (self.credentials.clone(), self.row.clone());
         // If this cannot be stored either, the intent is due by itself.
-        tokio::spawn(async move { credentials.revoke_at(handle, now).await });
+        tokio::spawn(async move { credentials.give_back(row).await });
     }
 }
 
@@ -64,17 +66,18 @@ impl Credentials {
     pub(super) async fn open_purse(
         self: &Arc<Self>,
         root: &Request,
-        stream: crate::log::StreamId,
+        stream: StreamId,
+        until: Instant,
     ) -> Result<(Owed, IssuedRow), Failure> {
         let purse = Request {
             handle: handle(&root.job_id),
             id: handle(&root.job_id),
             ..root.clone()
         };
-        self.intend(&purse, 0, stream).await?;
+        let owed = self.intend(&purse, 0, stream).await?;
         let handle = purse.handle.clone();
-        let owed = Owed::new(self.clone(), handle.clone());
-        let opened = self.within_time(self.provisioner.open_purse(purse)).await;
+        let opened = self.within_time(until, self.provisioner.open_purse(purse));
+        let opened = opened.await;
         match opened {
             Ok(()) => {
                 let row = IssuedRow {
@@ -90,9 +93,48 @@ impl Credentials {
         }
     }
 
+    /// A gateway takes a key for a purse that is not there, and then nothing holds the
+    /// tree: its root may have been submitted before there was anybody to ask for one.
+    pub(super) async fn check_purse(
+        &self,
+        request: &Request,
+        root: StreamId,
+    ) -> Result<(), Failure> {
+        let Some(purse) = &request.purse else {
+            return Ok(());
+        };
+        let rows = self.log.credentials(Some(root)).await;
+        let rows = rows.map_err(|_| Failure::internal("the store is not available; try again"))?;
+        let live = |row: &CredentialRow| row.handle == *purse && row.state == CredentialState::Live;
+        match rows.iter().any(live) {
+            true => Ok(()),
+            false => Err(Failure::invalid(
+                "delegate: no credential can be had: the first job above was submitted before \
+                 this runtime could cap what its tree spends; submit it again",
+            )),
+        }
+    }
+
+    async fn give_back(&self, row: CredentialRow) {
+        let now = crate::clock::now().0;
+        if self.revoke_at(row.handle.clone(), now).await {
+            return;
+        }
+        // It was not there when it was revoked, and may have been made after that.
+        let again = CredentialRow {
+            state: CredentialState::Revoking,
+            next_at_ms: Some(now),
+            ..row
+        };
+        if let Err(error) = self.log.execute(Command::IntendCredential(again)).await {
+            tracing::error!(%error, "a credential that may be there is not in the store");
+        }
+        self.wanted.notify_one();
+    }
+
     /// What the submitter is told; what was not made is not owed.
     pub(super) async fn not_issued(&self, job_id: &str, owed: Owed, error: IssueError) -> Failure {
-        let handle = owed.handle.clone();
+        let handle = owed.row.handle.clone();
         tracing::warn!(%error, job_id, credential = handle, "no credential was issued");
         if !error.may_exist() {
             owed.release();

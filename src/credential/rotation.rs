@@ -10,6 +10,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::held::{Held, Holding};
 use super::keeper::{Holder, after, backoff};
 use super::purse::is_purse;
@@ -101,7 +103,9 @@ impl Credentials {
                 .map(|job| job.session_id)
                 .unwrap_or_default(),
         };
-        let Ok(fresh) = self.ask(next, generation, row.stream, session_id).await else {
+        let until = Instant::now() + self.options.issue_timeout;
+        let asked = self.ask(next, generation, row.stream, session_id, until);
+        let Ok(fresh) = asked.await else {
             let attempts = row.attempts.saturating_add(1);
             let next_at = Some(after(now(), backoff(attempts)));
             return self.set(&row, row.state, attempts, next_at, "").await;

@@ -4,11 +4,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::Jobs;
-use crate::authority::{Capability, Lease, ModelDefault};
+use crate::authority::{Amounts, Capability, Lease, ModelDefault};
 use crate::credential::{Ask, Budget, Credentials, Fresh, Holder, Holding, Tree};
 use crate::log::{JobRow, StreamId};
 use crate::protocol::{EventBody, Failure, Timestamp};
 use crate::telemetry::{self, JobTrace};
+
+/// Beside the job and its lease.
+pub(super) struct Wanted {
+    /// What it may spend, whoever's budget it is.
+    pub budget: Amounts,
+    pub tree: Tree,
+    pub deadline: Option<Timestamp>,
+}
 
 impl Jobs {
     /// None if there is nobody to ask for any.
@@ -21,8 +29,7 @@ impl Jobs {
         &self,
         job: &JobRow,
         lease: &Lease,
-        deadline: Option<Timestamp>,
-        tree: Tree,
+        wanted: Wanted,
         trace: &JobTrace,
     ) -> Result<Option<Fresh>, Failure> {
         let Some(credentials) = &self.credentials else {
@@ -38,8 +45,9 @@ impl Jobs {
             traceparent: trace.below(call),
             at: job.created_at(),
             lease,
-            deadline,
-            tree,
+            budget: wanted.budget,
+            deadline: wanted.deadline,
+            tree: wanted.tree,
         };
         let issued = credentials.issue(ask).await;
         if !matches!(issued, Ok(None)) {
@@ -87,7 +95,8 @@ impl Holder for Jobs {
 
     fn budget_left(&self, job_id: &str) -> Option<Vec<Budget>> {
         let context = self.live_context(job_id)?;
-        let left = context.remaining().into_iter();
+        let grant = context.grant()?;
+        let left = grant.family.spendable(context.stream()).into_iter();
         let budget = left.map(|(currency, amount)| Budget {
             currency: currency.to_string(),
             amount: amount.to_string(),

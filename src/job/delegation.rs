@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::credentials::Wanted;
 use super::grant::Grant;
 use super::idempotency::{fingerprint, same_or_conflict};
 use super::registry::unavailable;
@@ -134,8 +135,13 @@ impl Jobs {
         };
         let context = parent.trace().child();
         let trace = JobTrace::begin(self.telemetry(), &row, &context);
-        let tree = Tree::below(&family.root.job_id, &family.root.budget);
-        let credential = self.credential(&row, &lease, None, tree, &trace).await;
+        let root = &family.root;
+        let wanted = Wanted {
+            budget: family.spendable(stream),
+            tree: Tree::below(&root.job_id, root.stream, &root.budget),
+            deadline: None,
+        };
+        let credential = self.credential(&row, &lease, wanted, &trace).await;
         let credential = credential.inspect_err(|_| grant.family.withdraw(stream))?;
         let submitted = Submitted {
             row: &row,

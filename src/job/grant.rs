@@ -14,7 +14,7 @@ use crate::authority::{
     Amount, Amounts, Capability, Currency, Denied, Lease, Ledger, Member, ModelDefault, Rule,
     Target, amounts_to_json,
 };
-use crate::log::StreamId;
+use crate::log::{JobRow, StreamId};
 use crate::protocol::{ErrorCode, EventBody, Failure};
 
 const REMAINING: &str = "cost.budget.remaining";
@@ -36,6 +36,7 @@ pub(super) struct Grant {
 #[derive(Clone)]
 pub(super) struct Root {
     pub job_id: String,
+    pub stream: StreamId,
     /// What it was granted.
     pub budget: Amounts,
 }
@@ -67,10 +68,11 @@ pub(crate) struct Cost {
 }
 
 impl Family {
-    pub fn new(ledger: Ledger, root_id: &str, lease: &Lease) -> Arc<Self> {
+    pub fn new(ledger: Ledger, root: &JobRow, lease: &Lease) -> Arc<Self> {
         Arc::new(Self {
             root: Root {
-                job_id: root_id.into(),
+                job_id: root.id.clone(),
+                stream: root.stream,
                 budget: lease.budget.clone(),
             },
             ledger: Mutex::new(ledger),
@@ -92,6 +94,19 @@ impl Family {
     ) -> Result<Amounts, String> {
         let mut ledger = self.ledger.lock();
         ledger.reserve_within(child, parent, asked, bounds)
+    }
+
+    /// What a job may spend in each currency: what is left of its own budget, or of the
+    /// nearest above it that it shares.
+    pub fn spendable(&self, member: Member) -> Amounts {
+        let ledger = self.ledger.lock();
+        let mut all = Amounts::new();
+        for above in ledger.line(member) {
+            for (currency, left) in ledger.remaining(above) {
+                all.entry(currency).or_insert(left);
+            }
+        }
+        all
     }
 
     /// A child that was not made after all.
@@ -233,7 +248,7 @@ impl Grant {
         remaining_events(self.family.ledger.lock().changed(job))
     }
 
-    /// What is left of each budget of the job, for credentials and spans.
+    /// What is left of each budget of the job.
     pub fn remaining(&self, job: StreamId) -> Amounts {
         self.family.ledger.lock().remaining(job)
     }

@@ -167,7 +167,7 @@ impl Jobs {
         for over in below.iter().rev().filter(|job| job.end_position.is_some()) {
             ledger.end(over.stream);
         }
-        Ok(Family::new(ledger, &row.id, &lease))
+        Ok(Family::new(ledger, row, &lease))
     }
 }
 

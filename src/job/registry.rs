@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use super::credentials::Wanted;
 use super::directory::{Agent, AgentDirectory};
 use super::grant::{Family, Grant};
 use super::idempotency::{fingerprint, meant, same_or_conflict};
@@ -235,7 +236,12 @@ impl Jobs {
             false => Tree::Alone,
         };
         let trace = JobTrace::begin(&self.telemetry, &job, &new.trace);
-        let credential = self.credential(&job, &lease, deadline, tree, &trace);
+        let wanted = Wanted {
+            budget: lease.budget.clone(),
+            tree,
+            deadline,
+        };
+        let credential = self.credential(&job, &lease, wanted, &trace);
         // Whoever was asked for it knows the trace.
         let credential = credential.await.map_err(|failure| Refused {
             failure,
@@ -352,7 +358,7 @@ impl Jobs {
             return None;
         }
         let ledger = Ledger::open(root.stream, lease.budget.clone());
-        let family = Family::new(ledger, &root.id, &lease);
+        let family = Family::new(ledger, root, &lease);
         Some(self.grant_in(family, lease, 0, None))
     }
 

@@ -278,3 +278,70 @@ async fn what_was_delegated_is_kept_until_the_job_above_all_of_it_is_gone() {
     }
     close(log).await;
 }
+
+/// A process that was stopped for a while revoked the credential of a job that it
+/// accepted, and made half of a job's credentials live without the job.
+#[tokio::test]
+async fn of_a_jobs_credentials_all_become_live_or_none_and_what_has_changed_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _committed) = open(dir.path());
+    let intent = |handle: &str| CredentialRow {
+        handle: handle.into(),
+        id: handle.into(),
+        generation: 1,
+        stream: 7,
+        job_id: "job_7".into(),
+        provisioner: "p".into(),
+        state: CredentialState::Issuing,
+        issued_at_ms: 0,
+        settles_at_ms: 10,
+        expires_at_ms: None,
+        next_at_ms: Some(10),
+        attempts: 0,
+        error: String::new(),
+        asked_json: String::new(),
+        issued_json: String::new(),
+        sealed: None,
+    };
+    let issued = |handle: &str| IssuedRow {
+        handle: handle.into(),
+        expires_at_ms: None,
+        next_at_ms: None,
+        issued_json: String::new(),
+        sealed: None,
+    };
+    let revoke = |handle: &str| Command::SetCredential {
+        handle: handle.into(),
+        seen: Some(CredentialState::Issuing),
+        state: CredentialState::Revoking,
+        attempts: 0,
+        next_at_ms: Some(10),
+        error: String::new(),
+    };
+    for handle in ["key", "purse"] {
+        let stored = log.execute(Command::IntendCredential(intent(handle))).await;
+        assert_eq!(stored.unwrap(), Outcome::Done);
+    }
+    assert_eq!(log.execute(revoke("purse")).await.unwrap(), Outcome::Done);
+    let create = |handles: &[&str]| {
+        let (row, op) = job(7, None);
+        Command::CreateJob {
+            job: Box::new(row),
+            op: Some(op),
+            hosted: None,
+            credentials: handles.iter().map(|handle| issued(handle)).collect(),
+            trace: None,
+        }
+    };
+    let made = log.execute(create(&["key", "purse"])).await;
+    assert_eq!(made.unwrap(), Outcome::Stale);
+    let states = log.credentials(Some(7)).await.unwrap();
+    let states: Vec<_> = states.iter().map(|row| row.state).collect();
+    assert_eq!(
+        states,
+        [CredentialState::Issuing, CredentialState::Revoking]
+    );
+    assert_eq!(log.execute(create(&["key"])).await.unwrap(), Outcome::Done);
+    assert_eq!(log.execute(revoke("key")).await.unwrap(), Outcome::Stale);
+    close(log).await;
+}

@@ -3,7 +3,7 @@
 //! It follows the code of `litellm` 1.108: an alias is there once, a deletion of
 //! an alias that is not there is a 404 with words, errors are
 //! `{"error": {"message", "type", "param", "code"}}`. A team's `max_budget` bounds what
-//! its keys spend together. It keeps every key and team it ever made, so that a test
+//! its keys spend together, and a key for a team that is not there is made. It keeps every key and team it ever made, so that a test
 //! can ask what has become of each.
 
 use std::sync::{Arc, Mutex};
@@ -32,6 +32,8 @@ pub enum Mood {
     BudgetExceeded,
     /// Sends what it made through a redirect.
     Redirects,
+    /// Each answer takes 700 ms.
+    Slow,
 }
 
 #[derive(Clone, Debug)]
@@ -191,6 +193,12 @@ impl Gateway {
             .unwrap();
     }
 
+    async fn think(&self) {
+        if self.mood() == Mood::Slow {
+            tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+        }
+    }
+
     fn mood(&self) -> Mood {
         *self.mood.borrow()
     }
@@ -223,6 +231,7 @@ async fn generate(
     Json(asked): Json<Value>,
 ) -> Result<Answer, Answer> {
     gateway.check(&headers)?;
+    gateway.think().await;
     match gateway.mood() {
         Mood::BudgetExceeded => {
             let text = "Budget has been exceeded! Current cost: 7, Max budget: 5";
@@ -234,13 +243,6 @@ async fn generate(
         _ => {}
     }
     let alias = asked["key_alias"].as_str().unwrap_or_default().to_owned();
-    if let Some(team) = asked["team_id"].as_str() {
-        let teams = gateway.teams();
-        if !teams.iter().any(|of| of.id == team && !of.deleted) {
-            let text = format!("Unable to find team object in database. Team ID: {team}");
-            return Err(error(StatusCode::BAD_REQUEST, "bad_request_error", &text));
-        }
-    }
     let value = format!("{KEY_PREFIX}{:032x}", rand::random::<u128>());
     {
         let mut keys = gateway.keys.lock().unwrap();
@@ -305,6 +307,7 @@ async fn new_team(
     Json(asked): Json<Value>,
 ) -> Result<Answer, Answer> {
     gateway.check(&headers)?;
+    gateway.think().await;
     let id = asked["team_id"].as_str().unwrap_or_default().to_owned();
     let mut teams = gateway.teams.lock().unwrap();
     if teams.iter().any(|team| team.id == id && !team.deleted) {

@@ -118,7 +118,7 @@ pub(super) fn insert(connection: &Connection, row: &CredentialRow) -> rusqlite::
 }
 
 /// False when it is no longer waited for: it is being revoked.
-pub(super) fn issued(connection: &Connection, issued: &IssuedRow) -> rusqlite::Result<bool> {
+fn issued(connection: &Connection, issued: &IssuedRow) -> rusqlite::Result<bool> {
     let changed = connection
         .prepare_cached(
             "UPDATE credential SET state = 'live', settles_at_ms = 0, expires_at_ms = ?2,
@@ -133,6 +133,22 @@ pub(super) fn issued(connection: &Connection, issued: &IssuedRow) -> rusqlite::R
             issued.sealed,
         ])?;
     Ok(changed == 1)
+}
+
+/// All of them, or none is changed.
+pub(super) fn all_issued(connection: &Connection, rows: &[IssuedRow]) -> rusqlite::Result<bool> {
+    for row in rows {
+        let waited_for = connection
+            .prepare_cached("SELECT 1 FROM credential WHERE handle = ?1 AND state = 'issuing'")?
+            .exists(params![row.handle])?;
+        if !waited_for {
+            return Ok(false);
+        }
+    }
+    for row in rows {
+        issued(connection, row)?;
+    }
+    Ok(true)
 }
 
 pub(super) fn issued_for_live_job(
@@ -155,8 +171,8 @@ pub(super) fn set(
     attempts: u32,
     next_at_ms: Option<i64>,
     error: &str,
-) -> rusqlite::Result<()> {
-    connection
+) -> rusqlite::Result<bool> {
+    let changed = connection
         .prepare_cached(
             // A value that is to be void is not kept either.
             "UPDATE credential SET state = ?2, attempts = ?3, next_at_ms = ?4, error = ?5,
@@ -164,7 +180,7 @@ pub(super) fn set(
              WHERE handle = ?1 AND (?6 IS NULL OR state = ?6)",
         )?
         .execute(params![handle, state, attempts, next_at_ms, error, seen])?;
-    Ok(())
+    Ok(changed > 0)
 }
 
 pub(super) fn remove(connection: &Connection, handle: &str) -> rusqlite::Result<()> {

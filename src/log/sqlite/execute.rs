@@ -131,10 +131,8 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
             if let Some(earlier) = earlier {
                 return Ok(Outcome::Duplicate(Box::new(earlier)));
             }
-            for issued in credentials {
-                if !credential::issued(connection, issued)? {
-                    return Ok(Outcome::Stale);
-                }
+            if !credential::all_issued(connection, credentials)? {
+                return Ok(Outcome::Stale);
             }
             insert_job(connection, job)?;
             if let Some(op) = op {
@@ -163,7 +161,9 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
             error,
         } => {
             let seen = (handle.as_str(), *seen);
-            credential::set(connection, seen, *state, *attempts, *next_at_ms, error)?;
+            if !credential::set(connection, seen, *state, *attempts, *next_at_ms, error)? {
+                return Ok(Outcome::Stale);
+            }
         }
         Command::Activate {
             stream,
