@@ -57,7 +57,10 @@ async fn session_over_grpc(address: &str, ms: u64) -> Result<(), String> {
                 };
                 peer.send("", Payload::SessionPong(pong)).await;
             }
-            Some(Payload::JobResult(_)) => return Ok(assert_eq!(envelope.event_seq, 1)),
+            Some(Payload::JobResult(_)) => {
+                assert_eq!(envelope.event_seq, 1);
+                return Ok(());
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -76,7 +79,10 @@ async fn session_over_websocket(address: &str, features: &[&str], ms: u64) -> Re
                 let pong = json!({ "ping_nonce": frame["payload"]["nonce"], "received_at": "" });
                 ws.say("session.pong", pong).await;
             }
-            "job.result" => return Ok(assert_eq!(frame["event_seq"], 1)),
+            "job.result" => {
+                assert_eq!(frame["event_seq"], 1);
+                return Ok(());
+            }
             other => panic!("{other}: {frame}"),
         }
     }
@@ -96,7 +102,8 @@ async fn watch(address: &str, ms: u64) -> Result<(), String> {
             .map_err(|status| status.to_string())?;
         let records = message.ok_or("the watch ended")?.records;
         if let Some(last) = records.last() {
-            return Ok(assert_eq!(last.job_seq, 1));
+            assert_eq!(last.job_seq, 1);
+            return Ok(());
         }
     }
 }
