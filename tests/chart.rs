@@ -24,16 +24,37 @@ fn example(name: &str) -> String {
     format!("{CHART}/examples/{name}.yaml")
 }
 
+/// The blocks of YAML in the docs, each a file of values.
+fn documented() -> Vec<String> {
+    const DOCS: &str = include_str!("../docs/kubernetes.md");
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let blocks = DOCS.split("```yaml\n").skip(1).enumerate();
+    let blocks = blocks.map(|(n, text)| {
+        let (block, _) = text.split_once("```").unwrap();
+        let path = dir.join(format!("kubernetes-{n}.yaml"));
+        // Tests beside this one write the same.
+        let next = tempfile::NamedTempFile::new_in(dir).unwrap();
+        std::fs::write(&next, block).unwrap();
+        next.persist(&path).unwrap();
+        path.display().to_string()
+    });
+    blocks.collect()
+}
+
 /// The values every check goes through.
 fn matrix() -> Vec<Vec<String>> {
     let file = |path: String| vec!["--values".to_owned(), path];
-    vec![
+    let documented = documented().into_iter().map(file);
+    let mut matrix = vec![
         vec![],
         file(values("everything")),
         file(values("hostile")),
         file(example("agent-host")),
         file(example("jaeger")),
-    ]
+    ];
+    assert!(documented.len() >= 8, "{}", documented.len());
+    matrix.extend(documented);
+    matrix
 }
 
 fn strs(args: &[String]) -> Vec<&str> {
