@@ -1,123 +1,93 @@
-//! Our spans as OpenTelemetry's protobuf.
+//! Our spans as the SDK's, which its processor and its exporters take.
 
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
-use opentelemetry_proto::tonic::resource::v1::Resource;
-use opentelemetry_proto::tonic::trace::v1::span::{Event, Link, SpanKind};
-use opentelemetry_proto::tonic::trace::v1::{
-    self as otlp, ResourceSpans, ScopeSpans, Status, status,
+use std::time::{Duration, SystemTime};
+
+use opentelemetry::trace::{
+    Event, Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
 };
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::names;
 use super::span::{Kind, Span, Value};
-use crate::protocol::{SpanId, SpanRef};
-
-pub(super) fn request(resource: &Resource, spans: Vec<Span>) -> ExportTraceServiceRequest {
-    let scope_spans = ScopeSpans {
-        scope: Some(scope()),
-        spans: spans.into_iter().map(span).collect(),
-        ..ScopeSpans::default()
-    };
-    ExportTraceServiceRequest {
-        resource_spans: vec![ResourceSpans {
-            resource: Some(resource.clone()),
-            scope_spans: vec![scope_spans],
-            ..ResourceSpans::default()
-        }],
-    }
-}
-
-pub(super) fn scope() -> InstrumentationScope {
-    InstrumentationScope {
-        name: names::SCOPE.into(),
-        version: env!("CARGO_PKG_VERSION").into(),
-        ..InstrumentationScope::default()
-    }
-}
+use crate::protocol::SpanRef;
 
 pub(super) fn resource(attributes: &[(String, String)]) -> Resource {
-    Resource {
-        attributes: attributes
-            .iter()
-            .map(|(key, value)| attribute(key.clone(), Value::Text(value.clone())))
-            .collect(),
-        ..Resource::default()
-    }
+    let attributes = attributes.iter().cloned();
+    Resource::builder_empty()
+        .with_attributes(attributes.map(|(key, value)| KeyValue::new(key, value)))
+        .build()
 }
 
-fn span(span: Span) -> otlp::Span {
-    let kind = match span.kind {
-        Kind::Internal => SpanKind::Internal,
-        Kind::Server => SpanKind::Server,
-        Kind::Client => SpanKind::Client,
-    };
-    let failed = span.error.map(|message| Status {
-        message,
-        code: status::StatusCode::Error.into(),
-    });
-    otlp::Span {
-        trace_id: trace_id(&span.of),
-        span_id: span_id(span.of.span_id),
-        parent_span_id: span.parent.map(span_id).unwrap_or_default(),
-        trace_state: span.tracestate,
-        // Sampled; W3C's flags are the low eight bits.
-        flags: 1,
-        name: span.name,
-        kind: kind.into(),
-        start_time_unix_nano: span.start_ns,
-        end_time_unix_nano: span.end_ns,
-        attributes: attributes(span.attributes),
-        events: span
-            .events
-            .into_iter()
-            .map(|mark| Event {
-                time_unix_nano: mark.at_ns,
-                name: mark.name,
-                attributes: attributes(mark.attributes),
-                ..Event::default()
-            })
-            .collect(),
-        links: span
+impl From<Span> for SpanData {
+    fn from(span: Span) -> Self {
+        // What is no list of W3C's is nobody's to read.
+        let tracestate = span.tracestate.parse().unwrap_or_default();
+        let mut events = SpanEvents::default();
+        events.events.extend(span.events.into_iter().map(|mark| {
+            let attributes = attributes(mark.attributes);
+            Event::new(mark.name, time(mark.at_ns), attributes, 0)
+        }));
+        let mut links = SpanLinks::default();
+        let linked = span.links.iter();
+        links
             .links
-            .iter()
-            .map(|link| Link {
-                trace_id: trace_id(link),
-                span_id: span_id(link.span_id),
-                ..Link::default()
-            })
-            .collect(),
-        status: failed,
-        ..otlp::Span::default()
+            .extend(linked.map(|link| Link::with_context(context(link, TraceState::NONE))));
+        SpanData {
+            span_context: context(&span.of, tracestate),
+            parent_span_id: span.parent.map_or(SpanId::INVALID, |id| SpanId::from(id.0)),
+            // A request's parent is its sender's.
+            parent_span_is_remote: span.parent.is_some() && span.kind == Kind::Server,
+            span_kind: match span.kind {
+                Kind::Internal => SpanKind::Internal,
+                Kind::Server => SpanKind::Server,
+                Kind::Client => SpanKind::Client,
+            },
+            name: span.name.into(),
+            start_time: time(span.start_ns),
+            end_time: time(span.end_ns),
+            attributes: attributes(span.attributes),
+            dropped_attributes_count: 0,
+            events,
+            links,
+            status: span.error.map_or(Status::Unset, Status::error),
+            instrumentation_scope: InstrumentationScope::builder(names::SCOPE)
+                .with_version(env!("CARGO_PKG_VERSION"))
+                .build(),
+        }
     }
 }
 
-fn trace_id(of: &SpanRef) -> Vec<u8> {
-    // Checked where it came in: 32 hex digits.
-    let id = u128::from_str_radix(&of.trace_id, 16).unwrap_or(1);
-    id.to_be_bytes().to_vec()
+/// Only what is sampled becomes a span.
+fn context(of: &SpanRef, tracestate: TraceState) -> SpanContext {
+    SpanContext::new(
+        trace_id(&of.trace_id),
+        SpanId::from(of.span_id.0),
+        TraceFlags::SAMPLED,
+        false,
+        tracestate,
+    )
 }
 
-fn span_id(id: SpanId) -> Vec<u8> {
-    id.0.to_be_bytes().to_vec()
+pub(super) fn trace_id(hex: &str) -> TraceId {
+    // Checked where it came in: 32 hex digits.
+    TraceId::from_hex(hex).unwrap_or(TraceId::from(1))
+}
+
+fn time(ns: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(ns)
 }
 
 fn attributes(attributes: Vec<(String, Value)>) -> Vec<KeyValue> {
+    let value = |value| match value {
+        Value::Text(text) => text.into(),
+        Value::Int(number) => number.into(),
+        Value::Double(number) => number.into(),
+        Value::Bool(truth) => opentelemetry::Value::Bool(truth),
+    };
     attributes
         .into_iter()
-        .map(|(key, value)| attribute(key, value))
+        .map(|(key, of)| KeyValue::new(key, value(of)))
         .collect()
-}
-
-pub(super) fn attribute(key: String, value: Value) -> KeyValue {
-    let value = match value {
-        Value::Text(text) => any_value::Value::StringValue(text),
-        Value::Int(number) => any_value::Value::IntValue(number),
-        Value::Double(number) => any_value::Value::DoubleValue(number),
-        Value::Bool(truth) => any_value::Value::BoolValue(truth),
-    };
-    KeyValue {
-        key,
-        value: Some(AnyValue { value: Some(value) }),
-        ..KeyValue::default()
-    }
 }

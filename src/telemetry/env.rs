@@ -192,21 +192,10 @@ fn pairs(name: &str, text: &str) -> Result<Vec<(String, String)>, String> {
                 .split_once('=')
                 // The text may be a secret.
                 .ok_or_else(|| format!("{name}: must be key=value,key=value"))?;
-            Ok((key.trim().into(), decoded(value.trim())))
+            let value = percent_encoding::percent_decode_str(value.trim());
+            Ok((key.trim().into(), value.decode_utf8_lossy().into_owned()))
         })
         .collect()
-}
-
-fn decoded(value: &str) -> String {
-    let mut bytes = Vec::with_capacity(value.len());
-    let mut rest = value.as_bytes();
-    while let Some((byte, more)) = rest.split_first() {
-        let hex = (*byte == b'%').then(|| more.get(..2)).flatten();
-        let hex = hex.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        bytes.push(hex.unwrap_or(*byte));
-        rest = if hex.is_some() { &more[2..] } else { more };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn millis(get: Get<'_>, name: &str, default: Duration) -> Result<Duration, String> {

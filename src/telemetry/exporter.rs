@@ -2,26 +2,29 @@
 //! worker that is busy, or waits for the last flush, cannot stand in its own way.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
-use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_otlp::SpanExporter;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanData};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tracing::Dispatch;
+use tracing::instrument::WithSubscriber;
 
+use super::encode;
 use super::env::{Batch, Config};
 use super::observer::{Message, Waiting, observe};
-use super::otlp::{Client, Endpoint, Signal};
-use super::queue::Queue;
-use super::{encode, span::Span};
-
-/// How long something urgent waits for what comes in the same moment.
-const GATHER: Duration = Duration::from_millis(20);
+use super::otlp::Endpoint;
+use super::queue::{Counts, Queue};
+use super::refused::Refused;
 
 /// Returns once the endpoint's files are read.
 pub(super) fn spawn(
     config: Config,
     endpoint: Endpoint,
-    queue: Arc<Queue>,
+    counts: Arc<Counts>,
     waiting: Arc<Waiting>,
 ) -> Result<UnboundedSender<Message>, String> {
     let (sender, inbox) = unbounded_channel();
@@ -35,16 +38,17 @@ pub(super) fn spawn(
             Err(error) => return drop(started_tx.send(Err(error.to_string()))),
         };
         runtime.block_on(async {
-            let client = match Client::new(endpoint, Signal::Traces) {
-                Ok(client) => client,
+            let limit = config.batch.export_timeout;
+            let mut exporter = match endpoint.spans(limit) {
+                Ok(exporter) => exporter,
                 Err(error) => return drop(started_tx.send(Err(error))),
             };
             drop(started_tx.send(Ok(())));
             let resource = encode::resource(&config.resource);
-            tokio::join!(
-                observe(inbox, waiting, queue.clone()),
-                export(client, resource, config.batch, &queue),
-            );
+            opentelemetry_sdk::trace::SpanExporter::set_resource(&mut exporter, &resource);
+            let processor = processor(exporter, &config.batch, counts.clone());
+            let queue = Arc::new(Queue::new(counts, processor));
+            tokio::join!(observe(inbox, waiting, queue.clone()), queue.hurry());
         });
     };
     std::thread::Builder::new()
@@ -58,42 +62,76 @@ pub(super) fn spawn(
     }
 }
 
-async fn export(client: Client, resource: Resource, batch: Batch, queue: &Queue) {
-    let mut down = false;
-    while let Some(spans) = queue.next(batch.schedule_delay, GATHER).await {
+fn processor(exporter: SpanExporter, batch: &Batch, counts: Arc<Counts>) -> BatchSpanProcessor {
+    let refused = Refused::default();
+    let counted = Counted {
+        exporter: Arc::new(exporter),
+        limit: batch.export_timeout,
+        counts,
+        runtime: Handle::current(),
+        heard: Dispatch::new(refused.clone()),
+        refused,
+    };
+    let config = BatchConfigBuilder::default()
+        .with_max_queue_size(batch.queue_max)
+        .with_max_export_batch_size(batch.batch_max)
+        .with_scheduled_delay(batch.schedule_delay)
+        .build();
+    BatchSpanProcessor::new(counted, config)
+}
+
+/// Exports on the telemetry thread (the processor's own drives no sockets), no longer
+/// than said, and counts what became of it.
+#[derive(Debug)]
+struct Counted {
+    exporter: Arc<SpanExporter>,
+    limit: Duration,
+    counts: Arc<Counts>,
+    runtime: Handle,
+    heard: Dispatch,
+    refused: Refused,
+}
+
+impl opentelemetry_sdk::trace::SpanExporter for Counted {
+    async fn export(&self, spans: Vec<SpanData>) -> OTelSdkResult {
         let count = spans.len();
-        let sent = send(&client, &resource, spans, batch.export_timeout).await;
-        // Once for each time that it changes, not for each batch.
-        match &sent {
-            Err(reason) if !down => {
-                tracing::warn!(reason, "spans cannot be exported and are dropped")
+        self.counts.room.add_permits(count);
+        let (exporter, limit) = (self.exporter.clone(), self.limit);
+        let sent = async move {
+            let export = opentelemetry_sdk::trace::SpanExporter::export(&*exporter, spans);
+            match tokio::time::timeout(limit, export).await {
+                Ok(sent) => sent.map_err(|error| error.to_string()),
+                Err(_) => Err("no answer in time".into()),
             }
-            Ok(_) if down => tracing::info!("spans are exported again"),
-            _ => {}
-        }
-        down = sent.is_err();
-        let refused = sent.as_ref().map_or(0, |refused| *refused).min(count);
-        if refused > 0 {
-            tracing::warn!(refused, "the collector refused spans");
-            queue
-                .dropped
-                .fetch_add(refused as u64, std::sync::atomic::Ordering::Relaxed);
-        }
-        queue.done(count - refused, sent.is_ok());
+        };
+        let sent = self.runtime.spawn(sent.with_subscriber(self.heard.clone()));
+        let sent = sent.await.unwrap_or_else(|error| Err(error.to_string()));
+        let refused = self.refused.take().min(count as u64);
+        self.ended(count as u64 - refused, refused, sent);
+        // The processor would log each failure, and there may be one every second.
+        Ok(())
     }
 }
 
-/// Returns how many spans the collector did not want.
-async fn send(
-    client: &Client,
-    resource: &Resource,
-    spans: Vec<Span>,
-    limit: Duration,
-) -> Result<usize, String> {
-    let request = encode::request(resource, spans);
-    let answer: ExportTraceServiceResponse = client.send(&request, limit).await?;
-    let refused = answer
-        .partial_success
-        .map_or(0, |partial| partial.rejected_spans);
-    Ok(usize::try_from(refused).unwrap_or(0))
+impl Counted {
+    fn ended(&self, count: u64, refused: u64, sent: Result<(), String>) {
+        let healthy = self.counts.healthy.swap(sent.is_ok(), Ordering::Relaxed);
+        // Once for each time that it changes, not for each batch.
+        match &sent {
+            Err(reason) if healthy => {
+                tracing::warn!(reason, "spans cannot be exported and are dropped")
+            }
+            Ok(()) if !healthy => tracing::info!("spans are exported again"),
+            _ => {}
+        }
+        if refused > 0 {
+            tracing::warn!(refused, "the collector refused spans");
+        }
+        let total = match sent {
+            Ok(()) => &self.counts.exported,
+            Err(_) => &self.counts.dropped,
+        };
+        total.fetch_add(count, Ordering::Relaxed);
+        self.counts.dropped.fetch_add(refused, Ordering::Relaxed);
+    }
 }

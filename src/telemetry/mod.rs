@@ -28,6 +28,7 @@ mod openmetrics;
 mod otlp;
 mod push;
 mod queue;
+mod refused;
 mod run;
 mod sampler;
 mod session;
@@ -54,7 +55,7 @@ use crate::log::{Block, GrantRow, JobRow, StreamId};
 use crate::protocol::{ErrorCode, SpanId, SpanRef, Timestamp, TraceContext};
 use crate::wire;
 use observer::{Inbox, Message, Waiting};
-use queue::Queue;
+use queue::Counts;
 use run::{Began, LeaseOf};
 use serde_json::Value;
 use span::{Kind, Span, now_of_records};
@@ -69,7 +70,7 @@ pub struct Telemetry {
 struct Shared {
     inbox: Inbox,
     waiting: Arc<Waiting>,
-    queue: Arc<Queue>,
+    counts: Arc<Counts>,
     sampler: Sampler,
 }
 
@@ -97,10 +98,10 @@ impl Telemetry {
         let Some(endpoint) = config.traces.clone() else {
             return Ok(Self::default());
         };
-        let queue = Arc::new(Queue::new(config.batch.queue_max, config.batch.batch_max));
+        let counts = Arc::new(Counts::new(config.batch.queue_max));
         let waiting = Arc::new(Waiting::default());
-        let sampler = config.sampler;
-        let sender = exporter::spawn(config, endpoint, queue.clone(), waiting.clone())?;
+        let sampler = config.sampler.clone();
+        let sender = exporter::spawn(config, endpoint, counts.clone(), waiting.clone())?;
         let inbox = Inbox {
             sender,
             waiting: waiting.clone(),
@@ -108,7 +109,7 @@ impl Telemetry {
         let shared = Shared {
             inbox,
             waiting,
-            queue,
+            counts,
             sampler,
         };
         Ok(Self {
@@ -121,14 +122,14 @@ impl Telemetry {
         self.shared.is_some()
     }
 
-    fn sampler(&self) -> Option<Sampler> {
-        self.shared.as_ref().map(|shared| shared.sampler)
+    fn sampler(&self) -> Option<&Sampler> {
+        self.shared.as_ref().map(|shared| &shared.sampler)
     }
 
     pub fn fate(&self) -> Fate {
         self.shared.as_ref().map_or(Fate::default(), |shared| Fate {
-            exported: shared.queue.exported.load(Ordering::Relaxed),
-            dropped: shared.queue.dropped.load(Ordering::Relaxed)
+            exported: shared.counts.exported.load(Ordering::Relaxed),
+            dropped: shared.counts.dropped.load(Ordering::Relaxed)
                 + shared.waiting.dropped.load(Ordering::Relaxed),
         })
     }

@@ -1,19 +1,17 @@
 //! The admin port's text as OTLP: what Prometheus reads is what a collector gets.
 //!
 //! A metric's name is Prometheus's, `_total` included, so that a dashboard finds it
-//! under one name whichever way it came.
+//! under one name whichever way it came. The SDK's metrics are not used: its exporters
+//! take what only its own instruments can make, and then each would be counted twice.
 
 use std::collections::BTreeMap;
 
-use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::{
     AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, Sum,
     number_data_point::Value as Number,
 };
-
-use super::encode::attribute;
-use super::span::Value;
 
 type Labels = Vec<(String, String)>;
 
@@ -161,9 +159,16 @@ fn numbers(samples: &[Sample], (since_ns, now_ns): (u64, u64)) -> Vec<NumberData
 
 fn attributes(labels: &[(String, String)]) -> Vec<KeyValue> {
     let labels = labels.iter().filter(|(key, _)| key != "le");
-    labels
-        .map(|(key, value)| attribute(key.clone(), Value::Text(value.clone())))
-        .collect()
+    labels.map(|(key, value)| attribute(key, value)).collect()
+}
+
+pub(super) fn attribute(key: &str, value: &str) -> KeyValue {
+    let value = Some(any_value::Value::StringValue(value.into()));
+    KeyValue {
+        key: key.into(),
+        value: Some(AnyValue { value }),
+        ..KeyValue::default()
+    }
 }
 
 fn histograms(samples: &[Sample], (since_ns, now_ns): (u64, u64)) -> Vec<HistogramDataPoint> {

@@ -1,12 +1,13 @@
-//! OTLP to a collector: one request and its answer, over gRPC or HTTP.
+//! A collector: where it is, how to speak to it, and the standard exporter that does.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use prost::Message;
-use tonic::codec::CompressionEncoding;
-use tonic::metadata::{MetadataKey, MetadataValue};
+use opentelemetry_otlp::{
+    Compression, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig,
+};
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 
 use super::http;
@@ -29,35 +30,12 @@ pub struct Endpoint {
     pub gzip: bool,
     /// May have a key in it.
     pub headers: Vec<(String, String)>,
+    /// Of one try.
     pub timeout: Duration,
     /// PEM files.
     pub ca: Option<PathBuf>,
     pub client_cert: Option<PathBuf>,
     pub client_key: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum Signal {
-    Traces,
-    Metrics,
-}
-
-/// Sends the requests of one signal.
-pub(super) struct Client {
-    signal: Signal,
-    endpoint: Endpoint,
-    wire: Wire,
-}
-
-enum Wire {
-    Grpc(Channel),
-    Http(http::Target),
-}
-
-pub(super) enum Failed {
-    /// Worth another try, after a time the collector may have named.
-    Retry(String, Option<Duration>),
-    For(String),
 }
 
 // === impl Endpoint ===
@@ -85,131 +63,85 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-impl Signal {
-    fn method(self) -> &'static str {
-        match self {
-            Self::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
-            Self::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
-        }
-    }
-
-    fn path(self) -> &'static str {
-        match self {
-            Self::Traces => "v1/traces",
-            Self::Metrics => "v1/metrics",
-        }
-    }
-}
-
-// === impl Client ===
-
-impl Client {
-    /// Reads the certificates; connects with the first request. Inside the runtime
-    /// that is to drive it.
-    pub fn new(endpoint: Endpoint, signal: Signal) -> Result<Self, String> {
-        let wire = match endpoint.protocol {
-            Protocol::Grpc => Wire::Grpc(channel(&endpoint)?),
-            Protocol::HttpProtobuf => Wire::Http(http::Target::new(&endpoint, signal.path())?),
-        };
-        Ok(Self {
-            signal,
-            endpoint,
-            wire,
-        })
-    }
-
-    /// Sends a request until it is taken, cannot be, or `limit` is over.
-    pub async fn send<Q, A>(&self, request: &Q, limit: Duration) -> Result<A, String>
-    where
-        Q: Message + Clone + 'static,
-        A: Message + Default + 'static,
-    {
-        let mut last = "no answer in time".to_owned();
-        let tries = async {
-            let mut wait = RETRY_MIN;
-            loop {
-                let tried = tokio::time::timeout(self.endpoint.timeout, self.try_send(request));
-                match tried.await {
-                    Ok(Ok(answer)) => return Ok(answer),
-                    Ok(Err(Failed::For(reason))) => return Err(reason),
-                    Ok(Err(Failed::Retry(reason, after))) => {
-                        last = reason;
-                        tokio::time::sleep(after.unwrap_or(wait)).await;
-                    }
-                    Err(_) => tokio::time::sleep(wait).await,
+impl Endpoint {
+    /// Tries until the spans are taken, cannot be, or `limit` is over. Reads the
+    /// certificates; connects with the first request. Inside the runtime that is to
+    /// drive it.
+    pub(super) fn spans(&self, limit: Duration) -> Result<SpanExporter, String> {
+        // As often as there is time for.
+        let retries = RetryPolicy::recommended()
+            .with_max_retries(usize::MAX)
+            .with_initial_delay(RETRY_MIN)
+            .with_max_delay(RETRY_MAX);
+        // The exporter knows one time, for all tries; that of one is the transport's.
+        let built = match self.protocol {
+            Protocol::Grpc => {
+                let builder = SpanExporter::builder()
+                    .with_tonic()
+                    .with_channel(self.channel()?)
+                    .with_timeout(limit)
+                    .with_metadata(MetadataMap::from_headers(self.headers()))
+                    .with_retry_policy(retries);
+                match self.gzip {
+                    true => builder.with_compression(Compression::Gzip).build(),
+                    false => builder.build(),
                 }
-                wait = (wait * 2).min(RETRY_MAX);
+            }
+            Protocol::HttpProtobuf => {
+                let builder = SpanExporter::builder()
+                    .with_http()
+                    .with_http_client(http::client(self)?)
+                    .with_endpoint(self.url("v1/traces"))
+                    .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+                    .with_timeout(limit)
+                    .with_headers(self.headers.iter().cloned().collect())
+                    .with_retry_policy(retries);
+                match self.gzip {
+                    true => builder.with_compression(Compression::Gzip).build(),
+                    false => builder.build(),
+                }
             }
         };
-        match tokio::time::timeout(limit, tries).await {
-            Ok(ended) => ended,
-            Err(_) => Err(last),
+        built.map_err(|error| error.to_string())
+    }
+
+    /// Of a signal, over HTTP.
+    pub(super) fn url(&self, signal_path: &str) -> String {
+        let uri = self.uri.to_string();
+        match self.as_it_is {
+            true => uri,
+            false => format!("{}/{signal_path}", uri.trim_end_matches('/')),
         }
     }
 
-    async fn try_send<Q, A>(&self, request: &Q) -> Result<A, Failed>
-    where
-        Q: Message + Clone + 'static,
-        A: Message + Default + 'static,
-    {
-        match &self.wire {
-            Wire::Grpc(channel) => self.call(channel.clone(), request.clone()).await,
-            Wire::Http(target) => {
-                let answer = target.post(request.encode_to_vec()).await?;
-                A::decode(answer).map_err(|error| Failed::For(format!("the answer: {error}")))
-            }
-        }
+    pub(super) fn headers(&self) -> ::http::HeaderMap {
+        let headers = self.headers.iter();
+        headers
+            .filter_map(|(key, value)| Some((key.parse().ok()?, value.parse().ok()?)))
+            .collect::<Vec<(::http::HeaderName, ::http::HeaderValue)>>()
+            .into_iter()
+            .collect()
     }
 
-    async fn call<Q, A>(&self, channel: Channel, request: Q) -> Result<A, Failed>
-    where
-        Q: Message + 'static,
-        A: Message + Default + 'static,
-    {
-        let mut grpc = tonic::client::Grpc::new(channel);
-        if self.endpoint.gzip {
-            grpc = grpc
-                .send_compressed(CompressionEncoding::Gzip)
-                .accept_compressed(CompressionEncoding::Gzip);
-        }
-        grpc.ready()
-            .await
-            .map_err(|error| Failed::Retry(chain(&error), None))?;
-        let mut request = tonic::Request::new(request);
-        for (key, value) in &self.endpoint.headers {
-            let key = MetadataKey::from_bytes(key.to_ascii_lowercase().as_bytes());
-            if let (Ok(key), Ok(value)) = (key, MetadataValue::try_from(value)) {
-                request.metadata_mut().insert(key, value);
+    pub(super) fn channel(&self) -> Result<Channel, String> {
+        let mut channel = tonic::transport::Endpoint::from(self.uri.clone());
+        if self.uri.scheme_str() == Some("https") {
+            let mut tls = match &self.ca {
+                Some(path) => {
+                    ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?))
+                }
+                None => ClientTlsConfig::new().with_native_roots(),
+            };
+            if let (Some(cert), Some(key)) = (&self.client_cert, &self.client_key) {
+                tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
             }
+            channel = channel.tls_config(tls).map_err(|error| chain(&error))?;
         }
-        let path = ::http::uri::PathAndQuery::from_static(self.signal.method());
-        let codec = tonic_prost::ProstCodec::<Q, A>::default();
-        let answered = grpc.unary(request, path, codec).await;
-        answered.map(tonic::Response::into_inner).map_err(|status| {
-            use tonic::Code::*;
-            let text = format!("{:?}: {}", status.code(), status.message());
-            match status.code() {
-                Cancelled | DeadlineExceeded | Aborted | OutOfRange | Unavailable | DataLoss
-                | ResourceExhausted => Failed::Retry(text, None),
-                _ => Failed::For(text),
-            }
-        })
+        Ok(channel
+            .connect_timeout(self.timeout)
+            .timeout(self.timeout)
+            .connect_lazy())
     }
-}
-
-fn channel(endpoint: &Endpoint) -> Result<Channel, String> {
-    let mut channel = tonic::transport::Endpoint::from(endpoint.uri.clone());
-    if endpoint.uri.scheme_str() == Some("https") {
-        let mut tls = match &endpoint.ca {
-            Some(path) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?)),
-            None => ClientTlsConfig::new().with_native_roots(),
-        };
-        if let (Some(cert), Some(key)) = (&endpoint.client_cert, &endpoint.client_key) {
-            tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
-        }
-        channel = channel.tls_config(tls).map_err(|error| chain(&error))?;
-    }
-    Ok(channel.connect_timeout(endpoint.timeout).connect_lazy())
 }
 
 pub(super) fn read(path: &std::path::Path) -> Result<Vec<u8>, String> {

@@ -1,18 +1,23 @@
 //! Metrics sent to a collector at an interval, on a thread of their own.
 
+use std::io::Write;
 use std::pin::Pin;
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::collector::metrics::v1::{
-    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
-};
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
+use opentelemetry_proto::tonic::common::v1::InstrumentationScope;
 use opentelemetry_proto::tonic::metrics::v1::{ResourceMetrics, ScopeMetrics};
 use opentelemetry_proto::tonic::resource::v1::Resource;
+use prost::Message;
 use tokio::sync::oneshot;
+use tonic::codec::CompressionEncoding;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Channel;
 
 use super::env::Config;
-use super::otlp::{Client, Signal};
-use super::{encode, now_ns, openmetrics};
+use super::otlp::{Endpoint, Protocol, chain};
+use super::{http, names, now_ns, openmetrics};
 
 /// Gives the text of the admin port.
 pub type Text = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Option<String>> + Send>> + Send>;
@@ -30,7 +35,13 @@ impl Push {
         };
         let (stop, stopped) = oneshot::channel();
         let (interval, limit) = (config.metric_interval, config.batch.export_timeout);
-        let resource = encode::resource(&config.resource);
+        let attributes = config.resource.iter();
+        let resource = Resource {
+            attributes: attributes
+                .map(|(key, value)| openmetrics::attribute(key, value))
+                .collect(),
+            ..Resource::default()
+        };
         let (started_tx, started) = std::sync::mpsc::sync_channel(1);
         let run = move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -41,7 +52,7 @@ impl Push {
                 Err(error) => return drop(started_tx.send(Err(error.to_string()))),
             };
             runtime.block_on(async {
-                let client = match Client::new(endpoint, Signal::Metrics) {
+                let client = match Client::new(endpoint) {
                     Ok(client) => client,
                     Err(error) => return drop(started_tx.send(Err(error))),
                 };
@@ -84,7 +95,8 @@ async fn push(
         };
         if let Some(text) = text().await {
             let request = request(&resource, &text, since_ns);
-            let sent: Result<ExportMetricsServiceResponse, _> = client.send(&request, limit).await;
+            let sent = tokio::time::timeout(limit, client.send(request)).await;
+            let sent = sent.unwrap_or_else(|_| Err("no answer in time".into()));
             match &sent {
                 Err(reason) if !down => tracing::warn!(reason, "metrics cannot be exported"),
                 Ok(_) if down => tracing::info!("metrics are exported again"),
@@ -101,8 +113,13 @@ async fn push(
 }
 
 fn request(resource: &Resource, text: &str, since_ns: u64) -> ExportMetricsServiceRequest {
+    let scope = InstrumentationScope {
+        name: names::SCOPE.into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        ..InstrumentationScope::default()
+    };
     let scope_metrics = ScopeMetrics {
-        scope: Some(encode::scope()),
+        scope: Some(scope),
         metrics: openmetrics::metrics(text, since_ns, now_ns()),
         ..ScopeMetrics::default()
     };
@@ -113,4 +130,60 @@ fn request(resource: &Resource, text: &str, since_ns: u64) -> ExportMetricsServi
             ..ResourceMetrics::default()
         }],
     }
+}
+
+/// Tries once: what is cumulative comes again with the next.
+enum Client {
+    Grpc(Endpoint, Box<MetricsServiceClient<Channel>>),
+    Http(Endpoint, reqwest::Client),
+}
+
+impl Client {
+    fn new(endpoint: Endpoint) -> Result<Self, String> {
+        Ok(match endpoint.protocol {
+            Protocol::Grpc => {
+                let mut client = MetricsServiceClient::new(endpoint.channel()?);
+                if endpoint.gzip {
+                    client = client.send_compressed(CompressionEncoding::Gzip);
+                }
+                Self::Grpc(endpoint, Box::new(client))
+            }
+            Protocol::HttpProtobuf => {
+                let client = http::client(&endpoint)?;
+                Self::Http(endpoint, client)
+            }
+        })
+    }
+
+    async fn send(&self, request: ExportMetricsServiceRequest) -> Result<(), String> {
+        match self {
+            Self::Grpc(endpoint, client) => {
+                let metadata = MetadataMap::from_headers(endpoint.headers());
+                let request = tonic::Request::from_parts(metadata, Default::default(), request);
+                let sent = (**client).clone().export(request).await;
+                sent.map(|_| ()).map_err(|status| chain(&status))
+            }
+            Self::Http(endpoint, client) => {
+                let mut post = client
+                    .post(endpoint.url("v1/metrics"))
+                    .header("content-type", "application/x-protobuf")
+                    .headers(endpoint.headers());
+                let mut body = request.encode_to_vec();
+                if endpoint.gzip {
+                    post = post.header("content-encoding", "gzip");
+                    body = gzipped(&body).map_err(|error| error.to_string())?;
+                }
+                let sent = post.body(body).send().await;
+                let sent = sent.and_then(reqwest::Response::error_for_status);
+                sent.map(|_| ())
+                    .map_err(|error| chain(&error.without_url()))
+            }
+        }
+    }
+}
+
+fn gzipped(message: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    out.write_all(message)?;
+    out.finish()
 }

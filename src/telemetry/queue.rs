@@ -1,142 +1,127 @@
-//! Spans that wait for the collector: bounded, and what does not fit is counted.
+//! Spans that wait for the collector, in the SDK's batch processor. It drops what does
+//! not fit without saying how much, so what goes in is bounded and counted here.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::Notify;
+use opentelemetry_sdk::error::OTelSdkError;
+use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanProcessor};
+use tokio::sync::{Notify, Semaphore};
 
 use super::span::Span;
 
 /// How long the observer waits for room while the collector takes what it is given.
 const ROOM_TIMEOUT: Duration = Duration::from_millis(200);
+/// How long something urgent waits for what comes in the same moment.
+const GATHER: Duration = Duration::from_millis(20);
+/// The last batch of a runtime that is dropped; one that ends by itself flushes first.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) struct Queue {
-    state: Mutex<State>,
-    spans_max: usize,
-    batch_max: usize,
-    /// There is a batch, or something that must not wait.
-    due: Notify,
-    /// Something was taken, or is over.
-    moved: Notify,
+/// What became of spans, as both ends of the queue count it.
+#[derive(Debug)]
+pub(super) struct Counts {
+    /// A permit for each span that the processor may still be given.
+    pub room: Semaphore,
     /// The last export went well.
     pub healthy: AtomicBool,
     pub dropped: AtomicU64,
     pub exported: AtomicU64,
 }
 
-#[derive(Default)]
-struct State {
-    spans: Vec<Span>,
-    urgent: bool,
-    exporting: bool,
-    closed: bool,
+/// On the telemetry thread.
+pub(super) struct Queue {
+    counts: Arc<Counts>,
+    processor: Arc<BatchSpanProcessor>,
+    /// Something must not wait, or nothing comes any more.
+    due: Notify,
+    closed: AtomicBool,
 }
 
-impl Queue {
-    pub fn new(spans_max: usize, batch_max: usize) -> Self {
+impl Counts {
+    pub fn new(spans_max: usize) -> Self {
         Self {
-            state: Mutex::default(),
-            spans_max: spans_max.max(1),
-            batch_max: batch_max.clamp(1, spans_max.max(1)),
-            due: Notify::new(),
-            moved: Notify::new(),
+            room: Semaphore::new(spans_max),
             healthy: AtomicBool::new(true),
             dropped: AtomicU64::new(0),
             exported: AtomicU64::new(0),
         }
     }
 
+    /// Makes room used, or counts a span as dropped.
+    async fn admit(&self) -> bool {
+        let permit = match self.room.try_acquire() {
+            Err(_) if self.healthy.load(Ordering::Relaxed) => {
+                let room = tokio::time::timeout(ROOM_TIMEOUT, self.room.acquire());
+                room.await.ok().and_then(Result::ok)
+            }
+            permit => permit.ok(),
+        };
+        match permit {
+            // The exporter gives it back, when it takes the span.
+            Some(permit) => permit.forget(),
+            None => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl Queue {
+    pub fn new(counts: Arc<Counts>, processor: BatchSpanProcessor) -> Self {
+        Self {
+            counts,
+            processor: Arc::new(processor),
+            due: Notify::new(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
     /// Adds a span, or counts it as dropped.
     pub async fn push(&self, span: Span) {
-        if self.state.lock().spans.len() >= self.spans_max && self.healthy.load(Ordering::Relaxed) {
-            let room = self.until(|state| state.spans.len() < self.spans_max);
-            let _ = tokio::time::timeout(ROOM_TIMEOUT, room).await;
-        }
-        let mut state = self.state.lock();
-        if state.spans.len() >= self.spans_max {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        state.urgent |= span.urgent;
-        state.spans.push(span);
-        if state.urgent || state.spans.len() >= self.batch_max {
-            self.due.notify_one();
+        let urgent = span.urgent;
+        if self.counts.admit().await {
+            self.processor.on_end(span.into());
+            if urgent {
+                self.due.notify_one();
+            }
         }
     }
 
-    /// The next batch, when it is due: full, urgent, or `delay` after the last.
-    /// `None` at the end.
-    pub async fn next(&self, delay: Duration, gather: Duration) -> Option<Vec<Span>> {
+    /// Sees to what is urgent: one export at a time, and what comes in the same
+    /// moment goes with it. Ends after `close`, with what was left.
+    pub async fn hurry(&self) {
         loop {
-            // A permit of an earlier push makes this return at once, and that is right.
-            let waited = tokio::time::timeout(delay, self.due.notified()).await;
-            let urgent = {
-                let state = self.state.lock();
-                state.urgent && state.spans.len() < self.batch_max && !state.closed
-            };
-            if waited.is_ok() && urgent {
-                // What comes in the same moment goes in the same request.
-                tokio::time::sleep(gather).await;
+            self.due.notified().await;
+            if self.closed.load(Ordering::Relaxed) {
+                break;
             }
-            let mut state = self.state.lock();
-            if state.spans.is_empty() {
-                if state.closed {
-                    return None;
-                }
-                continue;
-            }
-            let count = state.spans.len().min(self.batch_max);
-            let batch = state.spans.drain(..count).collect();
-            state.exporting = true;
-            state.urgent = state.urgent && !state.spans.is_empty();
-            if state.spans.len() >= self.batch_max || state.urgent || state.closed {
-                self.due.notify_one();
-            }
-            return Some(batch);
+            tokio::time::sleep(GATHER).await;
+            self.flush().await;
         }
+        let processor = self.processor.clone();
+        let last = move || processor.shutdown_with_timeout(SHUTDOWN_TIMEOUT);
+        // What it could not do in time is counted by the exporter.
+        let _ = tokio::task::spawn_blocking(last).await;
     }
 
-    /// The batch that was taken is with the collector, or lost.
-    pub fn done(&self, count: usize, exported: bool) {
-        let total = if exported {
-            &self.exported
-        } else {
-            &self.dropped
-        };
-        total.fetch_add(count as u64, Ordering::Relaxed);
-        self.healthy.store(exported, Ordering::Relaxed);
-        self.state.lock().exporting = false;
-        self.moved.notify_waiters();
-    }
-
-    /// Resolves when nothing waits and nothing is under way.
+    /// Resolves when what was pushed is exported or lost. Not on this thread: the
+    /// exporter needs it.
     pub async fn flush(&self) {
-        self.until(|state| {
-            state.urgent = !state.spans.is_empty();
-            if state.urgent {
-                self.due.notify_one();
+        loop {
+            let processor = self.processor.clone();
+            let flushed = tokio::task::spawn_blocking(move || processor.force_flush()).await;
+            // The processor's patience is 5 s, an export may take longer.
+            if !matches!(flushed, Ok(Err(OTelSdkError::Timeout(_)))) {
+                return;
             }
-            state.spans.is_empty() && !state.exporting
-        })
-        .await;
+        }
     }
 
     pub fn close(&self) {
-        self.state.lock().closed = true;
+        self.closed.store(true, Ordering::Relaxed);
         self.due.notify_one();
-    }
-
-    async fn until(&self, mut reached: impl FnMut(&mut State) -> bool) {
-        loop {
-            let moved = self.moved.notified();
-            tokio::pin!(moved);
-            // Registered before the look, so a move in between is not missed.
-            moved.as_mut().enable();
-            if reached(&mut self.state.lock()) {
-                return;
-            }
-            moved.await;
-        }
     }
 }

@@ -1,24 +1,24 @@
-//! Which traces are recorded: `OTEL_TRACES_SAMPLER`, decided once, at a job's submit.
+//! Which traces are recorded: `OTEL_TRACES_SAMPLER`, decided once, at a job's submit,
+//! by the SDK's samplers.
 //!
 //! The decision is stored with the job, so that all of its spans follow it, also
 //! those of another run of the runtime.
 
+use opentelemetry::Context;
+use opentelemetry::trace::{
+    SpanContext, SpanId, SpanKind, TraceContextExt, TraceFlags, TraceState,
+};
+use opentelemetry_sdk::trace::{Sampler as Sdk, SamplingDecision, ShouldSample};
+
+use super::{encode, names};
 use crate::protocol::TraceContext;
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sampler {
-    /// Whether the caller's decision stands, where it has made one.
-    pub parent_based: bool,
-    /// Of the traces whose caller has not decided; 0 to 1.
-    pub ratio: f64,
-}
+#[derive(Clone, Debug)]
+pub struct Sampler(Sdk);
 
 impl Default for Sampler {
     fn default() -> Self {
-        Self {
-            parent_based: true,
-            ratio: 1.0,
-        }
+        Self(Sdk::ParentBased(Box::new(Sdk::AlwaysOn)))
     }
 }
 
@@ -29,10 +29,13 @@ impl Sampler {
             Some(root) => (true, root),
             None => (false, name),
         };
-        let ratio = match root {
-            "always_on" => 1.0,
-            "always_off" => 0.0,
-            "traceidratio" => argument.unwrap_or("1").parse().unwrap_or(f64::NAN),
+        let root = match root {
+            "always_on" => Sdk::AlwaysOn,
+            "always_off" => Sdk::AlwaysOff,
+            "traceidratio" => match argument.unwrap_or("1").parse() {
+                Ok(ratio) if (0.0..=1.0).contains(&ratio) => Sdk::TraceIdRatioBased(ratio),
+                _ => return Err("OTEL_TRACES_SAMPLER_ARG: must be a number from 0 to 1".into()),
+            },
             _ => {
                 return Err(format!(
                     "OTEL_TRACES_SAMPLER: {name:?} is none of always_on, always_off, traceidratio \
@@ -40,31 +43,32 @@ impl Sampler {
                 ));
             }
         };
-        match (0.0..=1.0).contains(&ratio) {
-            true => Ok(Self {
-                parent_based,
-                ratio,
-            }),
-            false => Err("OTEL_TRACES_SAMPLER_ARG: must be a number from 0 to 1".into()),
-        }
+        Ok(Self(match parent_based {
+            true => Sdk::ParentBased(Box::new(root)),
+            false => root,
+        }))
     }
 
     pub fn samples(&self, trace_id: &str, context: &TraceContext) -> bool {
-        match context.sampled {
-            Some(sampled) if self.parent_based => sampled,
-            _ => self.by_ratio(trace_id),
-        }
-    }
-
-    /// By the last 56 bits, which W3C has random: every service that does so
-    /// decides alike.
-    fn by_ratio(&self, trace_id: &str) -> bool {
-        const BITS: u64 = 1 << 56;
-        let low = trace_id
-            .get(18..)
-            .and_then(|hex| u64::from_str_radix(hex, 16).ok());
-        let place = low.unwrap_or(0) & (BITS - 1);
-        (place as f64) < self.ratio * BITS as f64
+        let trace_id = encode::trace_id(trace_id);
+        let parent = context.sampled.map(|sampled| {
+            // A caller may have decided and not named its span.
+            let span_id = context.span_id.map_or(1, |id| id.0);
+            let flags = TraceFlags::NOT_SAMPLED.with_sampled(sampled);
+            let of = SpanContext::new(
+                trace_id,
+                SpanId::from(span_id),
+                flags,
+                true,
+                TraceState::NONE,
+            );
+            Context::new().with_remote_span_context(of)
+        });
+        let kind = SpanKind::Server;
+        let asked = self
+            .0
+            .should_sample(parent.as_ref(), trace_id, names::SUBMIT, &kind, &[], &[]);
+        asked.decision == SamplingDecision::RecordAndSample
     }
 }
 
