@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use support::helm::{objects, rendered};
 use support::*;
 
 const SCHEMA: &str = include_str!("../proto/arcp/v1/job_service.proto");
@@ -117,6 +118,25 @@ fn a_refusal_is_printed_with_its_details_as_text() {
     let output = run(submit, &runtime, "a-token-nobody-has", "");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("Unauthenticated"), "{said}");
+}
+
+/// What `helm install` prints is copied as it stands.
+#[test]
+fn the_line_in_the_notes_of_the_chart_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    // Only an install prints them, and only where there is a cluster.
+    let object =
+        r#"extraObjects=["kind: Notes\nis: |{{ include \"arcpd.notes\" . | nindent 2 }}"]"#;
+    let objects = objects(&rendered(&["--set-json", object]));
+    let notes = objects.iter().find(|object| object["kind"] == "Notes");
+    let notes = notes.and_then(|notes| notes["is"].as_str()).unwrap();
+    let mut lines = notes.lines().map(str::trim);
+    let line = lines.rfind(|line| line.starts_with("grpcurl "));
+    let line = line.unwrap_or_else(|| panic!("{notes}"));
+    let line = line.replace("127.0.0.1:7777", &runtime.address);
+    let answered = run(&line.replace("$ARCPD_TOKEN", ALICE), &runtime, ALICE, "");
+    assert_eq!(json(&line, &answered), serde_json::json!({}));
 }
 
 #[test]

@@ -80,10 +80,13 @@ pub fn cached(name: &str, fill: impl FnOnce(&Path)) -> PathBuf {
 
 fn go_tool((package, version): (&str, &str)) -> PathBuf {
     let (_, name) = package.rsplit_once('/').unwrap();
-    let bin = cached(&format!("{name}-{version}"), |into| {
+    // Helm takes itself for a client of Kubernetes 1.20 unless it is told, and refuses the chart.
+    let own = "helm.sh/helm/v3/pkg/chartutil.k8sVersion";
+    let flags = format!("-ldflags=-s -w -X {own}Major=1 -X {own}Minor={NEWEST_MINOR}");
+    let bin = cached(&format!("{name}-{version}-1.{NEWEST_MINOR}"), |into| {
         let at = format!("{package}@{version}");
         let mut go = Command::new("go");
-        go.args(["install", "-ldflags=-s -w", &at]);
+        go.args(["install", &flags, &at]);
         run(go.env("GOBIN", into));
     });
     bin.join(name)

@@ -1,0 +1,37 @@
+{{/* Apart from NOTES.txt, which only an install renders. */}}
+{{- define "arcpd.notes" -}}
+{{- $name := include "arcpd.fullname" . -}}
+{{- $ns := .Release.Namespace -}}
+{{- $secret := include "arcpd.tokensSecret" . -}}
+{{- $key := .Values.auth.existingSecret | empty | ternary "token" .Values.auth.tokenKey -}}
+{{- $port := int .Values.service.port -}}
+arcpd {{ .Chart.AppVersion }} is called {{ $name }} in namespace {{ $ns }}.
+
+Inside the cluster:
+
+  gRPC       {{ $name }}.{{ $ns }}.svc:{{ $port }}{{ if .Values.tls.enabled }} (TLS){{ end }}
+  WebSocket  {{ ternary "wss" "ws" .Values.tls.enabled }}://{{ $name }}.{{ $ns }}.svc:{{ $port }}/arcp
+
+Wait for it, and ask it from here:
+
+  kubectl rollout status --namespace {{ $ns }} statefulset/{{ $name }}
+  export ARCPD_TOKEN=$(kubectl get secret --namespace {{ $ns }} {{ $secret }} -o jsonpath='{.data.{{ $key }}}' | base64 -d)
+  kubectl port-forward --namespace {{ $ns }} service/{{ $name }} {{ $port }}:{{ $port }} &
+{{- if .Values.tls.enabled }}
+  grpcurl -insecure -H "authorization: Bearer $ARCPD_TOKEN" 127.0.0.1:{{ $port }} arcp.v1.JobService/ListJobs
+{{- else }}
+  grpcurl -plaintext -H "authorization: Bearer $ARCPD_TOKEN" 127.0.0.1:{{ $port }} arcp.v1.JobService/ListJobs
+{{- end }}
+
+Test it:
+
+  helm test --namespace {{ $ns }} {{ .Release.Name }}
+{{- if not .Values.config.hosting }}
+
+Nobody may host agents yet. Say who in config.hosting, and give that principal a token (docs/kubernetes.md).
+{{- end }}
+{{- if not .Values.persistence.enabled }}
+
+WARNING: persistence.enabled is false. Jobs, sessions and events are lost with the pod.
+{{- end }}
+{{- end }}
