@@ -17,8 +17,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use opentelemetry::trace::{
-    SpanContext, SpanId as OtelSpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceId,
-    TraceState, TracerProvider,
+    SpanContext, SpanId as OtelSpanId, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
+    TracerProvider,
 };
 use opentelemetry::{Context, Value as OtelValue};
 use opentelemetry_sdk::error::OTelSdkResult;
@@ -28,7 +28,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::dynamic_filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 
-use super::span::{Kind, Span, Value};
+use super::span::{Span, Value};
 use super::{JobTrace, Telemetry, names};
 use crate::protocol::{SpanId, SpanRef};
 
@@ -114,11 +114,7 @@ fn own(data: SpanData) -> Span {
     let mut span = Span::new(of, data.name, ns(data.start_time), ns(data.end_time));
     span.parent = Some(id(data.parent_span_id));
     span.tracestate = data.span_context.trace_state().header();
-    span.kind = match data.span_kind {
-        SpanKind::Client | SpanKind::Producer => Kind::Client,
-        SpanKind::Server | SpanKind::Consumer => Kind::Server,
-        SpanKind::Internal => Kind::Internal,
-    };
+    span.kind = data.span_kind;
     for attribute in data.attributes.into_iter().take(ATTRIBUTES_MAX) {
         span.set(attribute.key.to_string(), value(attribute.value));
     }
@@ -130,9 +126,7 @@ fn own(data: SpanData) -> Span {
 
 fn value(value: OtelValue) -> Value {
     match value {
-        OtelValue::Bool(truth) => Value::Bool(truth),
-        OtelValue::I64(number) => Value::Int(number),
-        OtelValue::F64(number) => Value::Double(number),
+        OtelValue::Bool(_) | OtelValue::I64(_) | OtelValue::F64(_) => Value(value),
         other => Value::from(&*other.as_str()),
     }
 }

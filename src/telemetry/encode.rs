@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{
-    Event, Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
+    Event, Link, SpanContext, SpanId, Status, TraceFlags, TraceId, TraceState,
 };
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::Resource;
@@ -39,11 +39,7 @@ impl From<Span> for SpanData {
             parent_span_id: span.parent.map_or(SpanId::INVALID, |id| SpanId::from(id.0)),
             // A request's parent is its sender's.
             parent_span_is_remote: span.parent.is_some() && span.kind == Kind::Server,
-            span_kind: match span.kind {
-                Kind::Internal => SpanKind::Internal,
-                Kind::Server => SpanKind::Server,
-                Kind::Client => SpanKind::Client,
-            },
+            span_kind: span.kind,
             name: span.name.into(),
             start_time: time(span.start_ns),
             end_time: time(span.end_ns),
@@ -80,14 +76,8 @@ fn time(ns: u64) -> SystemTime {
 }
 
 fn attributes(attributes: Vec<(String, Value)>) -> Vec<KeyValue> {
-    let value = |value| match value {
-        Value::Text(text) => text.into(),
-        Value::Int(number) => number.into(),
-        Value::Double(number) => number.into(),
-        Value::Bool(truth) => opentelemetry::Value::Bool(truth),
-    };
     attributes
         .into_iter()
-        .map(|(key, of)| KeyValue::new(key, value(of)))
+        .map(|(key, of)| KeyValue::new(key, of.0))
         .collect()
 }

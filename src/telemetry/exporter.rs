@@ -1,5 +1,4 @@
-//! The telemetry thread: an async runtime of its own, so that a runtime with one
-//! worker that is busy, or waits for the last flush, cannot stand in its own way.
+//! Observes, and exports what the SDK's batch processor hands on.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,12 +12,12 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tracing::Dispatch;
 use tracing::instrument::WithSubscriber;
 
-use super::encode;
 use super::env::{Batch, Config};
 use super::observer::{Message, Waiting, observe};
 use super::otlp::Endpoint;
 use super::queue::{Counts, Queue};
 use super::refused::Refused;
+use super::{encode, thread};
 
 /// Returns once the endpoint's files are read.
 pub(super) fn spawn(
@@ -28,38 +27,17 @@ pub(super) fn spawn(
     waiting: Arc<Waiting>,
 ) -> Result<UnboundedSender<Message>, String> {
     let (sender, inbox) = unbounded_channel();
-    let (started_tx, started) = std::sync::mpsc::sync_channel(1);
-    let run = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        let runtime = match runtime {
-            Ok(runtime) => runtime,
-            Err(error) => return drop(started_tx.send(Err(error.to_string()))),
-        };
-        runtime.block_on(async {
-            let limit = config.batch.export_timeout;
-            let mut exporter = match endpoint.spans(limit) {
-                Ok(exporter) => exporter,
-                Err(error) => return drop(started_tx.send(Err(error))),
-            };
-            drop(started_tx.send(Ok(())));
-            let resource = encode::resource(&config.resource);
-            opentelemetry_sdk::trace::SpanExporter::set_resource(&mut exporter, &resource);
-            let processor = processor(exporter, &config.batch, counts.clone());
-            let queue = Arc::new(Queue::new(counts, processor));
+    thread::spawn("telemetry", move || {
+        let mut exporter = endpoint.spans(config.batch.export_timeout)?;
+        let resource = encode::resource(&config.resource);
+        opentelemetry_sdk::trace::SpanExporter::set_resource(&mut exporter, &resource);
+        let processor = processor(exporter, &config.batch, counts.clone());
+        let queue = Arc::new(Queue::new(counts, processor));
+        Ok(async move {
             tokio::join!(observe(inbox, waiting, queue.clone()), queue.hurry());
-        });
-    };
-    std::thread::Builder::new()
-        .name("telemetry".into())
-        .spawn(run)
-        .map_err(|error| error.to_string())?;
-    match started.recv() {
-        Ok(Ok(())) => Ok(sender),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err("the telemetry thread ended while it started".into()),
-    }
+        })
+    })?;
+    Ok(sender)
 }
 
 fn processor(exporter: SpanExporter, batch: &Batch, counts: Arc<Counts>) -> BatchSpanProcessor {

@@ -6,6 +6,11 @@
 //! their records ([`run`]), so that a trace shows what a client is shown, costs an
 //! agent nothing, and can be ended by another run of the runtime. Nothing here ever
 //! holds a span open.
+//! OpenTelemetry's SDK has what is not particular to jobs: sampler, batches, OTLP.
+//! `tracing-opentelemetry` is for what agents in this process do ([`agents`]) and
+//! nothing else: a call that is worth a span (a submit, a cancel, a provisioner's)
+//! has one whose id others must know before it is over, and stores or derives it;
+//! the layer gives ids of its own, and a second span would say the same twice.
 //!
 //! ```text
 //! caller ─▶ arcp.job submit ─▶ invoke_agent <name> ─▶ execute_tool <tool>
@@ -33,6 +38,7 @@ mod run;
 mod sampler;
 mod session;
 mod span;
+mod thread;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -17,7 +17,7 @@ use tonic::transport::Channel;
 
 use super::env::Config;
 use super::otlp::{Endpoint, Protocol, chain};
-use super::{http, names, now_ns, openmetrics};
+use super::{http, names, now_ns, openmetrics, thread};
 
 /// Gives the text of the admin port.
 pub type Text = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Option<String>> + Send>> + Send>;
@@ -42,32 +42,11 @@ impl Push {
                 .collect(),
             ..Resource::default()
         };
-        let (started_tx, started) = std::sync::mpsc::sync_channel(1);
-        let run = move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build();
-            let runtime = match runtime {
-                Ok(runtime) => runtime,
-                Err(error) => return drop(started_tx.send(Err(error.to_string()))),
-            };
-            runtime.block_on(async {
-                let client = match Client::new(endpoint) {
-                    Ok(client) => client,
-                    Err(error) => return drop(started_tx.send(Err(error))),
-                };
-                drop(started_tx.send(Ok(())));
-                push(client, resource, (interval, limit), text, stopped).await;
-            });
-        };
-        std::thread::Builder::new()
-            .name("metrics".into())
-            .spawn(run)
-            .map_err(|error| error.to_string())?;
-        let started = started
-            .recv()
-            .map_err(|_| "the metrics thread ended".to_owned())?;
-        started.map(|()| Some(Self { stop }))
+        thread::spawn("metrics", move || {
+            let client = Client::new(endpoint)?;
+            Ok(push(client, resource, (interval, limit), text, stopped))
+        })?;
+        Ok(Some(Self { stop }))
     }
 
     pub async fn stop(self, limit: Duration) {

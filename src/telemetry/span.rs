@@ -4,6 +4,7 @@
 //! another run of the runtime than the one that began it, and named (as a parent, as
 //! a link) by whoever knows the job.
 
+pub use opentelemetry::trace::SpanKind as Kind;
 use sha2::{Digest, Sha256};
 
 use super::names;
@@ -12,20 +13,9 @@ use crate::protocol::{SpanId, SpanRef};
 /// Longest text of an attribute; more is cut.
 const TEXT_BYTES_MAX: usize = 256;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Internal,
-    Server,
-    Client,
-}
-
+/// The SDK's, of which no text is longer than it may be.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    Text(String),
-    Int(i64),
-    Double(f64),
-    Bool(bool),
-}
+pub struct Value(pub(super) opentelemetry::Value);
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mark {
@@ -125,7 +115,7 @@ impl Span {
 
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
-        Self::Text(cut(text).into())
+        Self(cut(text).to_owned().into())
     }
 }
 
@@ -146,18 +136,18 @@ impl From<String> for Value {
 
 impl From<u64> for Value {
     fn from(number: u64) -> Self {
-        Self::Int(i64::try_from(number).unwrap_or(i64::MAX))
+        Self(i64::try_from(number).unwrap_or(i64::MAX).into())
     }
 }
 
 impl From<f64> for Value {
     fn from(number: f64) -> Self {
-        Self::Double(number)
+        Self(number.into())
     }
 }
 
 impl From<bool> for Value {
     fn from(truth: bool) -> Self {
-        Self::Bool(truth)
+        Self(truth.into())
     }
 }
