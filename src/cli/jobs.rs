@@ -23,12 +23,18 @@ pub(super) struct Jobs {
     limit: usize,
     #[arg(long)]
     json: bool,
+    /// Jobs of all principals that are not over; for operators.
+    #[arg(long, conflicts_with_all = ["status", "agent", "created_after", "created_before", "json"])]
+    live: bool,
     #[command(flatten)]
     target: Target,
 }
 
 impl Jobs {
     pub async fn run(self) -> anyhow::Result<Status> {
+        if self.live {
+            return super::operator::live_jobs(&self.target, self.limit).await;
+        }
         let mut list = proto::SessionListJobs {
             statuses: self.status.clone(),
             agent: self.agent.clone(),

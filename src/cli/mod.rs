@@ -10,10 +10,12 @@ mod demo;
 mod follow;
 mod healthcheck;
 mod jobs;
+mod operator;
 mod serve;
 mod stdio;
 mod submit;
 mod target;
+mod top;
 mod watch;
 
 use std::process::ExitCode;
@@ -37,12 +39,20 @@ enum Command {
     Submit(submit::Submit),
     /// Follow a job of this principal: what came before, then what comes.
     Watch(watch::Watch),
-    /// List this principal's jobs.
+    /// List this principal's jobs; with --live, those of all that are not over.
     Jobs(jobs::Jobs),
     /// Ask a job to stop.
     Cancel(cancel::Cancel),
     /// List the agents the runtime offers.
     Agents(agents::Agents),
+    /// List the sessions that have a connection; for operators.
+    Sessions(operator::Sessions),
+    /// List the jobs that a session watches; for operators.
+    Subscriptions(operator::Subscriptions),
+    /// List the agent hosts; for operators.
+    Hosts(operator::Hosts),
+    /// Look on: sessions, jobs, hosts, lags and limits, again and again; for operators.
+    Top(top::Top),
     /// List the credentials that upstreams have made for jobs; for the operator.
     Credentials(credentials::Credentials),
     /// Ask a runtime whether it serves; for probes. Needs no token.
@@ -91,6 +101,10 @@ pub async fn run() -> ExitCode {
         Command::Cancel(cancel) => cancel.run().await,
         Command::Agents(agents) => agents.run().await,
         Command::Credentials(credentials) => credentials.run().await,
+        Command::Sessions(sessions) => sessions.run().await,
+        Command::Subscriptions(subscriptions) => subscriptions.run().await,
+        Command::Hosts(hosts) => hosts.run().await,
+        Command::Top(top) => top.run().await,
         Command::Healthcheck(healthcheck) => healthcheck.run().await,
         Command::Stdio(stdio) => stdio.run().await,
         Command::Bench(bench) => bench.run().await.map(|()| Status::Success),

@@ -131,6 +131,7 @@ fn config(settings: Settings) -> anyhow::Result<Config> {
         hosting: hosting(&settings),
         provisioning: settings.credentials.provisioning()?,
         host_options: settings.hosts.options(),
+        operators: operators(&settings),
         telemetry: telemetry(&settings)?,
         // The demonstration agents make none.
         agent_spans: Default::default(),
@@ -169,6 +170,15 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     Ok(async move {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
     })
+}
+
+/// In development everybody is one principal, and may see everything.
+fn operators(settings: &Settings) -> Vec<String> {
+    let mut operators = settings.operators.clone();
+    if settings.dev {
+        operators.push("anonymous".into());
+    }
+    operators
 }
 
 /// In development everybody is one principal, and may host anything.

@@ -6,6 +6,7 @@
 //! 1, 2, 3… or an error, never a gap. It keeps nothing of what it has delivered.
 
 mod connection;
+mod operator;
 mod options;
 mod requests;
 
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 use crate::wire::proto::envelope::Payload;
 use crate::wire::proto::{self, Envelope};
 use connection::Connection;
+pub use operator::Operator;
 pub use options::Options;
 pub use requests::{Accepted, Submit};
 

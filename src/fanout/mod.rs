@@ -105,6 +105,13 @@ impl Hub {
         channels.get(&stream).is_some_and(Channel::is_wanted)
     }
 
+    /// Who follows a stream, or has still to.
+    pub fn watchers(&self, stream: StreamId) -> usize {
+        let channels = self.channels.lock();
+        let channel = channels.get(&stream);
+        channel.map_or(0, |channel| channel.pins + channel.sender.receiver_count())
+    }
+
     #[cfg(test)]
     pub fn channels(&self) -> usize {
         self.channels.lock().len()

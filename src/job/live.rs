@@ -204,6 +204,13 @@ impl LiveJobs {
         state.by_principal.get(principal).copied().unwrap_or(0)
     }
 
+    /// The principal with most jobs, and how many.
+    pub fn most(&self) -> Option<(String, usize)> {
+        let state = self.state.lock();
+        let most = state.by_principal.iter().max_by_key(|(_, count)| **count);
+        most.map(|(principal, count)| (principal.clone(), *count))
+    }
+
     fn end_after(
         self: &Arc<Self>,
         limit: Duration,

@@ -449,6 +449,11 @@ impl Jobs {
         self.live.all()
     }
 
+    /// The principal with most of them, how many, and the limit of each.
+    pub fn most_running(&self) -> (Option<(String, usize)>, usize) {
+        (self.live.most(), self.limits.running_per_principal_max)
+    }
+
     /// Jobs that run now.
     pub fn running(&self) -> usize {
         self.live.count()

@@ -35,6 +35,7 @@ use crate::job::{self, AgentDirectory, Jobs, now};
 use crate::log::{Command, Durability, Log, OpenOptions};
 use crate::session::{self, Sessions};
 use crate::telemetry::{self, AgentSpans, Push, Telemetry, logs};
+use crate::transport::admin_service::Inspection;
 use crate::transport::{self, Cors};
 use config::Provisioning;
 use hosting::HostRights;
@@ -63,6 +64,8 @@ pub struct Config {
     /// Who may bring agents of their own.
     pub hosting: Vec<Hosting>,
     pub host_options: host::Options,
+    /// Who may see what all principals have here.
+    pub operators: Vec<String>,
     /// Who makes credentials for jobs, if anybody does.
     pub provisioning: Option<Provisioning>,
     pub job_limits: job::Limits,
@@ -95,6 +98,7 @@ impl Config {
             agents,
             hosting: Vec::new(),
             host_options: Default::default(),
+            operators: Vec::new(),
             provisioning: None,
             job_limits: Default::default(),
             policy: Default::default(),
@@ -121,6 +125,7 @@ pub struct Server {
     retention: Retention,
     telemetry: telemetry::Config,
     log_filter: Option<logs::Filter>,
+    operators: Vec<String>,
     drain_deadline: Duration,
 }
 
@@ -131,7 +136,7 @@ impl Server {
         let listener_limits = config.listener_limits.clone();
         let (retention, drain_deadline) = (config.retention.clone(), config.drain_deadline);
         let (cors, telemetry) = (config.cors.clone(), config.telemetry.clone());
-        let log_filter = config.log_filter.clone();
+        let (log_filter, operators) = (config.log_filter.clone(), config.operators.clone());
         let (sessions, hosts, dispatched) = open(config).await?;
         let bind = |address: SocketAddr| async move {
             TcpListener::bind(address)
@@ -154,6 +159,7 @@ impl Server {
             retention,
             telemetry,
             log_filter,
+            operators,
             drain_deadline,
         })
     }
@@ -171,13 +177,22 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let sessions = self.sessions;
         let health = transport::grpc::health(sessions.draining.clone());
-        let app = transport::router(sessions.clone(), self.hosts.clone(), health, &self.cors)?;
+        let started = now();
+        let inspection = Inspection {
+            sessions: sessions.clone(),
+            hosts: self.hosts.clone(),
+            connections_open: self.listener.open.clone(),
+            connections_max: self.listener.limits.connections_max,
+            started,
+            operators: self.operators,
+        };
+        let app = transport::router(inspection, health, &self.cors)?;
         let scrape = Scrape {
             sessions: sessions.clone(),
             hosts: self.hosts.clone(),
             connections_open: self.listener.open.clone(),
             runtime: tokio::runtime::Handle::current(),
-            started: now(),
+            started,
         };
         let scraper = scraper(scrape.clone());
         let admin = transport::admin::router(sessions.clone(), scraper.clone(), self.log_filter);

@@ -172,10 +172,14 @@ impl Actor {
                         return end;
                     }
                 }
-                () = claim.delegated.some() => {
-                    let new = claim.delegated.take().into_iter();
+                () = claim.inbox.some() => {
+                    let new = claim.inbox.delegated().into_iter();
                     let new = new.filter(|child| self.known_children.insert(*child));
                     self.children.extend(new);
+                    for asked in claim.inbox.asked() {
+                        // Who asked may have gone.
+                        let _ = asked.send(self.seen());
+                    }
                 }
                 () = self.feed.woken(), if self.outbox.len() < OUTBOX_BYTES_MAX => {}
                 () = tokio::time::sleep_until(full_since + STALLED_AFTER),

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Sessions;
+use super::inspect::Seen;
 use crate::job::now;
 use crate::log::{Command, StreamId};
 use crate::protocol::Failure;
@@ -18,7 +19,7 @@ pub(super) struct Attached {
     generation: u64,
     principal: Arc<str>,
     displaced: CancellationToken,
-    delegated: Arc<Delegated>,
+    inbox: Arc<Inbox>,
     /// True once the connection has let go of the session.
     released: watch::Receiver<bool>,
 }
@@ -30,21 +31,38 @@ pub(super) struct Claim {
     generation: u64,
     /// Turns when another connection takes the session.
     pub displaced: CancellationToken,
-    pub delegated: Arc<Delegated>,
+    pub inbox: Arc<Inbox>,
     released: watch::Sender<bool>,
 }
 
-/// Jobs that were delegated in a session while a connection has it. Those made
-/// while nobody has it are found in the log by who comes next.
+/// What others have for a session while a connection has it.
 #[derive(Default)]
-pub(super) struct Delegated {
-    streams: Mutex<Vec<StreamId>>,
+pub(super) struct Inbox {
+    /// Jobs that were delegated in it. Those made while nobody has it are found in
+    /// the log by who comes next.
+    delegated: Mutex<Vec<StreamId>>,
+    /// Operators that want to see it.
+    asked: Mutex<Vec<oneshot::Sender<Seen>>>,
     more: Notify,
 }
 
-impl Delegated {
-    pub fn take(&self) -> Vec<StreamId> {
-        std::mem::take(&mut self.streams.lock())
+impl Inbox {
+    pub fn delegated(&self) -> Vec<StreamId> {
+        std::mem::take(&mut self.delegated.lock())
+    }
+
+    pub fn asked(&self) -> Vec<oneshot::Sender<Seen>> {
+        std::mem::take(&mut self.asked.lock())
+    }
+
+    fn ask(&self) -> oneshot::Receiver<Seen> {
+        let (answer_tx, answer) = oneshot::channel();
+        let mut asked = self.asked.lock();
+        // Of a session that does not look: who has gone is not kept.
+        asked.retain(|answer| !answer.is_closed());
+        asked.push(answer_tx);
+        self.more.notify_one();
+        answer
     }
 
     /// Resolves when there is something to take.
@@ -58,9 +76,41 @@ impl Sessions {
     pub fn delegated(&self, session_id: &str, stream: StreamId) {
         let attached = self.attached.lock();
         if let Some(entry) = attached.sessions.get(session_id) {
-            entry.delegated.streams.lock().push(stream);
-            entry.delegated.more.notify_one();
+            entry.inbox.delegated.lock().push(stream);
+            entry.inbox.more.notify_one();
         }
+    }
+
+    pub(super) fn ask(&self, session_id: &str) -> Option<oneshot::Receiver<Seen>> {
+        let attached = self.attached.lock();
+        attached.sessions.get(session_id).map(|e| e.inbox.ask())
+    }
+
+    /// Asks the sessions behind one of them, by id: ids, principals, answers.
+    pub(super) fn ask_after(
+        &self,
+        after: &str,
+        limit: usize,
+    ) -> Vec<(String, Arc<str>, oneshot::Receiver<Seen>)> {
+        let attached = self.attached.lock();
+        let all = attached.sessions.iter();
+        let mut behind: Vec<_> = all.filter(|(id, _)| &***id > after).collect();
+        behind.sort_unstable_by_key(|(id, _)| *id);
+        behind.truncate(limit);
+        let asked = behind.into_iter();
+        asked
+            .map(|(id, entry)| (id.clone(), entry.principal.clone(), entry.inbox.ask()))
+            .collect()
+    }
+
+    /// The principal with most connections, and how many.
+    pub fn most_attached(&self) -> Option<(String, usize)> {
+        let attached = self.attached.lock();
+        let most = attached
+            .by_principal
+            .iter()
+            .max_by_key(|(_, count)| **count);
+        most.map(|(principal, count)| (principal.to_string(), *count))
     }
 
     pub(super) fn is_attached(&self, session_id: &str) -> bool {
@@ -88,7 +138,7 @@ impl Sessions {
     ) -> Result<(Claim, Option<watch::Receiver<bool>>), Failure> {
         let (released_tx, released) = watch::channel(false);
         let displaced = CancellationToken::new();
-        let delegated = Arc::new(Delegated::default());
+        let inbox = Arc::new(Inbox::default());
         let generation = rand::random();
         let mut attached = self.attached.lock();
         let limit = self.limits.sessions_per_principal_max;
@@ -102,7 +152,7 @@ impl Sessions {
             generation,
             principal: principal.into(),
             displaced: displaced.clone(),
-            delegated: delegated.clone(),
+            inbox: inbox.clone(),
             released,
         };
         let earlier = attached.insert(session_id, entry);
@@ -116,7 +166,7 @@ impl Sessions {
             session_id: session_id.into(),
             generation,
             displaced,
-            delegated,
+            inbox,
             released: released_tx,
         };
         Ok((claim, earlier))
@@ -136,7 +186,7 @@ impl Claim {
             .log
             .execute(Command::ParkSession { id, at_ms });
         if let Err(error) = parked.await {
-            tracing::warn!(%error, "parking a session was not recorded");
+            tracing::warn!(%error, session_id = self.session_id, "parking a session was not recorded");
         }
     }
 }

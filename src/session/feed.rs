@@ -95,6 +95,15 @@ impl Feed {
         self.watched.contains_key(&stream)
     }
 
+    pub fn watched(&self) -> impl Iterator<Item = (StreamId, u64)> {
+        self.watched.iter().map(|(stream, seq)| (*stream, *seq))
+    }
+
+    /// The log is read before the channels.
+    pub fn is_behind(&self) -> bool {
+        self.mode == Mode::CatchUp
+    }
+
     pub fn watch_count(&self) -> usize {
         self.watched.len()
     }

@@ -11,6 +11,7 @@ mod back_pressure;
 mod claim;
 mod feed;
 mod heartbeat;
+mod inspect;
 mod jobs;
 mod numbering;
 mod open;
@@ -34,6 +35,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use attach::attach;
+pub use inspect::{Live, Seen, Watched};
 pub use outbox::Chunk;
 pub use watch::Watch;
 

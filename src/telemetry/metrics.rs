@@ -190,7 +190,7 @@ impl Metrics {
 
     pub fn session_attached(&self, via: Via, by: i64) {
         let of = SessionState {
-            transport: transport(via),
+            transport: transport_of(via),
             state: "attached",
         };
         self.sessions.get_or_create(&of).inc_by(by);
@@ -221,7 +221,7 @@ impl Metrics {
     /// A message of a client, whatever is in it.
     pub fn received(&self, via: Via, bytes: usize) {
         let of = Transport {
-            transport: transport(via),
+            transport: transport_of(via),
         };
         self.requests.get_or_create(&of).inc();
         let received = self.received_bytes.get_or_create(&of);
@@ -230,7 +230,7 @@ impl Metrics {
 
     pub fn sent(&self, via: Via, messages: usize, bytes: usize) {
         let of = Transport {
-            transport: transport(via),
+            transport: transport_of(via),
         };
         self.sent.get_or_create(&of).inc_by(messages as u64);
         self.sent_bytes.get_or_create(&of).inc_by(bytes as u64);
@@ -299,7 +299,8 @@ fn seconds(ms: i64) -> f64 {
     ms.max(0) as f64 / 1e3
 }
 
-fn transport(via: Via) -> &'static str {
+/// As labels have it.
+pub fn transport_of(via: Via) -> &'static str {
     match via {
         Via::Session => "grpc",
         Via::WebSocket => "websocket",

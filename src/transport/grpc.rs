@@ -29,11 +29,12 @@ use crate::session::{Connection, Encoding, Goodbye, Sessions, attach};
 use crate::telemetry::{Metrics, Via};
 use crate::wire::{DESCRIPTOR_SET, Invalid, proto, request_from_proto};
 
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "",
     "arcp.v1.RuntimeService",
     "arcp.v1.JobService",
     "arcp.v1.AgentHostService",
+    "arcp.v1.AdminService",
 ];
 const SESSION_PATH: &str = "/arcp.v1.RuntimeService/Session";
 
@@ -62,6 +63,7 @@ pub fn health(draining: CancellationToken) -> Health {
 pub fn router(
     sessions: Arc<Sessions>,
     agent_host: super::agent_host::Service,
+    admin: super::admin_service::Service,
     health: Health,
 ) -> Result<Router, tonic_reflection::server::Error> {
     let reflection = || {
@@ -73,6 +75,7 @@ pub fn router(
     };
     let routes = tonic::service::Routes::new(health)
         .add_service(agent_host)
+        .add_service(admin)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
     let session = Router::new()

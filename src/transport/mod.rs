@@ -6,6 +6,7 @@
 pub mod admin;
 mod admin_credentials;
 mod admin_health;
+pub mod admin_service;
 pub mod agent_host;
 mod call;
 mod cors;
@@ -16,16 +17,12 @@ mod slow_body;
 mod status;
 pub mod websocket;
 
-use std::sync::Arc;
-
 use axum::Router;
 use futures_util::{Stream, StreamExt};
 
 pub use cors::Cors;
 
-use crate::agent::host::Hosts;
 use crate::protocol::TraceContext;
-use crate::session::Sessions;
 
 /// Largest message a client may send, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 1_000_000;
@@ -34,18 +31,19 @@ const OUTBOUND_CHUNKS_MAX: usize = 2;
 
 /// Everything clients reach on the one port.
 pub fn router(
-    sessions: Arc<Sessions>,
-    hosts: Arc<Hosts>,
+    inspection: admin_service::Inspection,
     health: grpc::Health,
     cors: &Cors,
 ) -> Result<Router, tonic_reflection::server::Error> {
-    let agent_host = agent_host::service(hosts, sessions.log.clone());
+    let sessions = inspection.sessions.clone();
+    let agent_host = agent_host::service(inspection.hosts.clone(), sessions.log.clone());
+    let admin = admin_service::service(inspection);
     let mut jobs = jobs::router(sessions.clone()).layer(tonic_web::GrpcWebLayer::new());
     if let Some(cors) = cors.layer() {
         jobs = jobs.layer(cors);
     }
     let open = sessions.authenticator.lets_anybody_in();
-    let all = grpc::router(sessions.clone(), agent_host, health)?
+    let all = grpc::router(sessions.clone(), agent_host, admin, health)?
         .merge(jobs)
         .merge(websocket::router(sessions))
         .layer(axum::middleware::from_fn(slow_body::bound));

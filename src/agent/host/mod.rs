@@ -17,6 +17,7 @@ mod arrival;
 mod asking;
 mod connection;
 mod drive;
+mod inspect;
 mod known;
 mod orphans;
 mod outbox;
@@ -27,6 +28,7 @@ mod registry;
 use std::time::Duration;
 
 pub use connection::{Incoming, serve};
+pub use inspect::{LiveAgent, LiveHost};
 pub use registry::{HostedAgents, Hosts};
 
 /// Bounds and times of hosts; each is announced or documented.

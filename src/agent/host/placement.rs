@@ -19,21 +19,21 @@ pub struct Placement<W> {
     tick: u64,
 }
 
-struct Places {
-    max: u32,
-    used: u32,
-    accepting: bool,
-    agents: Vec<AgentPlaces>,
+pub struct Places {
+    pub max: u32,
+    pub used: u32,
+    pub accepting: bool,
+    pub agents: Vec<AgentPlaces>,
     /// The agent whose line is served next.
     turn: usize,
     last_tick: u64,
 }
 
-struct AgentPlaces {
-    agent: String,
+pub struct AgentPlaces {
+    pub agent: String,
     /// 0 is no bound of its own.
-    max: u32,
-    used: u32,
+    pub max: u32,
+    pub used: u32,
 }
 
 impl AgentPlaces {
@@ -77,6 +77,10 @@ impl<W> Default for Placement<W> {
 }
 
 impl<W> Placement<W> {
+    pub fn of(&self, host: HostId) -> Option<&Places> {
+        self.hosts.get(&host)
+    }
+
     /// In use, and in all.
     pub fn places(&self) -> (u64, u64) {
         let sum =

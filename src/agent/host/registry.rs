@@ -27,13 +27,13 @@ pub struct Hosts {
     /// Names of agents that are always there.
     reserved: Vec<String>,
     pub(super) draining: CancellationToken,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
 }
 
 #[derive(Default)]
-struct State {
-    placement: Placement<oneshot::Sender<Place>>,
-    hosts: BTreeMap<HostId, Arc<Host>>,
+pub(super) struct State {
+    pub placement: Placement<oneshot::Sender<Place>>,
+    pub hosts: BTreeMap<HostId, Arc<Host>>,
     by_instance: HashMap<(String, String), HostId>,
     known: KnownAgents,
     orphans: Orphans,
@@ -111,6 +111,10 @@ impl Hosts {
     /// Connected, or gone for less than it takes to be lost.
     pub fn count(&self) -> usize {
         self.state.lock().hosts.len()
+    }
+
+    pub fn hosts_max(&self) -> usize {
+        self.options.hosts_max
     }
 
     /// Jobs that hosts have, and the most that they take at once.

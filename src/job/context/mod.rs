@@ -162,7 +162,7 @@ impl JobContext {
     }
 
     /// Empty for a job that no session submitted.
-    pub(super) fn session_id(&self) -> &str {
+    pub fn session_id(&self) -> &str {
         &self.shared.session_id
     }
 
@@ -206,6 +206,10 @@ impl JobContext {
         shared
             .telemetry
             .running(&shared.trace, self.stream(), since_ns);
+    }
+
+    pub fn created_at(&self) -> Timestamp {
+        self.shared.created_at
     }
 
     /// `pending` while it waits for a host.

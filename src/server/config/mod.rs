@@ -55,6 +55,9 @@ pub struct Settings {
     pub tls_client_ca: Option<PathBuf>,
     /// What principals may ask for in a lease; see `docs/authority.md`.
     pub policy_file: Option<PathBuf>,
+    /// Principals that may see what all have here; a list, or one text with commas.
+    #[serde(deserialize_with = "list")]
+    pub operators: Vec<String>,
     /// Offer the demonstration agents.
     pub demo_agents: bool,
     /// Development: anybody may connect, loopback addresses only.
@@ -123,6 +126,7 @@ impl Default for Settings {
             tls_key: None,
             tls_client_ca: None,
             policy_file: None,
+            operators: Vec::new(),
             demo_agents: false,
             dev: false,
             drain_deadline_sec: 20,
