@@ -60,6 +60,49 @@ async fn a_line_about_a_job_names_its_trace() {
     assert!(log.lines().count() < 12, "{log}");
 }
 
+#[tokio::test]
+async fn a_line_about_a_job_names_its_session_its_trace_and_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = "[[agent]]\nname = \"gone\"\ncommand = [\"/nowhere/at-all\"]\n";
+    let runtime = Runtime::start_with(dir.path(), agent);
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    let job_id = peer.submit("gone", json!(1)).await;
+    let end = peer.until_terminal().await.pop().unwrap();
+    // The line was written before the job ended, and read from a pipe.
+    let line = loop {
+        let log = runtime.log();
+        if let Some(line) = log.lines().find(|line| line.contains("cannot be started")) {
+            break serde_json::from_str::<Value>(line).unwrap();
+        }
+        tokio::task::yield_now().await;
+    };
+    let fields = &line["fields"];
+    assert_eq!(fields["job_id"], job_id);
+    assert_eq!(fields["session_id"], peer.session_id);
+    assert_eq!(fields["trace_id"], end.trace_id);
+}
+
+/// Where a text is that must not be there.
+fn leak(said: &[String], secret: &str) -> Option<usize> {
+    assert!(secret.len() > 8);
+    said.iter().position(|text| text.contains(secret))
+}
+
+/// A scanner that finds nothing may be one that cannot.
+#[tokio::test]
+async fn the_scanner_finds_what_is_planted() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    assert_eq!(leak(&[runtime.log()], "planted_secret"), None);
+    // What is logged of this is the text as it is.
+    let planted = "info,planted_secret=debug";
+    assert_eq!(runtime.admin_post("/log", planted).0, 200);
+    while !runtime.log().contains("what is logged has changed") {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(leak(&[runtime.log()], "planted_secret"), Some(0));
+}
+
 /// Whatever the filter lets through, at the finest that is ours.
 #[tokio::test]
 async fn no_token_input_or_result_is_in_log_traces_or_metrics() {
@@ -126,8 +169,10 @@ async fn no_token_input_or_result_is_in_log_traces_or_metrics() {
     let said = [runtime.log(), collector.raw(), metrics];
     assert!(said.iter().all(|text| text.len() > 1_000));
     for secret in secrets {
-        assert!(secret.len() > 8);
-        let found = said.iter().position(|text| text.contains(&secret));
-        assert_eq!(found, None, "{secret} is in one of log, traces, metrics");
+        assert_eq!(
+            leak(&said, &secret),
+            None,
+            "{secret} is in one of log, traces, metrics"
+        );
     }
 }

@@ -140,13 +140,13 @@ impl CommandAgent {
         }
         let pipe = match job.holding() {
             Some(_) => Some(credentials_pipe(&mut command).map_err(|error| {
-                tracing::error!(%error, "an agent cannot be given its credentials");
+                tracing::error!(%error, trace_id = job.trace_id(), session_id = job.session_id(), job_id = job.job_id(), "an agent cannot be given its credentials");
                 Failure::internal("agent: its credentials cannot be handed over")
             })?),
             None => None,
         };
         let child = command.spawn().map_err(|error| {
-            tracing::error!(%error, program, "an agent's command cannot be started");
+            tracing::error!(%error, program, trace_id = job.trace_id(), session_id = job.session_id(), job_id = job.job_id(), "an agent's command cannot be started");
             Failure::internal("agent: its command cannot be started; see the runtime's log")
         })?;
         Ok((child, pipe))

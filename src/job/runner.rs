@@ -87,8 +87,13 @@ fn own_end(
         },
         Ok(Err(failure)) => Outcome::Failed(said(failure)),
         Err(_) => {
-            let (trace_id, job_id) = (job.trace_id(), job.job_id());
-            tracing::error!(trace_id, job_id, agent = job.agent(), "an agent panicked");
+            tracing::error!(
+                trace_id = job.trace_id(),
+                session_id = job.session_id(),
+                job_id = job.job_id(),
+                agent = job.agent(),
+                "an agent panicked"
+            );
             Outcome::Failed(Failure::internal(
                 "the agent panicked; see the runtime's log",
             ))

@@ -208,7 +208,9 @@ impl Activation {
                     });
                 }
                 Ok(_) => {}
-                Err(failure) => tracing::warn!(%failure, "the end of a child is not told"),
+                Err(failure) => {
+                    tracing::warn!(%failure, job_id = child.job_id, "the end of a child is not told")
+                }
             }
         });
     }

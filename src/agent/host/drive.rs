@@ -178,7 +178,7 @@ impl Drive {
         // Before the offer: its token must be known however this process ends.
         let stored = self.job.log_of_jobs().execute(command).await;
         stored.map_err(|error| {
-            tracing::error!(%error, job_id = self.job.job_id(), "an activation was not stored");
+            tracing::error!(%error, trace_id = self.job.trace_id(), session_id = self.job.session_id(), job_id = self.job.job_id(), "an activation was not stored");
             Failure::internal("the store is not available; submit the job again")
         })?;
         let mut phase = activation.phase();
@@ -199,6 +199,8 @@ impl Drive {
         if !accepted && offered.activation.withdraw() {
             tracing::warn!(
                 host = host.name,
+                trace_id = self.job.trace_id(),
+                session_id = self.job.session_id(),
                 job_id = self.job.job_id(),
                 "an offer was not accepted in time"
             );
@@ -221,7 +223,7 @@ impl Drive {
         self.job.running_on_host(self.attempt, since_ns);
         let running = Command::SetRunning { stream };
         if let Err(error) = self.job.log_of_jobs().execute(running).await {
-            tracing::warn!(%error, job_id = self.job.job_id(), "a job is running and not listed so");
+            tracing::warn!(%error, trace_id = self.job.trace_id(), session_id = self.job.session_id(), job_id = self.job.job_id(), "a job is running and not listed so");
         }
     }
 
@@ -284,7 +286,7 @@ impl Drive {
                     let stream = self.job.stream();
                     let stored = self.job.log_of_jobs().execute(Command::SetCancelled { stream });
                     if let Err(error) = stored.await {
-                        tracing::warn!(%error, "a cancel would not survive a restart");
+                        tracing::warn!(%error, trace_id = self.job.trace_id(), session_id = self.job.session_id(), job_id = self.job.job_id(), "a cancel would not survive a restart");
                     }
                 }
             }
