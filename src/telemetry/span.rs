@@ -12,6 +12,8 @@ use crate::protocol::{SpanId, SpanRef};
 
 /// Longest text of an attribute; more is cut.
 const TEXT_BYTES_MAX: usize = 256;
+/// The finest that Jaeger shows.
+const SPAN_NS_MIN: u64 = 1_000;
 
 /// The SDK's, of which no text is longer than it may be.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,8 +85,9 @@ impl Span {
             name: name.into(),
             kind: Kind::Internal,
             start_ns,
-            // A clock that was set back is no reason for a span of 500 years.
-            end_ns: end_ns.max(start_ns),
+            // A clock that was set back is no reason for a span of 500 years; and Jaeger
+            // warns of one that took no time.
+            end_ns: end_ns.max(start_ns + SPAN_NS_MIN),
             attributes: Vec::new(),
             events: Vec::new(),
             links: Vec::new(),

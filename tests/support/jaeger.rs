@@ -6,26 +6,46 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
+use super::helm::cache;
+
 const MODULE: &str = "github.com/jaegertracing/jaeger";
 const VERSION: &str = "v1.76.0";
 
 /// On free ports, in memory; killed when dropped.
 pub struct Jaeger {
     child: Child,
-    pub otlp: String,
+    otlp: String,
     query: String,
     _dir: tempfile::TempDir,
 }
 
-fn binary() -> PathBuf {
-    let home = std::env::var_os("HOME").expect("a home for the cache");
-    let cache = Path::new(&home).join(".cache/arcpd-tests");
-    let binary = cache.join(format!("jaeger-{VERSION}"));
-    if !binary.exists() {
-        std::fs::create_dir_all(&cache).unwrap();
-        build(&binary);
+fn place() -> PathBuf {
+    cache().join(format!("jaeger-{VERSION}"))
+}
+
+/// Builds what is not in the cache.
+pub fn install() -> PathBuf {
+    let place = place();
+    if !place.exists() {
+        build(&place);
     }
-    binary
+    place
+}
+
+/// None, and a word about it, where it was not installed.
+fn installed() -> Option<PathBuf> {
+    let place = place();
+    // Not by a macro of the test harness, which keeps what passes to itself.
+    let mut stderr = std::io::stderr();
+    if place.exists() {
+        let _ = writeln!(stderr, "Jaeger {VERSION} is in the cache and is asked");
+        return Some(place);
+    }
+    let _ = writeln!(
+        stderr,
+        "NOT RUN: Jaeger {VERSION} is not in the cache; `cargo test --test jaeger -- --ignored` builds it, which takes minutes"
+    );
+    None
 }
 
 /// `go install` refuses it: its go.mod has a replace.
@@ -51,7 +71,8 @@ fn free_port() -> u16 {
 }
 
 impl Jaeger {
-    pub fn start() -> Self {
+    pub fn start() -> Option<Self> {
+        let binary = installed()?;
         let dir = tempfile::tempdir().unwrap();
         // It does not say which port it got, so it is told.
         let [otlp, query, grpc] = [free_port(), free_port(), free_port()];
@@ -67,7 +88,7 @@ impl Jaeger {
         );
         let path = dir.path().join("jaeger.yaml");
         std::fs::write(&path, config).unwrap();
-        let mut child = Command::new(binary())
+        let mut child = Command::new(binary)
             .arg("--config")
             .arg(path)
             .stderr(Stdio::piped())
@@ -88,12 +109,21 @@ impl Jaeger {
         }
         // Keep reading, or it would block on a full pipe.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        Self {
+        Some(Self {
             child,
             otlp: format!("http://127.0.0.1:{otlp}"),
             query: format!("127.0.0.1:{query}"),
             _dir: dir,
-        }
+        })
+    }
+
+    /// The variables that have a runtime export here.
+    pub fn env(&self) -> [(&'static str, &str); 3] {
+        [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &self.otlp),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_METRICS_EXPORTER", "none"),
+        ]
     }
 
     /// The answer of its query API.

@@ -17,6 +17,7 @@ pub mod promtool;
 pub mod proxy;
 pub mod python;
 pub mod scrape;
+pub mod waterfall;
 pub mod ws;
 
 use std::collections::VecDeque;
