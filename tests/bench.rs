@@ -11,7 +11,7 @@ fn a_quick_run_has_its_rows_beside_their_floor() {
             "bench",
             "--quick",
             "--only",
-            "latency,setup,stream,many,replay,fanout,hosts,authorize",
+            "latency,setup,stream,many,replay,fanout,hosts,authorize,telemetry",
             "--json",
         ])
         .arg(&json)
@@ -37,6 +37,7 @@ fn a_quick_run_has_its_rows_beside_their_floor() {
         "1000 observers, WebSocket",
         "one job on a remote agent, gRPC",
         "authorize over a host's stream, p50",
+        "jobs, 64 clients, every span exported",
     ] {
         let row = rows.iter().find(|row| row["measure"] == measure);
         let row = row.unwrap_or_else(|| panic!("no row {measure}"));

@@ -20,6 +20,7 @@ mod report;
 mod setup;
 mod stopped;
 mod stream;
+mod telemetry;
 
 use std::path::PathBuf;
 
@@ -43,6 +44,7 @@ enum Measure {
     Stored,
     Hosts,
     Authorize,
+    Telemetry,
     Idle,
 }
 
@@ -134,6 +136,7 @@ impl Measure {
             Self::Stored => jobs::stored(ground, report).await,
             Self::Hosts => hosts::run(ground, report).await,
             Self::Authorize => authorize::run(ground, report).await,
+            Self::Telemetry => telemetry::run(ground, report).await,
             Self::Idle => idle::run(ground, report).await,
         }
     }

@@ -12,10 +12,28 @@ use super::client::{Dialler, Wire};
 pub struct Process {
     child: Child,
     pub address: String,
+    /// Where it shows its metrics; empty for the floor.
+    admin: String,
 }
 
 impl Process {
+    /// One that exports nothing, whatever the environment says.
     pub fn runtime(data_dir: &Path) -> anyhow::Result<Self> {
+        Self::start(Self::serve(data_dir)?.env("OTEL_SDK_DISABLED", "true"))
+    }
+
+    /// One that exports all of its spans.
+    pub fn exporting(data_dir: &Path, url: &str) -> anyhow::Result<Self> {
+        let mut command = Self::serve(data_dir)?;
+        command
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+            .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+            .env("OTEL_TRACES_SAMPLER", "always_on")
+            .env("OTEL_METRICS_EXPORTER", "none");
+        Self::start(&mut command)
+    }
+
+    fn serve(data_dir: &Path) -> anyhow::Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
         command
             .args(["serve", "--dev", "--demo-agents", "--listen", "127.0.0.1:0"])
@@ -24,7 +42,7 @@ impl Process {
             // A measured connection is not to be pinged in between.
             .env("ARCPD_LIMITS__HEARTBEAT_INTERVAL_SEC", "60")
             .env("ARCPD_LIMITS__RUNNING_JOBS_PER_PRINCIPAL_MAX", "100000");
-        Self::start(&mut command)
+        Ok(command)
     }
 
     pub fn floor() -> anyhow::Result<Self> {
@@ -35,16 +53,21 @@ impl Process {
         let mut child = command.stderr(Stdio::piped()).spawn()?;
         let stderr = child.stderr.take().context("no stderr")?;
         let mut lines = BufReader::new(stderr).lines();
-        let address = loop {
+        let (address, admin) = loop {
             let line = lines.next().context("it ended before it was ready")??;
             let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
             if let Some(address) = line["fields"]["listen"].as_str() {
-                break address.to_owned();
+                let admin = line["fields"]["admin_listen"].as_str();
+                break (address.to_owned(), admin.unwrap_or_default().to_owned());
             }
         };
         // Keep reading, or the process would block on a full pipe.
         std::thread::spawn(move || lines.for_each(drop));
-        Ok(Self { child, address })
+        Ok(Self {
+            child,
+            address,
+            admin,
+        })
     }
 
     /// Opens clients with a connection each.
@@ -60,6 +83,19 @@ impl Process {
     /// Seconds of processor time so far.
     pub fn cpu(&self) -> f64 {
         cpu_of(self.child.id())
+    }
+
+    /// The value of a metric without labels.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut socket = tokio::net::TcpStream::connect(&self.admin).await?;
+        let request = b"GET /metrics HTTP/1.0\r\nhost: admin\r\n\r\n";
+        socket.write_all(request).await?;
+        let mut text = String::new();
+        socket.read_to_string(&mut text).await?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let value = line.context("no such metric")?.trim();
+        Ok(value.parse()?)
     }
 
     /// Resident memory in bytes.

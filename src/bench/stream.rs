@@ -5,6 +5,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::client::{Ask, Wire};
+use super::process::Process;
 use super::report::{Report, Target};
 use super::{Ground, median};
 
@@ -34,7 +35,12 @@ pub fn firehose(events: u64, delay_ms: u64) -> String {
 
 /// Events a second of a firehose.
 pub async fn job(ground: &Ground, wire: Wire, events: u64) -> anyhow::Result<f64> {
-    let mut client = ground.runtime.dial(wire).session().await?;
+    job_of(&ground.runtime, wire, events).await
+}
+
+/// The same of any runtime.
+pub async fn job_of(runtime: &Process, wire: Wire, events: u64) -> anyhow::Result<f64> {
+    let mut client = runtime.dial(wire).session().await?;
     let started = Instant::now();
     client.submit("firehose", &firehose(events, 0)).await?;
     let received = client.until_ended(1).await?;

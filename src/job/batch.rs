@@ -12,6 +12,8 @@ pub(crate) struct Batch {
     pub(super) data: BytesMut,
     pub(super) records: u32,
     pub(super) costs: Vec<Cost>,
+    /// There is something in it that a trace shows.
+    pub(super) traced: bool,
 }
 
 impl Batch {
@@ -22,15 +24,18 @@ impl Batch {
     /// An event of an agent: it has to keep the rules of its kind and the limits.
     pub fn add(&mut self, job: &JobContext, event: Event) -> Result<(), Failure> {
         let cost = job.cost(&event.body)?;
+        let traced = wire::is_traced(&event.body);
         let record = job.checked(event)?;
         self.data.extend_from_slice(&record);
         self.records += 1;
+        self.traced |= traced;
         self.costs.extend(cost);
         Ok(())
     }
 
     /// An event of the runtime's own.
     pub fn add_own(&mut self, body: EventBody) {
+        self.traced |= wire::is_traced(&body);
         wire::encode_event(Event { ts: now(), body }, &mut self.data);
         self.records += 1;
     }

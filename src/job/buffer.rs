@@ -34,6 +34,7 @@ struct State {
     end: Option<JobEnd>,
     mark: Option<ReportMark>,
     spent_json: Option<String>,
+    traced: bool,
     closed: bool,
 }
 
@@ -51,6 +52,8 @@ pub(super) struct Encoded {
     pub records: u32,
     /// What the job has spent with them.
     pub spent_json: Option<String>,
+    /// There is something in them that a trace shows.
+    pub traced: bool,
 }
 
 /// What became of a push.
@@ -74,6 +77,7 @@ impl Buffer {
             end: None,
             mark: None,
             spent_json: None,
+            traced: false,
             closed: false,
         };
         Self {
@@ -106,6 +110,7 @@ impl Buffer {
         let encoded = encode(&mut state.data);
         state.count += encoded.records;
         state.spent_json = encoded.spent_json.or(state.spent_json.take());
+        state.traced |= encoded.traced;
         state.closed = push.end.is_some();
         state.end = push.end;
         if let Some(mark) = push.mark {
@@ -154,6 +159,7 @@ impl BlockSource for Buffer {
             terminal: state.end.take(),
             mark: state.mark.take(),
             spent_json: state.spent_json.take(),
+            traced: std::mem::take(&mut state.traced),
         };
         state.next_seq += u64::from(state.count);
         state.count = 0;

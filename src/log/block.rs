@@ -17,6 +17,8 @@ pub struct Block {
     pub data: Bytes,
     /// Its last record is the last of the stream.
     pub terminal: bool,
+    /// There may be something in it that a trace shows.
+    pub traced: bool,
     /// Start and end of each record in `data`, found by the first reader.
     bounds: OnceLock<Box<[(u32, u32)]>>,
     json: OnceLock<JsonTails>,
@@ -33,6 +35,8 @@ pub struct PendingBlock {
     pub mark: Option<ReportMark>,
     /// What the job has spent with this block; as [`super::GrantRow::spent_json`].
     pub spent_json: Option<String>,
+    /// There is something in it that a trace shows.
+    pub traced: bool,
 }
 
 /// How far the reports of a job's activation are in the log, and what the next
@@ -88,6 +92,7 @@ impl Block {
             count,
             data,
             terminal,
+            traced: true,
             bounds: OnceLock::new(),
             json: OnceLock::new(),
         }

@@ -29,6 +29,7 @@ fn block(stream: StreamId, first_seq: u64, records: &[u8], end: Option<JobEnd>) 
         terminal: end,
         mark: None,
         spent_json: None,
+        traced: false,
     };
     Arc::new(Once(Mutex::new(Some(pending))))
 }

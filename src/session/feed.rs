@@ -301,6 +301,7 @@ mod tests {
             terminal: None,
             mark: None,
             spent_json: None,
+            traced: false,
         };
         log.ready(Arc::new(Once(Mutex::new(Some(block)))));
     }

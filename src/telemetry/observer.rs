@@ -59,15 +59,14 @@ impl Inbox {
 
     pub fn blocks(&self, group: &[Arc<Block>]) {
         let full = self.waiting.bytes.load(Ordering::Relaxed) > WAITING_BYTES_MAX;
-        let kept: Vec<_> = match full {
-            false => group.to_vec(),
-            true => group
-                .iter()
-                .filter(|block| block.terminal)
-                .cloned()
-                .collect(),
-        };
-        let left_out = (group.len() - kept.len()) as u64;
+        // Most blocks have nothing that a trace shows, and are not even looked at.
+        let shown = group.iter().filter(|block| block.traced || block.terminal);
+        let mut kept: Vec<_> = shown.cloned().collect();
+        let all = kept.len();
+        if full {
+            kept.retain(|block| block.terminal);
+        }
+        let left_out = (all - kept.len()) as u64;
         self.waiting.dropped.fetch_add(left_out, Ordering::Relaxed);
         if kept.is_empty() {
             return;

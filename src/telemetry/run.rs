@@ -96,7 +96,8 @@ impl Run {
 
     /// Adds a block; gives what is over with it. `now_ns` is for records without a time.
     pub fn apply(&mut self, block: &Block, now_ns: u64, out: &mut Vec<Span>) {
-        self.events += u64::from(block.count);
+        // Not all of its blocks come here: only those that have something to show.
+        self.events = block.last_seq();
         for (seq, record) in block.records() {
             if let Some(traced) = wire::traced(record) {
                 self.record(seq, traced, now_ns, out);

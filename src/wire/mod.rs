@@ -50,7 +50,7 @@ pub use record::{
 pub use reply::{encode_reply_json, encode_reply_proto};
 pub use rotated::{rotation_of, with_value};
 pub use stored::{decode_outcome, delegates};
-pub use traced::{Traced, What, traced};
+pub use traced::{Traced, What, is_traced, traced};
 pub use withheld::{feature_of, withheld};
 
 /// Nesting a JSON text may have.

@@ -5,6 +5,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 
 use super::proto;
 use super::proto::job_event::Body;
+use crate::protocol::EventBody;
 
 /// Tags of `Envelope.payload` and of `JobEvent`.
 const JOB_EVENT: u32 = 30;
@@ -58,6 +59,19 @@ pub enum What {
         status: String,
         code: String,
     },
+}
+
+/// Whether a record of the event may be one that a trace shows; [`traced`] says it
+/// of the record itself.
+pub fn is_traced(body: &EventBody) -> bool {
+    match body {
+        EventBody::ToolCall { .. }
+        | EventBody::ToolResult { .. }
+        | EventBody::Status { .. }
+        | EventBody::Delegate { .. } => true,
+        EventBody::Metric { name, .. } => name.starts_with("cost."),
+        _ => false,
+    }
 }
 
 /// `None` for a record no trace shows.
@@ -151,7 +165,7 @@ mod tests {
     use bytes::BytesMut;
 
     use super::*;
-    use crate::protocol::{Event, EventBody, Failure, Outcome, Timestamp};
+    use crate::protocol::{Event, Failure, Outcome, Timestamp};
 
     fn payload(encode: impl FnOnce(&mut BytesMut)) -> Vec<u8> {
         let mut stored = BytesMut::new();

@@ -53,6 +53,7 @@ impl JobContext {
             Encoded {
                 records: encode_own(news.unwrap_or_default(), data),
                 spent_json: None,
+                traced: true,
             }
         };
         let pushed = self.shared.buffer.push(Push::default(), encode);
@@ -151,6 +152,7 @@ impl JobContext {
         let mut encoded = Encoded {
             records: batch.records,
             spent_json: None,
+            traced: batch.traced,
         };
         if let (Some(grant), false) = (&self.shared.grant, batch.costs.is_empty()) {
             let charged = grant.charge(self.stream(), &batch.costs);
@@ -159,6 +161,7 @@ impl JobContext {
             if charged.exhausted {
                 self.shared.telemetry.metrics.budgets_exhausted.inc();
             }
+            encoded.traced = true;
         }
         encoded
     }
@@ -205,6 +208,7 @@ impl JobContext {
             wire::encode_outcome(outcome, at, data);
             Encoded {
                 records: encoded.records + 1,
+                traced: true,
                 ..encoded
             }
         };

@@ -192,6 +192,7 @@ impl Writer {
                     terminal: None,
                     mark: None,
                     spent_json: None,
+                    traced: false,
                 };
                 let source = None;
                 self.blocks.push(Taken { block, source });
@@ -245,6 +246,7 @@ impl Writer {
                 count,
                 data,
                 mark,
+                traced,
                 ..
             } = block;
             if let (Some(mark), Some(source)) = (mark, source) {
@@ -252,7 +254,8 @@ impl Writer {
             }
             if count > 0 {
                 position += 1;
-                let block = Block::new(position, stream, first_seq, count, data, terminal);
+                let mut block = Block::new(position, stream, first_seq, count, data, terminal);
+                block.traced = traced;
                 blocks.push(Arc::new(block));
             }
         }
