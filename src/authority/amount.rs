@@ -6,6 +6,8 @@ use rust_decimal::Decimal;
 
 const INTEGER_DIGITS_MAX: usize = 18;
 const DECIMALS_MAX: usize = 9;
+/// All digits are nines.
+pub(super) const BILLIONTHS_MAX: i128 = 10_i128.pow((INTEGER_DIGITS_MAX + DECIMALS_MAX) as u32) - 1;
 
 /// A decimal of at most 18 digits before the point and 9 after it; sums and
 /// differences are exact or refused. A counter that was overspent is negative,
@@ -78,14 +80,21 @@ impl Amount {
     /// Of what is spent: a sum beyond the range stays at its end, more than can be
     /// granted.
     pub fn saturating_add(self, other: Self) -> Self {
-        let digits = (INTEGER_DIGITS_MAX + DECIMALS_MAX) as u32;
-        let most = Decimal::from_i128_with_scale(10_i128.pow(digits) - 1, DECIMALS_MAX as u32);
-        self.checked_add(other).unwrap_or(Self(most))
+        let most = Self::from_billionths(BILLIONTHS_MAX);
+        self.checked_add(other).unwrap_or(most)
     }
 
-    pub(super) fn checked_mul(self, factor: u32) -> Option<Self> {
-        let product = self.0.checked_mul(Decimal::from(factor));
-        product.and_then(Self::in_range)
+    /// As a whole number, for sums that are kept up to date: they have to go back
+    /// exactly by what they went up, so they may not stop at the range's end.
+    pub(super) fn billionths(self) -> i128 {
+        let decimals = self.0.scale();
+        self.0.mantissa() * 10_i128.pow(DECIMALS_MAX as u32 - decimals)
+    }
+
+    /// What is beyond the range stays at its end.
+    pub(super) fn from_billionths(count: i128) -> Self {
+        let count = count.clamp(-BILLIONTHS_MAX, BILLIONTHS_MAX);
+        Self(Decimal::from_i128_with_scale(count, DECIMALS_MAX as u32).normalize())
     }
 
     /// As a metric's value shows it.
@@ -179,5 +188,23 @@ mod tests {
         );
         let owed = Amount::ZERO.checked_sub(most).unwrap();
         assert!(owed.is_negative() && owed.checked_sub(least).is_none());
+    }
+
+    #[test]
+    fn billionths_are_the_same_amount() {
+        let amount = |text| Amount::parse(text).unwrap();
+        let most = amount("999999999999999999.999999999");
+        let owed = Amount::ZERO.checked_sub(amount("12.5")).unwrap();
+        for (amount, count) in [
+            (Amount::ZERO, 0),
+            (amount("0.000000001"), 1),
+            (amount("1200"), 1_200_000_000_000),
+            (owed, -12_500_000_000),
+            (most, BILLIONTHS_MAX),
+        ] {
+            assert_eq!(amount.billionths(), count);
+            assert_eq!(Amount::from_billionths(count), amount);
+        }
+        assert_eq!(Amount::from_billionths(i128::MAX), most);
     }
 }

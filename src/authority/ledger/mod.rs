@@ -10,15 +10,18 @@
 //!                was granted and what it holds; afterwards, what it spent
 //! remaining(j) = granted(j) − held(j)
 //! ```
-//! Nothing is stored but what was granted and what each job reported, so the counters
-//! are what the event stream adds up to.
+//! Both sums are kept with each account and follow every change up the line, so what a
+//! question costs depends on the job and those above it, never on how many are below:
+//! it is asked before each operation, of an account that a whole tree shares.
 
+mod account;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 
 use super::{Amount, Currency};
+use account::{Account, Change, Purse};
 
 /// A job, by the number of its stream.
 pub type Member = i64;
@@ -29,25 +32,11 @@ pub struct Ledger {
     accounts: BTreeMap<Member, Account>,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Account {
-    parent: Option<Member>,
-    granted: Amounts,
-    /// As reported by the job itself.
-    spent: Amounts,
-    /// By descendants that are over and have left the ledger.
-    settled: Amounts,
-    children: Vec<Member>,
-    is_over: bool,
-    /// What was left when it was last told; nothing of what an earlier run told.
-    told: Amounts,
-}
-
 impl Ledger {
     /// The account of a job that nobody delegated.
     pub fn open(root: Member, granted: Amounts) -> Self {
         let mut ledger = Self::default();
-        ledger.insert(root, None, granted.clone(), granted);
+        ledger.insert(root, None, Account::new(&granted));
         ledger
     }
 
@@ -70,10 +59,10 @@ impl Ledger {
         bounds: &Amounts,
     ) -> Result<Amounts, String> {
         for (currency, amount) in &asked {
-            let holder = self.holder(parent, currency).ok_or_else(|| {
+            let purse = self.nearest(parent, currency).ok_or_else(|| {
                 format!("lease_request.cost.budget: the parent has no budget in {currency}")
             })?;
-            let left = self.left(holder, currency);
+            let left = purse.left();
             if *amount > left {
                 return Err(format!(
                     "lease_request.cost.budget: {currency}:{amount} is more than the {left} the parent has left"
@@ -82,40 +71,61 @@ impl Ledger {
         }
         let mut granted = asked;
         for (currency, bound) in bounds {
-            let part = match self.holder(parent, currency) {
-                Some(holder) if self.accounts[&holder].granted[currency] <= *bound => continue,
-                Some(holder) => self.left(holder, currency).clamp(Amount::ZERO, *bound),
+            let part = match self.nearest(parent, currency) {
+                Some(purse) if purse.granted() <= *bound => continue,
+                Some(purse) => purse.left().clamp(Amount::ZERO, *bound),
                 None => *bound,
             };
             granted.insert(currency.clone(), part);
         }
-        self.insert(child, Some(parent), granted.clone(), granted.clone());
+        self.insert(child, Some(parent), Account::new(&granted));
         Ok(granted)
     }
 
-    /// Puts back what an earlier run knew: granted then, whatever is left now. What
-    /// was told last may be of before the crash, so all of it is to be told again.
+    /// Puts back what an earlier run knew, those above first: granted then, whatever is
+    /// left now. What was told last may be of before the crash, so all of it is to be
+    /// told again.
     pub fn restore(&mut self, member: Member, parent: Option<Member>, granted: Amounts) {
-        self.insert(member, parent, granted, Amounts::new());
+        self.insert(member, parent, Account::untold(&granted));
     }
 
+    /// What the job itself has spent, instead of what was counted for it.
     pub fn set_spent(&mut self, member: Member, spent: Amounts) {
-        if let Some(account) = self.accounts.get_mut(&member) {
-            account.spent = spent;
+        let Some(account) = self.accounts.get_mut(&member) else {
+            return;
+        };
+        let before = std::mem::replace(&mut account.spent, spent.clone());
+        for (currency, amount) in before {
+            self.pass_up(Some(member), &currency, Change::spent(amount).undone());
+        }
+        for (currency, amount) in spent {
+            self.pass_up(Some(member), &currency, Change::spent(amount));
         }
     }
 
-    fn insert(&mut self, member: Member, parent: Option<Member>, granted: Amounts, told: Amounts) {
-        if let Some(above) = parent.and_then(|parent| self.accounts.get_mut(&parent)) {
-            above.children.push(member);
+    fn insert(&mut self, member: Member, parent: Option<Member>, mut account: Account) {
+        // An account above that is gone, or is not there yet, has no part in this one.
+        account.parent = parent.filter(|parent| self.accounts.contains_key(parent));
+        if let Some(parent) = account.parent {
+            self.accounts
+                .entry(parent)
+                .and_modify(|above| above.children += 1);
+            for (currency, reserved) in account.unspent() {
+                self.pass_up(Some(parent), &currency, reserved);
+            }
         }
-        let account = Account {
-            parent,
-            granted,
-            told,
-            ..Account::default()
-        };
         self.accounts.insert(member, account);
+    }
+
+    /// Brings the sums of a job and of those above it up to date.
+    fn pass_up(&mut self, from: Option<Member>, currency: &Currency, mut change: Change) {
+        let mut next = from;
+        while let Some(account) = next.and_then(|member| self.accounts.get_mut(&member))
+            && !change.is_none()
+        {
+            change = account.apply(currency, change);
+            next = account.parent;
+        }
     }
 
     /// The job is over, or was not made after all: what it did not spend goes back.
@@ -123,31 +133,32 @@ impl Ledger {
         let Some(account) = self.accounts.get_mut(&member) else {
             return;
         };
+        if account.is_over {
+            return;
+        }
+        let (unspent, parent) = (account.unspent(), account.parent);
         account.is_over = true;
+        for (currency, reserved) in unspent {
+            self.pass_up(parent, &currency, reserved.undone());
+        }
         self.settle(member);
     }
 
-    /// Accounts that are over and have nothing below them become a sum.
+    /// Accounts that are over and have nothing below them leave. What they spent is in
+    /// the sums of those above.
     fn settle(&mut self, mut member: Member) {
         while let Some(account) = self.accounts.get(&member)
             && account.is_over
-            && account.children.is_empty()
+            && account.children == 0
         {
-            let mut sum = account.spent.clone();
-            for (currency, amount) in &account.settled {
-                add(&mut sum, currency, *amount);
-            }
             let parent = account.parent;
             self.accounts.remove(&member);
             let Some(parent) = parent else {
                 return;
             };
-            if let Some(above) = self.accounts.get_mut(&parent) {
-                above.children.retain(|child| *child != member);
-                for (currency, amount) in &sum {
-                    add(&mut above.settled, currency, *amount);
-                }
-            }
+            self.accounts
+                .entry(parent)
+                .and_modify(|above| above.children -= 1);
             member = parent;
         }
     }
@@ -167,34 +178,39 @@ impl Ledger {
 
     /// Whether a spending in this currency is counted for the job.
     pub fn is_budgeted(&self, member: Member, currency: &Currency) -> bool {
-        self.holder(member, currency).is_some()
+        self.nearest(member, currency).is_some()
     }
 
     /// Counts what a job reports to have spent, for it and for all above it.
     pub fn charge(&mut self, member: Member, currency: &Currency, amount: Amount) {
-        if let Some(account) = self.accounts.get_mut(&member) {
-            add(&mut account.spent, currency, amount);
-        }
+        let Some(account) = self.accounts.get_mut(&member) else {
+            return;
+        };
+        let spent = account.spent.entry(currency.clone()).or_default();
+        let before = *spent;
+        *spent = before.saturating_add(amount);
+        let change = Change::spent(*spent).and(Change::spent(before).undone());
+        self.pass_up(Some(member), currency, change);
     }
 
     /// The first currency that allows no further operation: the job's own is used
     /// up, the one it shares is, or all that was given to a job above it has been
     /// spent, by whomever.
     pub fn exhausted(&self, member: Member) -> Option<Currency> {
-        let mut nearer: Vec<&Currency> = Vec::new();
+        let mut nearer: Vec<&Account> = Vec::new();
         for above in self.line(member) {
             let account = &self.accounts[&above];
-            for (currency, granted) in &account.granted {
-                let over = if nearer.contains(&currency) {
-                    self.total(above, currency) >= *granted
-                } else {
-                    !self.left(above, currency).is_positive()
+            for (currency, purse) in &account.purses {
+                // Not if there is a purse below: what that has left was taken from here.
+                let shared = || {
+                    let mut below = nearer.iter().rev();
+                    !below.any(|account| account.purses.contains_key(currency))
                 };
-                if over {
+                if purse.is_spent() || (!purse.has_left() && shared()) {
                     return Some(currency.clone());
                 }
-                nearer.push(currency);
             }
+            nearer.push(account);
         }
         None
     }
@@ -205,103 +221,44 @@ impl Ledger {
 
     /// What a job has left of each of its own budgets; below zero when overspent.
     pub fn remaining(&self, member: Member) -> Amounts {
-        let granted = self.accounts.get(&member).map(|account| &account.granted);
-        let currencies = granted.into_iter().flat_map(BTreeMap::keys);
-        currencies
-            .map(|currency| (currency.clone(), self.left(member, currency)))
-            .collect()
+        let purses = self.purses(member);
+        let left = purses.map(|(currency, purse)| (currency.clone(), purse.left()));
+        left.collect()
     }
 
     /// Budgets of a job that changed by a twentieth of what was granted since they
     /// were last told, or became none or some again. They count as told.
     pub fn changed(&mut self, member: Member) -> Amounts {
-        let changed = self.untold(member);
-        if let Some(account) = self.accounts.get_mut(&member) {
-            account.told.extend(changed.clone());
-        }
-        changed
+        let account = self.accounts.get_mut(&member);
+        let purses = account.into_iter().flat_map(|account| &mut account.purses);
+        let untold = purses.filter(|(_, purse)| purse.is_untold());
+        let told = untold.map(|(currency, purse)| (currency.clone(), purse.tell()));
+        told.collect()
     }
 
     /// The same, and they do not count as told.
     pub fn untold(&self, member: Member) -> Amounts {
-        let mut untold = self.remaining(member);
-        if let Some(account) = self.accounts.get(&member) {
-            untold.retain(|currency, left| {
-                let granted = account.granted.get(currency).copied().unwrap_or_default();
-                let told = account.told.get(currency);
-                told.is_none_or(|told| is_material(granted, *told, *left))
-            });
-        }
-        untold
+        let untold = self.purses(member).filter(|(_, purse)| purse.is_untold());
+        let left = untold.map(|(currency, purse)| (currency.clone(), purse.left()));
+        left.collect()
     }
 
     /// The job and those above it, nearest first.
     pub fn line(&self, member: Member) -> impl Iterator<Item = Member> {
-        let known = |member: Member| self.accounts.contains_key(&member).then_some(member);
-        std::iter::successors(known(member), move |member| {
-            self.accounts.get(member)?.parent.and_then(known)
-        })
+        let known = self.accounts.contains_key(&member).then_some(member);
+        std::iter::successors(known, |member| self.accounts[member].parent)
     }
 
-    /// Whose budget a job spends.
-    fn holder(&self, member: Member, currency: &Currency) -> Option<Member> {
+    fn purses(&self, member: Member) -> impl Iterator<Item = (&Currency, &Purse)> {
+        let account = self.accounts.get(&member);
+        account.into_iter().flat_map(|account| &account.purses)
+    }
+
+    /// What a job spends of.
+    fn nearest(&self, member: Member, currency: &Currency) -> Option<&Purse> {
         self.line(member)
-            .find(|above| self.accounts[above].granted.contains_key(currency))
+            .find_map(|above| self.accounts[&above].purses.get(currency))
     }
-
-    fn left(&self, member: Member, currency: &Currency) -> Amount {
-        let granted = self.accounts.get(&member);
-        let granted = granted.and_then(|account| account.granted.get(currency));
-        granted
-            .copied()
-            .unwrap_or_default()
-            .checked_sub(self.held(member, currency))
-            .unwrap_or_default()
-    }
-
-    fn held(&self, member: Member, currency: &Currency) -> Amount {
-        self.sum(member, currency, &|child| {
-            let account = &self.accounts[&child];
-            let held = self.held(child, currency);
-            match account.granted.get(currency) {
-                Some(granted) if !account.is_over => held.max(*granted),
-                _ => held,
-            }
-        })
-    }
-
-    /// What the job and all below it have spent.
-    fn total(&self, member: Member, currency: &Currency) -> Amount {
-        self.sum(member, currency, &|child| self.total(child, currency))
-    }
-
-    fn sum(
-        &self,
-        member: Member,
-        currency: &Currency,
-        of_child: &dyn Fn(Member) -> Amount,
-    ) -> Amount {
-        let Some(account) = self.accounts.get(&member) else {
-            return Amount::ZERO;
-        };
-        let own = [&account.spent, &account.settled];
-        let own = own.into_iter().filter_map(|by| by.get(currency).copied());
-        let below = account.children.iter().map(|child| of_child(*child));
-        own.chain(below).fold(Amount::ZERO, Amount::saturating_add)
-    }
-}
-
-fn add(sums: &mut Amounts, currency: &Currency, amount: Amount) {
-    let sum = sums.entry(currency.clone()).or_default();
-    *sum = sum.saturating_add(amount);
-}
-
-fn is_material(granted: Amount, told: Amount, left: Amount) -> bool {
-    let difference = told.max(left).checked_sub(told.min(left));
-    let twentyfold = difference.and_then(|difference| difference.checked_mul(20));
-    told != left
-        && (told.is_positive() != left.is_positive()
-            || twentyfold.is_none_or(|twentyfold| twentyfold >= granted))
 }
 
 /// Amounts as they are stored.

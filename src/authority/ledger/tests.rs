@@ -118,6 +118,43 @@ fn a_change_is_told_once_it_matters() {
     assert_eq!(ledger.changed(1), Amounts::new(), "below zero is no news");
 }
 
+/// Each question walked the whole tree below, under the lock that all of it shares: a
+/// tree of some hundred jobs kept the threads of the runtime from everybody else.
+#[test]
+fn a_job_and_those_above_it_answer_without_all_others() {
+    let mut ledger = Ledger::open(1, usd("1000"));
+    for child in 2..=101 {
+        ledger.reserve(child, 1, usd("5")).unwrap();
+        ledger.reserve(child + 100, child, usd("2")).unwrap();
+        charge(&mut ledger, child + 100, "1");
+    }
+    for ended in 2..=51 {
+        ledger.end(ended + 100);
+        ledger.end(ended);
+    }
+    let (child, grandchild) = (101, 201);
+    let mut alone = ledger.clone();
+    let line = [grandchild, child, 1];
+    alone.accounts.retain(|member, _| line.contains(member));
+    assert_eq!((alone.accounts.len(), ledger.accounts.len()), (3, 101));
+    // Spends what it has, what is above it, and more.
+    for _ in 0..8 {
+        for ledger in [&mut ledger, &mut alone] {
+            charge(ledger, grandchild, "1");
+        }
+        for job in line {
+            assert_eq!(alone.exhausted(job), ledger.exhausted(job));
+            assert_eq!(alone.remaining(job), ledger.remaining(job));
+            assert_eq!(alone.untold(job), ledger.untold(job));
+        }
+    }
+    for ledger in [&mut ledger, &mut alone] {
+        ledger.end(grandchild);
+        ledger.end(child);
+        assert_eq!(left(ledger, 1), "696", "50 spent, 49 at 5 and one at 9");
+    }
+}
+
 #[test]
 fn a_cost_beyond_all_counting_is_not_free() {
     let mut ledger = Ledger::open(1, usd("10"));
