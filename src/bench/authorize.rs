@@ -1,5 +1,5 @@
 //! What it costs to ask before an operation: in-process, under a lease of a thousand
-//! patterns, and over a host's stream beside a bare echo of the same messages.
+//! patterns, of budgets that a thousand jobs below share, and over a host's stream beside a bare echo of the same messages.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use super::process::cpu_of;
 use super::report::{Report, Target};
 use super::{Ground, median};
 use crate::authority::Policy;
-use crate::job::{AgentDirectory, JobContext, Jobs, Limits, NewJob};
+use crate::job::{AgentDirectory, Delegation, JobContext, Jobs, Limits, NewJob};
 use crate::log::{Durability, Log, OpenOptions};
 use crate::protocol::Failure;
 use crate::protocol::message::Submit;
@@ -24,6 +24,10 @@ use crate::wire::proto::{self, AssignmentRef};
 
 const AGENT: &str = "asks";
 const PATTERNS: usize = 1_000;
+/// What is delegated to runs until its parent ends.
+const BELOW: &str = "waits";
+const CURRENCIES: usize = 32;
+const JOBS_BELOW: usize = 1_000;
 
 pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     let tool = "a9".repeat(128);
@@ -50,7 +54,7 @@ pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     ] {
         let mut costs = vec![];
         for _ in 0..ground.rounds {
-            costs.push(in_process(ground.amount(50_000), &lease, target).await?);
+            costs.push(in_process(ground.amount(50_000), &lease, target, 0).await?);
         }
         report.add(
             format!("authorize in-process, {PATTERNS} {name}, CPU"),
@@ -60,6 +64,20 @@ pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
             Target::AtMost(20.0),
         );
     }
+    let mut costs = vec![];
+    for _ in 0..ground.rounds {
+        let (count, lease) = (ground.amount(50_000), budgets(JOBS_BELOW + 1));
+        costs.push(in_process(count, &lease, "tool-999.go", JOBS_BELOW).await?);
+    }
+    report.add(
+        format!(
+            "authorize in-process, budgets of {CURRENCIES} currencies, {JOBS_BELOW} jobs below, CPU"
+        ),
+        "us",
+        median(&mut costs),
+        None,
+        Target::AtMost(20.0),
+    );
     let (mut ours, mut theirs) = (vec![], vec![]);
     for _ in 0..ground.rounds {
         theirs.push(asked(&ground.floor.address, ground.amount(10_000)).await?);
@@ -88,8 +106,19 @@ fn slow(count: usize, pattern: &str, last: &str) -> Vec<String> {
     patterns.chain([last.to_owned()]).collect()
 }
 
-/// Microseconds of this process for one question, from its text to its rule.
-async fn in_process(count: u64, lease: &str, target: &str) -> anyhow::Result<f64> {
+/// So many units of each currency.
+fn budgets(units: usize) -> String {
+    let budgets: Vec<_> = (0..CURRENCIES).map(|n| format!("C{n}:{units}")).collect();
+    let (tools, below) = (["tool-*"], [BELOW]);
+    let lease = serde_json::json!({
+        "tool.call": tools, "agent.delegate": below, "cost.budget": budgets,
+    });
+    lease.to_string()
+}
+
+/// Microseconds of this process for one question, from its text to its rule. Each job
+/// `below` has a unit of each currency for its own.
+async fn in_process(count: u64, lease: &str, target: &str, below: usize) -> anyhow::Result<f64> {
     let dir = tempfile::tempdir()?;
     let (committed, mut blocks) = mpsc::channel(64);
     let options = OpenOptions {
@@ -108,6 +137,16 @@ async fn in_process(count: u64, lease: &str, target: &str) -> anyhow::Result<f64
     let agent = move |job: JobContext| {
         let (done, asked) = (done.clone(), asked.clone());
         async move {
+            for n in 0..below {
+                let delegation = Delegation {
+                    delegate_id: format!("below-{n}"),
+                    agent: BELOW.into(),
+                    input_json: String::new(),
+                    lease_request_json: budgets(1),
+                    expires_at: None,
+                };
+                job.delegate(delegation).await?;
+            }
             let before = cpu_of(std::process::id());
             for _ in 0..count {
                 job.authorize("call", capability, &asked).await?;
@@ -120,8 +159,17 @@ async fn in_process(count: u64, lease: &str, target: &str) -> anyhow::Result<f64
     let mut agents = AgentDirectory::default();
     let registered = agents.register(AGENT, "1.0.0", agent);
     registered.map_err(anyhow::Error::msg)?;
-    let policy = Policy::default();
-    let (limits, telemetry) = (Limits::default(), Telemetry::default());
+    let waits = |job: JobContext| async move {
+        job.cancelled().await;
+        Ok::<_, Failure>("null".to_owned())
+    };
+    let registered = agents.register(BELOW, "1.0.0", waits);
+    registered.map_err(anyhow::Error::msg)?;
+    let limits = Limits {
+        delegation_children_max: JOBS_BELOW,
+        ..Limits::default()
+    };
+    let (policy, telemetry) = (Policy::default(), Telemetry::default());
     let jobs = Jobs::new(log.clone(), agents, limits, policy, None, 0, telemetry);
     let new = NewJob {
         session_id: String::new(),

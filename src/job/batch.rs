@@ -2,8 +2,8 @@
 
 use bytes::BytesMut;
 
-use super::grant::Cost;
 use super::{JobContext, now};
+use crate::authority::Amounts;
 use crate::protocol::{Event, EventBody, Failure};
 use crate::wire;
 
@@ -11,9 +11,10 @@ use crate::wire;
 pub(crate) struct Batch {
     pub(super) data: BytesMut,
     pub(super) records: u32,
-    pub(super) costs: Vec<Cost>,
     /// There is something in it that a trace shows.
     pub(super) traced: bool,
+    /// One sum a currency: counting it holds up the whole tree of the job.
+    pub(super) costs: Amounts,
 }
 
 impl Batch {
@@ -29,7 +30,10 @@ impl Batch {
         self.data.extend_from_slice(&record);
         self.records += 1;
         self.traced |= traced;
-        self.costs.extend(cost);
+        if let Some((currency, amount)) = cost {
+            let sum = self.costs.entry(currency).or_default();
+            *sum = sum.saturating_add(amount);
+        }
         Ok(())
     }
 

@@ -97,7 +97,8 @@ impl Buffer {
     }
 
     /// Encodes records into the buffer. What `encode` does besides is in the order of
-    /// the records; it is not called when nothing is taken.
+    /// the records; it is not called when nothing is taken. The log's thread waits for it
+    /// in [`take`](BlockSource::take), and with that every other job: it is to be short.
     pub(super) fn push(&self, push: Push, encode: impl FnOnce(&mut BytesMut) -> Encoded) -> Pushed {
         let mut state = self.state.lock();
         if state.closed {

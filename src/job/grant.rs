@@ -62,10 +62,7 @@ pub(super) struct Charged {
 }
 
 /// What a `cost.*` metric takes from a budget.
-pub(crate) struct Cost {
-    currency: Currency,
-    amount: Amount,
-}
+pub(super) type Cost = (Currency, Amount);
 
 impl Family {
     pub fn new(ledger: Ledger, root: &JobRow, lease: &Lease) -> Arc<Self> {
@@ -226,26 +223,33 @@ impl Grant {
         }
         let amount = Amount::from_metric(*value)
             .map_err(|why| Failure::invalid(format!("value: of {name} in {unit}: {why}")))?;
-        Ok(Some(Cost { currency, amount }))
+        Ok(Some((currency, amount)))
     }
 
-    pub fn charge(&self, job: StreamId, costs: &[Cost]) -> Charged {
+    /// Called under the lock of the job's buffer. Under the ledger's, which all of the
+    /// tree share, only sums are looked up; texts are made of them afterwards.
+    pub fn charge(&self, job: StreamId, costs: &Amounts) -> Charged {
         let mut ledger = self.family.ledger.lock();
         let had_some = ledger.exhausted(job).is_none();
-        for cost in costs {
-            ledger.charge(job, &cost.currency, cost.amount);
+        for (currency, amount) in costs {
+            ledger.charge(job, currency, *amount);
         }
+        let left = ledger.changed(job);
+        let spent = ledger.spent(job).cloned();
+        let exhausted = had_some && ledger.exhausted(job).is_some();
+        drop(ledger);
         Charged {
-            left: remaining_events(ledger.changed(job)),
-            spent_json: ledger.spent(job).map(amounts_to_json).unwrap_or_default(),
-            exhausted: had_some && ledger.exhausted(job).is_some(),
+            left: remaining_events(left),
+            spent_json: spent.as_ref().map(amounts_to_json).unwrap_or_default(),
+            exhausted,
         }
     }
 
     /// What is left where that matters; called where it is written, so that the last
     /// value of a stream is the latest.
     pub fn news(&self, job: StreamId) -> Vec<EventBody> {
-        remaining_events(self.family.ledger.lock().changed(job))
+        let changed = self.family.ledger.lock().changed(job);
+        remaining_events(changed)
     }
 
     /// What is left of each budget of the job.
