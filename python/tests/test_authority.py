@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from typing import Any
 
@@ -171,6 +172,76 @@ def test_a_childs_error_is_raised_and_a_refusal_too(runtime: FakeRuntime) -> Non
     ended = pb.ChildEnded(ref=script.ref, delegate_id="two", child_job_id="j2", error=error)
     script.stream.say(child_ended=ended)
     assert script.result() == (code, "TIMEOUT", True, {"n": 1})
+
+
+def delegated(script: Script, name: str) -> None:
+    assert script.stream.expect("delegate").delegate_id == name
+    made = pb.DelegateResult(ref=script.ref, delegate_id=name, child_job_id="j2")
+    script.stream.say(delegate_result=made)
+
+
+def ended(script: Script, name: str) -> None:
+    result = envelope.JobResult(result_json="7")
+    told = pb.ChildEnded(ref=script.ref, delegate_id=name, child_job_id="j2", result=result)
+    script.stream.say(child_ended=told)
+
+
+def test_a_name_that_is_delegated_twice_waited_for_the_end_of_the_first(
+    runtime: FakeRuntime,
+) -> None:
+    both = threading.Event()
+
+    def agent(job: Job) -> object:
+        children = [job.delegate("a", delegate_id="d") for _ in range(2)]
+        assert not any(child.done for child in children)
+        both.set()
+        return [(child.id, child.result()) for child in children]
+
+    script = Script(runtime, agent)
+    delegated(script, "d")
+    delegated(script, "d")
+    assert both.wait(TIMEOUT)
+    # The runtime tells the end of a child once.
+    ended(script, "d")
+    assert script.result() == [("j2", 7), ("j2", 7)]
+
+
+def test_a_name_that_is_delegated_six_times_at_once_left_five_without_an_answer(
+    runtime: FakeRuntime,
+) -> None:
+    def agent(job: Job) -> object:
+        def ask(_: int) -> Any:
+            return job.delegate("a", delegate_id="d").result()
+
+        with ThreadPoolExecutor(6) as pool:
+            return list(pool.map(ask, range(6)))
+
+    script = Script(runtime, agent)
+    for _ in range(5):
+        delegated(script, "d")
+    # The end may come before the last answer does.
+    assert script.stream.expect("delegate").delegate_id == "d"
+    ended(script, "d")
+    made = pb.DelegateResult(ref=script.ref, delegate_id="d", child_job_id="j2")
+    script.stream.say(delegate_result=made)
+    assert script.result() == [7] * 6
+
+
+def test_a_refusal_is_that_of_the_call_that_was_refused(runtime: FakeRuntime) -> None:
+    def agent(job: Job) -> object:
+        child = job.delegate("a", 1, delegate_id="d")
+        with pytest.raises(Refused) as refused:
+            job.delegate("a", 2, delegate_id="d")
+        return refused.value.code, child.result()
+
+    script = Script(runtime, agent)
+    delegated(script, "d")
+    script.stream.expect("delegate")
+    code = "DUPLICATE_KEY"
+    refused = pb.DelegateResult(ref=script.ref, delegate_id="d", code=code, message="m")
+    ended(script, "d")
+    script.stream.say(delegate_result=refused)
+    assert script.result() == (code, 7)
 
 
 def test_questions_without_an_answer_are_asked_again_after_a_reconnect(

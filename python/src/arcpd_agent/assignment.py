@@ -104,12 +104,15 @@ class Assignment:
         self._on_ready(self)
 
     def answer(self, answer: pb.AuthorizeResult | pb.DelegateResult | pb.ChildEnded) -> None:
-        """To the first question that it fits: they are answered in order."""
+        """To the first question that it fits: they are answered in order. The end of
+        a child is for all that asked for it."""
         with self._room:
             for question in self._questions:
                 if question.sent and question.take(answer):
                     break
             self._questions = [question for question in self._questions if question.is_open]
+        # Another may have waited for this one.
+        self._on_ready(self)
 
     def next_request(self) -> pb.ServeRequest | None:
         """What is to be sent next."""
@@ -118,8 +121,8 @@ class Assignment:
                 return None
             sent_seq = self._last_seq - len(self._kept) + self._sent
             for question in self._questions:
-                if not question.sent and question.after_seq <= sent_seq:
-                    question.sent = True
+                if question.after_seq <= sent_seq and question.may_go(self._questions):
+                    question.sent = question.waits = True
                     return question.request
             if reports := self.batch():
                 return pb.ServeRequest(reports=pb.Reports(ref=self.ref, reports=reports))
@@ -176,7 +179,7 @@ class Assignment:
             self._forget(acked_seq)
             self._sent = 0
             for question in self._questions:
-                question.sent = False
+                question.sent = question.waits = False
             self._attached = True
 
     def cancel(self) -> None:

@@ -18,6 +18,8 @@ class Question:
         # Goes out after the report with this number: what was reported is counted first.
         self.after_seq = 0
         self.sent = False
+        # For what the runtime says to it on this stream.
+        self.waits = False
         self.answered: Future[None] = Future()
 
     @property
@@ -25,12 +27,16 @@ class Question:
         return not self.answered.done()
 
     def take(self, answer: pb.AuthorizeResult | pb.DelegateResult | pb.ChildEnded) -> bool:
-        """Whether the answer is this question's."""
+        """Whether the answer is this question's and no other's."""
         asked = self.request.authorize
         if not isinstance(answer, pb.AuthorizeResult) or answer.call_id != asked.call_id:
             return False
         settle(self.answered, None if answer.allowed else Refused(answer.code, answer.message))
         return True
+
+    def may_go(self, others: list[Question]) -> bool:
+        """Whether the answer will be told from those to the others."""
+        return not self.sent
 
     def stop(self, error: BaseException) -> None:
         settle(self.answered, error)
@@ -42,6 +48,8 @@ class Delegation(Question):
     def __init__(self, request: pb.ServeRequest) -> None:
         super().__init__(request)
         self.job_id = ""
+        # An end that came before the answer.
+        self._early: pb.ChildEnded | None = None
         self.ended: Future[pb.ChildEnded] = Future()
 
     @property
@@ -52,14 +60,37 @@ class Delegation(Question):
         asked = self.request.delegate
         if isinstance(answer, pb.AuthorizeResult) or answer.delegate_id != asked.delegate_id:
             return False
-        if isinstance(answer, pb.DelegateResult) and answer.code:
+        if isinstance(answer, pb.ChildEnded):
+            # Told once, to all that have this child.
+            if self.waits:
+                self._early = answer
+            elif answer.child_job_id == self.job_id:
+                self._end(answer)
+            return False
+        if not self.waits:
+            return False
+        self.waits = False
+        if answer.code:
             self.stop(Refused(answer.code, answer.message))
             return True
         self.job_id = answer.child_job_id
         settle(self.answered, None)
-        if isinstance(answer, pb.ChildEnded) and not self.ended.done():
-            self.ended.set_result(answer)
+        if self._early is not None and self._early.child_job_id == self.job_id:
+            self._end(self._early)
         return True
+
+    def may_go(self, others: list[Question]) -> bool:
+        """One at a time under a name: it is all that the answer says of whose it is."""
+        name = self.request.delegate.delegate_id
+        return not self.sent and not any(
+            other.waits and other.request.delegate.delegate_id == name
+            for other in others
+            if isinstance(other, Delegation)
+        )
+
+    def _end(self, ended: pb.ChildEnded) -> None:
+        if not self.ended.done():
+            self.ended.set_result(ended)
 
     def stop(self, error: BaseException) -> None:
         super().stop(error)
