@@ -240,6 +240,42 @@ async fn a_refused_delegation_is_in_the_audit_log() {
     .await;
 }
 
+/// What no lease may be as long as was written down whole: a line of 800 KB.
+#[tokio::test]
+async fn a_lease_that_is_too_long_filled_the_audit_log() {
+    on_both("", async |runtime, mut alice| {
+        let lease = json!({ "agent.delegate": ["echo"] });
+        let long = "é".repeat(200_000);
+        let input = json!({ "agent": "echo", "lease_request": { "tool.call": [long] } });
+        alice.submit("delegator", input, lease).await;
+        let line = audit(&runtime, |line| line["operation"] == "delegate").await;
+        assert_eq!(line["code"], "INVALID_REQUEST");
+        let asked = line["asked"].as_str().unwrap();
+        assert!(asked.starts_with("{\"tool.call\":[\"éé"), "{:.20}", asked);
+        assert!(
+            (64 * 1024 - 1..=64 * 1024).contains(&asked.len()),
+            "{}",
+            asked.len()
+        );
+    })
+    .await;
+}
+
+/// Without any policy it said what policy leaves, of a text that grows when its
+/// letters are encoded.
+#[tokio::test]
+async fn a_lease_too_long_in_its_canonical_form_was_blamed_on_policy() {
+    on_both("", async |_runtime, mut alice| {
+        let url = format!("https://h.example/{}", "é".repeat(400));
+        let asked = json!({ "agent": "echo", "input": 1, "lease_request": { "net.fetch": [url] } });
+        let (code, message) = alice.refused(asked).await;
+        assert_eq!(code, "INVALID_REQUEST");
+        let why = "lease_request: in its canonical form: lease_request.net.fetch[0]: longer than";
+        assert!(message.contains(why), "{message}");
+    })
+    .await;
+}
+
 /// The budget that a policy adds was taken for the child's wish, and refused to it
 /// once the parent had less.
 #[tokio::test]

@@ -7,10 +7,16 @@ use crate::authority::Rule;
 use crate::protocol::Failure;
 
 const TEXT_CHARS: usize = 256;
+const LEASE_BYTES: usize = 64 * 1024;
 
 /// What others wrote, kept to a length.
 fn short(text: &str) -> String {
     text.chars().take(TEXT_CHARS).collect()
+}
+
+/// A lease request, which is refused where it is longer, but written down too.
+fn short_lease(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LEASE_BYTES)]
 }
 
 pub(super) fn authorized(
@@ -60,7 +66,7 @@ pub(super) fn delegated(job: &JobContext, asked: &Delegation, made: &Result<Chil
         trace_id = job.trace_id(),
         delegate_id = short(&asked.delegate_id),
         target = short(&asked.agent),
-        asked = asked.lease_request_json,
+        asked = short_lease(&asked.lease_request_json),
         child_job_id,
         decision,
         rule,
@@ -95,8 +101,8 @@ pub(super) fn bounded(principal: &str, agent: &str, asked: &str, decided: Result
         operation = "grant",
         principal,
         agent,
-        asked,
-        effective,
+        asked = short_lease(asked),
+        effective = short_lease(effective),
         decision,
         rule,
     );

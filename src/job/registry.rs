@@ -345,7 +345,11 @@ impl Jobs {
             if let Ok(granted) = &granted {
                 // It is stored, and has to be read again after a restart.
                 Lease::parse(granted, None, now()).map_err(|why| {
-                    Failure::invalid(format!("lease_request: what policy leaves of it: {why}"))
+                    let form = match *granted == asked {
+                        true => "in its canonical form",
+                        false => "what policy leaves of it",
+                    };
+                    Failure::invalid(format!("lease_request: {form}: {why}"))
                 })?;
             }
         }
