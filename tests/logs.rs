@@ -176,3 +176,42 @@ async fn no_token_input_or_result_is_in_log_traces_or_metrics() {
         );
     }
 }
+
+/// At `trace` the WebSocket library wrote each frame down, with the tokens in it.
+#[tokio::test]
+async fn a_trace_of_all_that_runs_had_the_tokens_of_websockets_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = serve(dir.path());
+    // A filter that names the library, and closer than any limit by name could.
+    let filter = "trace,tungstenite=trace,tungstenite::protocol=trace";
+    command.env("RUST_LOG", filter);
+    let runtime = Runtime::spawn(&mut command);
+    let mut ws = Ws::connect(&runtime, BOB).await;
+    let first_token = ws.resume_token.clone();
+    // Changed while it runs, it holds as well.
+    assert_eq!(runtime.admin_post("/log", filter).0, 200);
+    let submit = ws.envelope(
+        "job.submit",
+        json!({ "agent": "echo", "input": "input-secret" }),
+    );
+    ws.send(&submit.to_string()).await;
+    ws.until_terminal().await;
+    let again = Ws::connect(&runtime, ALICE).await;
+    Peer::connect(&runtime.address, ALICE).await;
+    let quiet = "info,end=info";
+    assert_eq!(runtime.admin_post("/log", quiet).0, 200);
+    runtime.until_logged(quiet).await;
+    let log = runtime.log();
+    assert!(log.contains("\"target\":\"h2::"));
+    for secret in [
+        ALICE,
+        BOB,
+        &first_token,
+        &again.resume_token,
+        "input-secret",
+    ] {
+        assert!(secret.len() > 8);
+        let line = log.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None, "{secret}");
+    }
+}

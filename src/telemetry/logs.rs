@@ -1,6 +1,8 @@
 //! The log on stderr: one line for each thing an operator can act on, none for each
 //! message. Which lines is the filter's to say, and can be changed while it runs.
 
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -36,13 +38,23 @@ pub struct Filter {
 pub fn start(format: Format) -> Filter {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let (filter, handle) = reload::Layer::new(filter);
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry()
+        .with(filter)
+        .with(filter_fn(is_free_of_secrets));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     match format {
         Format::Json => registry.with(lines.json()).init(),
         Format::Text => registry.with(lines.with_ansi(false)).init(),
     }
     Filter { handle }
+}
+
+/// Below `info` the WebSocket library writes the frames themselves, tokens and
+/// credentials included. That is not the filter's to allow.
+fn is_free_of_secrets(metadata: &Metadata<'_>) -> bool {
+    let library = metadata.target().split("::").next();
+    !matches!(library, Some("tungstenite" | "tokio_tungstenite"))
+        || *metadata.level() <= Level::INFO
 }
 
 impl Filter {
