@@ -96,7 +96,8 @@ fn lease() -> impl Strategy<Value = Lease> {
         0..3,
     );
     let end = prop::option::of(1_i64..4);
-    (vec(pattern_text(), 0..8), amounts, end).prop_map(|(patterns, amounts, end)| {
+    let parts = (vec(pattern_text(), 0..8), amounts, end);
+    parts.prop_filter_map("slow to ask", |(patterns, amounts, end)| {
         let mut request = serde_json::Map::new();
         for (name, text) in patterns {
             let list = request.entry(name).or_insert_with(|| serde_json::json!([]));
@@ -104,7 +105,10 @@ fn lease() -> impl Strategy<Value = Lease> {
         }
         request.insert("cost.budget".into(), amounts.into());
         let request = serde_json::Value::from(request).to_string();
-        Lease::parse(&request, end.map(|end| Timestamp(NOW.0 + end)), NOW).unwrap()
+        match Lease::parse(&request, end.map(|end| Timestamp(NOW.0 + end)), NOW) {
+            Err(why) if why.contains("one question may take") => None,
+            lease => Some(lease.unwrap()),
+        }
     })
 }
 

@@ -21,6 +21,10 @@ pub fn matches(pattern: &str, text: &str) -> bool {
     };
     text = between;
     for piece in middle.split('*') {
+        // The searcher is built from the piece before it looks at the text.
+        if piece.len() > text.len() {
+            return false;
+        }
         match memmem::find(text.as_bytes(), piece.as_bytes()) {
             Some(at) => text = &text[at + piece.len()..],
             None => return false,

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Pattern, Segment, Target};
+use super::{Pattern, Segment, Target, cost};
 
 #[derive(Clone, Debug, Default)]
 pub struct Grants {
@@ -142,7 +142,8 @@ impl Node {
         }
         let deeper = self.next.values().map(|node| node.cost(patterns)).max();
         let on = deeper.unwrap_or_default().max(sum(&self.exact));
-        sum(&self.open) + by_length.values().sum::<u32>() + on
+        let heads: u32 = by_length.keys().map(|bytes| cost::of_head(*bytes)).sum();
+        sum(&self.open) + heads + by_length.values().sum::<u32>() + on
     }
 }
 

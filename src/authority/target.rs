@@ -8,6 +8,16 @@ use super::{name, path, web};
 pub(super) const BYTES_MAX: usize = 4_096;
 pub(super) const SEGMENTS_MAX: usize = 128;
 
+/// What a file system takes for a name, and servers for a part of a path; names are
+/// short as they are.
+pub(super) fn segment_bytes_max(form: Form) -> Option<usize> {
+    match form {
+        Form::Path => Some(255),
+        Form::Url => Some(1_024),
+        Form::Name | Form::Agent | Form::Vendor => None,
+    }
+}
+
 /// Prints as its canonical text, which reads back as itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
@@ -40,6 +50,11 @@ impl Target {
             }
             Form::Agent => Self::new(form, text.into(), name::agent_target(text)?),
         };
+        if let Some(max) = segment_bytes_max(form)
+            && target.segments.iter().any(|segment| segment.len() > max)
+        {
+            return Err(format!("a segment longer than {max} bytes"));
+        }
         match target.segments.len() <= SEGMENTS_MAX && target.text.len() <= BYTES_MAX {
             true => Ok(target),
             false => Err(format!(

@@ -30,8 +30,9 @@ const CURRENCIES: usize = 32;
 const JOBS_BELOW: usize = 1_000;
 
 pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
-    let tool = "a9".repeat(128);
+    let (tool, piece) = ("x".repeat(256), format!("*{}-{{}}*", "x".repeat(200)));
     let path = format!("/{}", "a".repeat(31)).repeat(127);
+    let walk = format!("/**/{}*{{}}/**", "a".repeat(30));
     for (name, lease, target) in [
         ("names", lease("tool.call", &[], "tool-{}.*"), "tool-999.go"),
         (
@@ -42,13 +43,13 @@ pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
         // The last two are about the dearest that a submit lets through: all of the slow
         // patterns are compared, and what matches comes last.
         (
-            "names, 100 of them `*a9a9a9-{}x*b*`",
-            lease("tool.call", &slow(100, "*a9a9a9-{}x*b*", "*"), "tool-{}.*"),
+            "names, 14 of them `*x..x-{}*`",
+            lease("tool.call", &slow(14, &piece, "*"), "tool-{}.*"),
             &tool,
         ),
         (
-            "paths, 3 of them `/**/*aab{}*/**`",
-            lease("fs.read", &slow(3, "/**/*aab{}*/**", "/**"), "/w/{}/*"),
+            "paths, 5 of them `/**/a..a*{}/**`",
+            lease("fs.read", &slow(5, &walk, "/**"), "/w/{}/*"),
             &path,
         ),
     ] {
