@@ -16,7 +16,11 @@ fn short(text: &str) -> String {
 
 /// A lease request, which is refused where it is longer, but written down too.
 fn short_lease(text: &str) -> &str {
-    &text[..text.floor_char_boundary(LEASE_BYTES)]
+    let mut end = text.len().min(LEASE_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 pub(super) fn authorized(
