@@ -213,6 +213,61 @@ async fn a_purse_and_its_key_take_no_longer_together_than_one_may() {
         .await;
 }
 
+/// A purse is stored like a credential, and is not one of the job's.
+#[tokio::test]
+async fn a_purse_stays_open_over_the_kill_of_the_runtime_while_its_tree_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start().await;
+    let seal = secret_file(dir.path(), "seal.key", &"0f".repeat(32));
+    let more = format!("encryption_key_file = {seal:?}\n");
+    let (runtime, mut host) = start(dir.path(), &gateway, &more).await;
+    let mut alice = asking(&runtime.address, ALICE).await;
+    submitted(&mut alice, root("5")).await;
+    let (_, parent) = given(&mut host).await;
+    host.report(&parent, vec![host::log(1, "on")]).await;
+    host.acked(1).await;
+    drop(host);
+    runtime.kill();
+    let toml = format!("{}{more}{}", gateway.toml(dir.path()), host::HOSTING);
+    let runtime = Runtime::start_with(dir.path(), &toml);
+    let mut back = host::register("h1", AGENTS.map(host::agent).to_vec(), 8);
+    back.resume = vec![host::held(&parent)];
+    let (mut host, _) = HostPeer::connect(&runtime.address, back).await.unwrap();
+    delegate(&mut host, &parent, "d1", AGENTS[1], "3").await;
+    given(&mut host).await;
+    let [team] = &gateway.teams()[..] else {
+        panic!()
+    };
+    assert!(!team.deleted);
+    let keys = gateway.keys();
+    assert_eq!(keys.len(), 2, "the root's is the one it had");
+    assert!(keys.iter().all(|key| key.asked["team_id"] == *team.id));
+    host.report(&parent, vec![host::result(2, "1")]).await;
+    gateway.until_teams_are_deleted().await;
+}
+
+#[tokio::test]
+async fn a_key_in_the_place_of_another_spends_from_the_same_purse() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start().await;
+    let short = "ttl_sec = 3\nrotate_before_sec = 1\n";
+    let (runtime, mut host) = start(dir.path(), &gateway, short).await;
+    let mut alice = asking(&runtime.address, ALICE).await;
+    submitted(&mut alice, root("5")).await;
+    let (_, parent) = given(&mut host).await;
+    let Hear::Credentials(_) = host.next_beating().await else {
+        panic!("expected credentials")
+    };
+    let [team] = &gateway.teams()[..] else {
+        panic!()
+    };
+    assert_eq!(gateway.keys()[1].asked["team_id"], *team.id);
+    assert!(!team.deleted);
+    host.report(&parent, vec![host::result(1, "1")]).await;
+    gateway.until_teams_are_deleted().await;
+    gateway.until_all_deleted().await;
+}
+
 #[tokio::test]
 async fn a_job_that_delegates_nothing_has_no_purse() {
     let dir = tempfile::tempdir().unwrap();

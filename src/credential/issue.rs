@@ -58,8 +58,7 @@ pub struct Ask<'a> {
     /// `name@version`.
     pub agent: &'a str,
     pub traceparent: String,
-    /// When the job was submitted: what its end is counted from, so that a job of one
-    /// second has one.
+    /// When the job was submitted: what a credential's own life is counted from.
     pub at: Timestamp,
     /// The effective one.
     pub lease: &'a Lease,
