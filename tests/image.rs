@@ -9,7 +9,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use support::buf::{run, said};
+use support::apt;
+use support::buf::said;
 
 const DOCKERFILE: &str = include_str!("../Dockerfile");
 const BASE: &str = "FROM gcr.io/distroless/cc-debian12:nonroot AS image\n";
@@ -43,19 +44,6 @@ impl Buildah {
     }
 }
 
-fn install() {
-    if Command::new("buildah").arg("--version").output().is_ok() {
-        return;
-    }
-    let apt = "apt-get update && apt-get install -y --no-install-recommends buildah";
-    let root = rustix::process::geteuid().is_root();
-    assert!(root, "buildah is missing; as root: {apt}");
-    let mut sh = Command::new("sh");
-    run(sh
-        .args(["-c", apt])
-        .env("DEBIAN_FRONTEND", "noninteractive"));
-}
-
 /// What the published base has and the binary needs: its libraries, a user, a /tmp.
 fn lay_base(root: &Path) {
     let listed = Command::new("ldd").arg(ARCPD).output().unwrap();
@@ -81,7 +69,7 @@ fn lay_base(root: &Path) {
 #[test]
 #[ignore = "installs buildah, and needs root"]
 fn the_image_runs_as_nobody_without_a_shell() {
-    install();
+    apt::install("buildah", "/usr/bin/buildah");
     let buildah = Buildah(tempfile::tempdir().unwrap());
     let base = buildah.ok(&["from", "scratch"]);
     lay_base(Path::new(&buildah.ok(&["mount", &base])));

@@ -1,15 +1,14 @@
 //! A headless Chromium, driven over its DevTools protocol.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
+use super::apt;
 use super::ws::Socket;
 
 const CHROMIUM: &str = "/usr/bin/chromium";
@@ -30,27 +29,6 @@ const FLAGS: [&str; 13] = [
     "about:blank",
 ];
 
-/// Installs Debian's package if it is not there and this user may.
-fn install() {
-    static INSTALLED: OnceLock<()> = OnceLock::new();
-    INSTALLED.get_or_init(|| {
-        if Path::new(CHROMIUM).exists() {
-            return;
-        }
-        assert!(
-            rustix::process::geteuid().is_root(),
-            "{CHROMIUM} is missing; as root: apt-get update && apt-get install -y chromium"
-        );
-        let apt = "apt-get update && apt-get install -y --no-install-recommends chromium";
-        let output = Command::new("sh")
-            .args(["-c", apt])
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .output();
-        let output = output.expect("sh");
-        assert!(output.status.success(), "{apt}: {output:?}");
-    });
-}
-
 /// One page in a browser of its own; killed when dropped.
 pub struct Page {
     browser: Child,
@@ -63,7 +41,9 @@ pub struct Page {
 impl Page {
     /// Loads a page to its end.
     pub async fn open(url: &str) -> Self {
-        tokio::task::spawn_blocking(install).await.unwrap();
+        tokio::task::spawn_blocking(|| apt::install("chromium", CHROMIUM))
+            .await
+            .unwrap();
         let profile = tempfile::tempdir().unwrap();
         let mut browser = Command::new(CHROMIUM)
             .args(FLAGS)

@@ -1,10 +1,8 @@
 //! nginx and HAProxy, Debian's packages, as `docs/proxies` configures them.
 
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Once;
 
-use super::buf::run;
+use super::apt;
 
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
@@ -23,24 +21,11 @@ pub struct Front {
 impl Kind {
     /// Installs the package if it is not there and this user may.
     fn install(self) -> &'static str {
-        static INSTALLED: [Once; 2] = [const { Once::new() }; 2];
         let (package, binary) = match self {
             Self::Nginx => ("nginx-light", "/usr/sbin/nginx"),
             Self::HaProxy => ("haproxy", "/usr/sbin/haproxy"),
         };
-        INSTALLED[self as usize].call_once(|| {
-            if Path::new(binary).exists() {
-                return;
-            }
-            let apt =
-                format!("apt-get update && apt-get install -y --no-install-recommends {package}");
-            let root = rustix::process::geteuid().is_root();
-            assert!(root, "{binary} is missing; as root: {apt}");
-            let mut sh = Command::new("sh");
-            run(sh
-                .args(["-c", &apt])
-                .env("DEBIAN_FRONTEND", "noninteractive"));
-        });
+        apt::install(package, binary);
         binary
     }
 

@@ -1,6 +1,7 @@
 //! A real runtime on port 0 and a scripted gRPC client.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod apt;
 pub mod both;
 pub mod buf;
 pub mod chromium;
