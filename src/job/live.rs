@@ -13,25 +13,25 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::delegation::parent_is_over;
+use super::places::Places;
 use super::{Agent, JobContext, runner, steady_now};
 use crate::protocol::{ErrorCode, Failure, Outcome, Timestamp, TraceContext};
 use crate::telemetry::Via;
 
 pub(super) struct LiveJobs {
     cancel_grace: Duration,
+    places: Arc<Places>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     jobs: HashMap<String, Running>,
-    by_principal: HashMap<String, usize>,
     /// Delegated jobs that run, by the job that delegated them.
     children: HashMap<String, Vec<String>>,
 }
 
 struct Running {
-    principal: String,
     context: JobContext,
     task: AbortHandle,
     timers: Vec<AbortHandle>,
@@ -41,6 +41,7 @@ impl LiveJobs {
     pub fn new(cancel_grace: Duration) -> Arc<Self> {
         Arc::new(Self {
             cancel_grace,
+            places: Arc::default(),
             state: Mutex::default(),
         })
     }
@@ -52,7 +53,7 @@ impl LiveJobs {
         max_runtime: Option<Duration>,
         expiry_grace: Duration,
     ) {
-        let (id, principal) = (context.job_id().to_owned(), context.principal().to_owned());
+        let id = context.job_id().to_owned();
         // Held while the task is made: it cannot be over before it is listed.
         let mut state = self.state.lock();
         if let Some(parent) = context.parent_id()
@@ -62,6 +63,7 @@ impl LiveJobs {
             drop(state);
             return context.end(parent_is_over());
         }
+        context.take_place(&self.places);
         let (own, live) = (context.clone(), self.clone());
         let task = tokio::spawn(async move {
             runner::run(&*agent, &own).await;
@@ -83,12 +85,10 @@ impl LiveJobs {
             cancelled = parent.is_some_and(|parent| parent.context.is_cancelled());
         }
         let running = Running {
-            principal: principal.clone(),
             context,
             task: task.abort_handle(),
             timers: limit.into_iter().chain(expiry).collect(),
         };
-        *state.by_principal.entry(principal).or_default() += 1;
         state.jobs.insert(id.clone(), running);
         drop(state);
         if cancelled {
@@ -200,15 +200,12 @@ impl LiveJobs {
     }
 
     pub fn count_of(&self, principal: &str) -> usize {
-        let state = self.state.lock();
-        state.by_principal.get(principal).copied().unwrap_or(0)
+        self.places.taken_by(principal)
     }
 
     /// The principal with most jobs, and how many.
     pub fn most(&self) -> Option<(String, usize)> {
-        let state = self.state.lock();
-        let most = state.by_principal.iter().max_by_key(|(_, count)| **count);
-        most.map(|(principal, count)| (principal.clone(), *count))
+        self.places.most()
     }
 
     fn end_after(
@@ -239,12 +236,34 @@ impl State {
                 self.children.remove(parent);
             }
         }
-        if let Some(count) = self.by_principal.get_mut(&running.principal) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_principal.remove(&running.principal);
-            }
-        }
         Some(running)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::AgentResult;
+    use crate::log::{Durability, Log, OpenOptions};
+
+    async fn endless(_: JobContext) -> Result<AgentResult, Failure> {
+        std::future::pending().await
+    }
+
+    /// A submitter that went on at once was refused for the job whose end it had seen.
+    #[tokio::test]
+    async fn the_next_job_has_room_before_the_end_of_the_last_can_be_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = OpenOptions {
+            dir: dir.path().into(),
+            durability: Durability::Process,
+        };
+        let log = Log::open(options, tokio::sync::mpsc::channel(1).0).unwrap();
+        let live = LiveJobs::new(Duration::ZERO);
+        let job = JobContext::for_test(log);
+        live.start(job.clone(), Arc::new(endless), None, Duration::ZERO);
+        assert_eq!(live.count_of("alice"), 1);
+        job.end(runner::cancelled());
+        assert_eq!((live.count_of("alice"), live.count()), (0, 1));
     }
 }

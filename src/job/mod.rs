@@ -15,6 +15,7 @@ mod directory;
 mod grant;
 mod idempotency;
 mod live;
+mod places;
 mod recovery;
 mod registry;
 mod result;

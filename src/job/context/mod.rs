@@ -5,10 +5,12 @@ mod reporting;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::buffer::{Buffer, OnDurable};
 use super::grant::Grant;
+use super::places::{Place, Places};
 use super::{Limits, now};
 use crate::credential::{Credential, Holding, SecretString};
 use crate::log::{HostedRow, JobRow, Log, StreamId};
@@ -40,6 +42,8 @@ struct Shared {
     /// Its terminal has been written.
     over: CancellationToken,
     created_at: Timestamp,
+    /// Left when the terminal is written, before anybody can read it.
+    place: Mutex<Option<Place>>,
     /// Something has been reported.
     begun: AtomicBool,
     /// No host has accepted it.
@@ -83,6 +87,7 @@ impl JobContext {
             result_started: AtomicBool::new(false),
             grant: None,
             over: CancellationToken::new(),
+            place: Mutex::default(),
             created_at: Timestamp(row.created_at_ms),
             begun: AtomicBool::new(next_seq > 1),
             pending: AtomicBool::new(row.status == "pending"),
@@ -154,6 +159,11 @@ impl JobContext {
     pub(super) fn is_to_say(&self, child: StreamId) -> bool {
         self.grant()
             .is_none_or(|grant| grant.family.is_to_say(child))
+    }
+
+    /// Once for each job, when it starts to run.
+    pub(super) fn take_place(&self, places: &Arc<Places>) {
+        *self.shared.place.lock() = Some(places.take(self.principal()));
     }
 
     /// Resolves when the job's terminal has been written.

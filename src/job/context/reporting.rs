@@ -206,6 +206,8 @@ impl JobContext {
         let encode = |data: &mut bytes::BytesMut| {
             let encoded = self.encode(batch, data);
             wire::encode_outcome(outcome, at, data);
+            // The block cannot be taken yet: who sees the end may submit the next job.
+            drop(self.shared.place.lock().take());
             Encoded {
                 records: encoded.records + 1,
                 traced: true,
