@@ -1,13 +1,16 @@
 //! The log in one SQLite file: a writer thread with group commit, a checkpoint
 //! thread, and read-only connections beside them.
 
+mod apply;
 mod checkpoint;
 mod credential;
 mod decode;
 mod execute;
 mod family;
+mod group;
 mod hosted;
 mod merged;
+mod queue;
 mod reader;
 mod recent;
 mod schema;
@@ -27,10 +30,10 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Block, BlockSource, Command, Error, Outcome, Position};
+use queue::Queue;
 pub use seek::Reached;
 pub use stats::Stats;
 pub use trim::Trimmable;
-use writer::Queue;
 
 /// What survives what.
 #[derive(

@@ -1,0 +1,109 @@
+//! Writes a group in one transaction, and publishes it once that is committed.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rusqlite::Connection;
+use tokio::sync::mpsc;
+
+use super::execute::{Due, execute, insert_block};
+use super::group::Told;
+use super::{State, seek};
+use crate::log::{Block, Command, Outcome, PendingBlock, Position};
+
+/// What a group came to.
+#[derive(Default)]
+pub(super) struct Applied {
+    pub outcomes: Vec<Outcome>,
+    pub blocks: Vec<Arc<Block>>,
+    /// There are credentials to be revoked after it.
+    due: bool,
+}
+
+/// The same on every machine that has applied the same before.
+pub(super) fn apply(
+    connection: &Connection,
+    commands: &[Command],
+    pending: &[PendingBlock],
+    tail: Position,
+) -> rusqlite::Result<Applied> {
+    let outcomes = commands.iter().map(|command| execute(connection, command));
+    let mut applied = Applied {
+        outcomes: outcomes.collect::<rusqlite::Result<_>>()?,
+        ..Applied::default()
+    };
+    let mut position = tail;
+    for block in pending {
+        applied.insert(connection, &mut position, block)?;
+    }
+    for command in commands {
+        if let Command::AppendOwn { stream, record } = command {
+            let own = PendingBlock {
+                stream: *stream,
+                first_seq: seek::seq_at(connection, *stream, Position::MAX)? + 1,
+                count: 1,
+                data: record.clone(),
+                terminal: None,
+                mark: None,
+                spent_json: None,
+                traced: false,
+            };
+            applied.insert(connection, &mut position, &own)?;
+        }
+    }
+    Ok(applied)
+}
+
+impl Applied {
+    fn insert(
+        &mut self,
+        connection: &Connection,
+        position: &mut Position,
+        pending: &PendingBlock,
+    ) -> rusqlite::Result<()> {
+        *position += Position::from(pending.count > 0);
+        let Due(due) = insert_block(connection, *position, pending)?;
+        self.due |= due;
+        if pending.count > 0 {
+            let mut block = Block::new(
+                *position,
+                pending.stream,
+                pending.first_seq,
+                pending.count,
+                pending.data.clone(),
+                pending.terminal.is_some(),
+            );
+            block.traced = pending.traced;
+            self.blocks.push(Arc::new(block));
+        }
+        Ok(())
+    }
+
+    /// The last position in use.
+    pub fn tail(&self, before: Position) -> Position {
+        self.blocks.last().map_or(before, |block| block.position)
+    }
+
+    /// The order is the contract: committed, then answers, then fan-out.
+    pub fn publish(
+        self,
+        state: &State,
+        told: Option<Told>,
+        committed: &mpsc::Sender<Vec<Arc<Block>>>,
+    ) {
+        state.recent.extend(&self.blocks);
+        if let Some(last) = self.blocks.last() {
+            state.committed.store(last.position, Ordering::Release);
+        }
+        if let Some(told) = told {
+            told.committed(self.outcomes);
+        }
+        if !self.blocks.is_empty() {
+            // No dispatcher is no reason not to commit.
+            let _ = committed.blocking_send(self.blocks);
+        }
+        if self.due {
+            state.credentials_due.notify_one();
+        }
+    }
+}

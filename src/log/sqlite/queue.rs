@@ -1,0 +1,100 @@
+//! What waits for the writer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use crate::log::{BlockSource, Command, Error, Outcome};
+
+pub(in crate::log) type Answer = oneshot::Sender<Result<Outcome, Error>>;
+
+/// How long records are given to become larger blocks when there are many.
+const GATHER: Duration = Duration::from_micros(150);
+
+/// Its length is bounded by who may wait: one entry a job, one command a session.
+#[derive(Default)]
+pub(in crate::log) struct Queue {
+    waiting: Mutex<Waiting>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+pub(in crate::log) struct Waiting {
+    pub sources: Vec<Arc<dyn BlockSource>>,
+    pub commands: Vec<(Command, Answer)>,
+    woken: bool,
+}
+
+impl Waiting {
+    pub fn is_empty(&self) -> bool {
+        self.sources.is_empty() && self.commands.is_empty()
+    }
+
+    /// A wake is the close, and stays: what was taken with it comes first.
+    fn drain(&mut self) -> Self {
+        let woken = self.woken;
+        let taken = std::mem::take(self);
+        self.woken = woken;
+        taken
+    }
+}
+
+impl Queue {
+    pub fn push_source(&self, source: Arc<dyn BlockSource>) {
+        self.waiting.lock().sources.push(source);
+        self.more.notify_one();
+    }
+
+    pub fn push_command(&self, command: Command, answer: Answer) {
+        self.waiting.lock().commands.push((command, answer));
+        self.more.notify_one();
+    }
+
+    pub fn wake(&self) {
+        self.waiting.lock().woken = true;
+        self.more.notify_one();
+    }
+
+    /// Everything that waits; blocks while there is nothing, unless woken. When
+    /// busy, records are given a moment to become larger blocks; a command is not
+    /// made to wait.
+    pub fn take(&self, busy: bool) -> Waiting {
+        let mut waiting = self.waiting.lock();
+        if busy && !waiting.woken {
+            let until = Instant::now() + GATHER;
+            while waiting.commands.is_empty()
+                && !self.more.wait_until(&mut waiting, until).timed_out()
+            {}
+        }
+        while waiting.is_empty() && !waiting.woken {
+            self.more.wait(&mut waiting);
+        }
+        waiting.drain()
+    }
+
+    /// Everything that waits now.
+    pub fn take_now(&self) -> Waiting {
+        self.waiting.lock().drain()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A close that came together with a last command was forgotten with it: the
+    /// writer waited for ever, and the process with it.
+    #[test]
+    fn a_close_beside_a_command_is_not_forgotten() {
+        let queue = Arc::new(Queue::default());
+        let (answer, _answered) = oneshot::channel();
+        queue.push_command(Command::ParkAll { at_ms: 0 }, answer);
+        queue.wake();
+        assert_eq!(queue.take(false).commands.len(), 1);
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(queue.take(false).commands.len()));
+        assert_eq!(ended.recv_timeout(Duration::from_secs(5)), Ok(0));
+    }
+}
