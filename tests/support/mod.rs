@@ -13,6 +13,7 @@ pub mod helm;
 pub mod host;
 pub mod jaeger;
 pub mod jobs;
+pub mod nats;
 pub mod plane;
 pub mod promtool;
 pub mod proxy;
