@@ -156,6 +156,7 @@ impl Jobs {
             hosted,
             credentials: credential.as_ref().map(Fresh::rows).unwrap_or_default(),
             trace: trace.to_row(self.telemetry()),
+            owner: None,
         };
         match self.log().execute(command).await {
             Ok(LogOutcome::Done) => {

@@ -254,6 +254,7 @@ impl Jobs {
             hosted,
             credentials: credential.as_ref().map(Fresh::rows).unwrap_or_default(),
             trace: trace.to_row(&self.telemetry),
+            owner: None,
         };
         match self.log.execute(command).await.map_err(unavailable)? {
             LogOutcome::Duplicate(row) => {

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::{Position, StreamId};
 use crate::wire::JsonTails;
@@ -25,6 +26,7 @@ pub struct Block {
 }
 
 /// A block not yet committed. One without records moves only the mark.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PendingBlock {
     pub stream: StreamId,
     pub first_seq: u64,
@@ -41,7 +43,7 @@ pub struct PendingBlock {
 
 /// How far the reports of a job's activation are in the log, and what the next
 /// report goes on from.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ReportMark {
     /// The last report that has been applied.
     pub seq: u64,
@@ -51,7 +53,7 @@ pub struct ReportMark {
 }
 
 /// How much of a chunked result is in the log.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ResultMark {
     /// Empty before the first chunk.
     pub result_id: String,
@@ -62,7 +64,7 @@ pub struct ResultMark {
 }
 
 /// How a job ended; written with the block that says so.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct JobEnd {
     pub status: String,
     pub ended_at_ms: i64,

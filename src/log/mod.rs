@@ -12,22 +12,32 @@
 //!    given of running jobs, refuses commands, and tries again.
 
 mod block;
+pub mod jetstream;
 mod rows;
 mod sqlite;
-#[cfg(test)]
-mod tests;
 
 pub use block::{Block, BlockSource, JobEnd, PendingBlock, ReportMark, ResultMark};
 pub use rows::{
     Command, CredentialRow, CredentialState, GrantRow, HostKey, HostedAgentRow, HostedRow,
     IssuedRow, JobRow, ListFilter, Outcome, SessionRow, TraceRow, ViewOpRow,
 };
+pub use sqlite::ownership::ReplicaRow;
 pub use sqlite::{Durability, Log, OpenOptions, Reached, Stats, Trimmable};
 
 /// Orders all blocks of the log.
 pub type Position = i64;
 /// A job's records, numbered 1, 2, 3…
 pub type StreamId = i64;
+/// Numbers the lives of replicas, from 1. 0 where there is one process only.
+pub type ReplicaNumber = i64;
+
+/// Streams of a replica's life are numbered from here.
+const REPLICA_SHIFT: u32 = 40;
+
+/// The stream before the first that a replica may make.
+pub fn first_stream(replica: ReplicaNumber) -> StreamId {
+    replica << REPLICA_SHIFT
+}
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -1,8 +1,10 @@
 //! The rows that are committed in the same transaction as the records.
 
-use super::{Position, ResultMark, StreamId};
+use serde::{Deserialize, Serialize};
 
-#[derive(Clone, Debug, PartialEq)]
+use super::{Position, ReplicaNumber, ResultMark, StreamId};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SessionRow {
     pub id: String,
     pub stream: StreamId,
@@ -19,7 +21,7 @@ pub struct SessionRow {
     pub features: String,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobRow {
     pub id: String,
     pub stream: StreamId,
@@ -44,7 +46,7 @@ pub struct JobRow {
 }
 
 /// What a job may do, who gave it that, and what it has spent of it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GrantRow {
     /// The effective lease, a JSON object.
     pub lease_json: String,
@@ -71,7 +73,7 @@ impl Default for GrantRow {
 
 /// The trace a job is in, beyond its id: what its spans and whoever works on it
 /// are told.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TraceRow {
     /// 16 hex digits: the span that the job's first span is a child of.
     pub parent_span_id: Option<String>,
@@ -82,7 +84,7 @@ pub struct TraceRow {
 
 /// What a job that an agent host runs needs to go on after a restart. Gone with
 /// the job's terminal.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HostedRow {
     pub stream: StreamId,
     pub deadline_ms: Option<i64>,
@@ -105,14 +107,14 @@ pub struct HostedRow {
 }
 
 /// One life of an agent host's process.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HostKey {
     pub principal: String,
     pub instance_id: String,
 }
 
 /// An agent that hosts have registered, and whose it is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HostedAgentRow {
     pub name: String,
     pub version: String,
@@ -121,7 +123,7 @@ pub struct HostedAgentRow {
 }
 
 /// A credential that an upstream has, or may have, made for a job.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CredentialRow {
     /// What the upstream knows it by.
     pub handle: String,
@@ -152,7 +154,7 @@ pub struct CredentialRow {
 /// issuing ──▶ live ──▶ revoking ──▶ gone
 ///     └──────────────────▲ │
 ///                        └─┴─▶ unrevocable
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CredentialState {
     /// Asked for; of no job yet.
     Issuing,
@@ -164,7 +166,7 @@ pub enum CredentialState {
 }
 
 /// What is to be stored of a credential that was issued.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IssuedRow {
     pub handle: String,
     pub expires_at_ms: Option<i64>,
@@ -174,7 +176,7 @@ pub struct IssuedRow {
 }
 
 /// One operation on a session's view; see `session::view`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ViewOpRow {
     pub session_id: String,
     pub op_no: u32,
@@ -186,6 +188,9 @@ pub struct ViewOpRow {
     pub to_seq: u64,
 }
 
+/// With several replicas it is what they agree on; one that the oldest of them does
+/// not know is not to be sent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Command {
     CreateSession(SessionRow),
     /// A new resume token for the one presented; [`Outcome::Stale`] when that is
@@ -217,6 +222,9 @@ pub enum Command {
         /// What was issued for it: live with it, or neither is.
         credentials: Vec<IssuedRow>,
         trace: Option<Box<TraceRow>>,
+        /// The replica that is to have it, when that is not the sender.
+        #[serde(default)]
+        owner: Option<ReplicaNumber>,
     },
     /// Before it is asked for.
     IntendCredential(CredentialRow),
@@ -264,11 +272,49 @@ pub enum Command {
     TrimJobs {
         streams: Vec<StreamId>,
     },
+    /// Nothing: everything before it has been applied here once it is answered.
+    Barrier,
+    /// A replica begins. The first command of its first entry.
+    Join {
+        name: String,
+    },
+    /// The replica that says it writes nothing after this.
+    Leave,
+    /// What a replica had is the sender's; it writes nothing any more. [`Outcome::Stale`]
+    /// when another was first.
+    Inherit {
+        replica: ReplicaNumber,
+        at_ms: i64,
+    },
+    /// A running job is another replica's from now on: the sender's to give, or, with the
+    /// token of its activation, to take, because its host has come there.
+    MoveJob {
+        stream: StreamId,
+        job_id: String,
+        to: ReplicaNumber,
+        token_hash: Option<Vec<u8>>,
+    },
+    /// For the replica that has the job: as its submitter's cancel.
+    AskCancel {
+        stream: StreamId,
+        job_id: String,
+    },
     /// Removes sessions parked before, and what trimmed jobs ended before left.
     Forget {
         parked_before_ms: i64,
         ended_before_ms: i64,
     },
+}
+
+impl Command {
+    /// About how large it is; what is small whoever sends it counts nothing.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::CreateJob { job, .. } => job.input_json.len() + job.grant.lease_json.len(),
+            Self::AppendOwn { record, .. } => record.len(),
+            _ => 0,
+        }
+    }
 }
 
 #[derive(Debug, PartialEq)]

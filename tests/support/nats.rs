@@ -131,7 +131,7 @@ impl Nats {
         let store = self.dir.path().join("store");
         let config = format!(
             "server_name: {}\nlisten: '127.0.0.1:{client}'\nhttp: '127.0.0.1:{monitor}'\n\
-             jetstream {{ store_dir: '{}' }}\n{cluster}",
+             max_payload: 8MB\njetstream {{ store_dir: '{}' }}\n{cluster}",
             self.name,
             store.display()
         );

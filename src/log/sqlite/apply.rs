@@ -8,36 +8,50 @@ use tokio::sync::mpsc;
 
 use super::execute::{Due, execute, insert_block};
 use super::group::Told;
+use super::ownership::{self, execute_of};
 use super::{State, seek};
-use crate::log::{Block, Command, Outcome, PendingBlock, Position};
+use crate::log::{Block, Command, Outcome, PendingBlock, Position, ReplicaNumber};
 
 /// What a group came to.
 #[derive(Default)]
-pub(super) struct Applied {
+pub(in crate::log) struct Applied {
     pub outcomes: Vec<Outcome>,
     pub blocks: Vec<Arc<Block>>,
     /// There are credentials to be revoked after it.
     due: bool,
 }
 
-/// The same on every machine that has applied the same before.
-pub(super) fn apply(
+/// The same on every replica that has applied the same before. Without an origin there
+/// is one process, and everything is its own.
+pub(in crate::log) fn apply(
     connection: &Connection,
+    origin: Option<ReplicaNumber>,
     commands: &[Command],
     pending: &[PendingBlock],
     tail: Position,
 ) -> rusqlite::Result<Applied> {
-    let outcomes = commands.iter().map(|command| execute(connection, command));
+    let outcomes = commands.iter().map(|command| match origin {
+        Some(replica) => execute_of(connection, replica, command),
+        None => execute(connection, command),
+    });
     let mut applied = Applied {
         outcomes: outcomes.collect::<rusqlite::Result<_>>()?,
         ..Applied::default()
     };
     let mut position = tail;
     for block in pending {
-        applied.insert(connection, &mut position, block)?;
+        match origin {
+            Some(replica) if !ownership::owns(connection, replica, block.stream)? => continue,
+            _ => applied.insert(connection, &mut position, block)?,
+        }
+        if origin.is_some() && block.terminal.is_some() {
+            ownership::release(connection, block.stream)?;
+        }
     }
-    for command in commands {
-        if let Command::AppendOwn { stream, record } = command {
+    for (index, command) in commands.iter().enumerate() {
+        if let (Command::AppendOwn { stream, record }, Outcome::Done) =
+            (command, &applied.outcomes[index])
+        {
             let own = PendingBlock {
                 stream: *stream,
                 first_seq: seek::seq_at(connection, *stream, Position::MAX)? + 1,

@@ -123,6 +123,7 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
             hosted,
             credentials,
             trace,
+            owner: _,
         } => {
             let earlier = match &job.grant.parent_id {
                 Some(_) => same_child(connection, job)?,
@@ -182,6 +183,13 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
         Command::SetRunning { stream } => hosted::accept(connection, *stream)?,
         Command::SetCancelled { stream } => hosted::set_cancelled(connection, *stream)?,
         Command::KeepAgents(agents) => hosted::keep_agents(connection, agents)?,
+        // What they do is of several replicas only: see `ownership`.
+        Command::Barrier
+        | Command::Join { .. }
+        | Command::Leave
+        | Command::Inherit { .. }
+        | Command::MoveJob { .. }
+        | Command::AskCancel { .. } => {}
         Command::TrimJobs { streams } => trim::jobs(connection, streams)?,
         Command::Forget {
             parked_before_ms,

@@ -15,6 +15,7 @@ pub(in crate::log) struct Group {
     pub commands: Vec<Command>,
     pub blocks: Vec<PendingBlock>,
     pub told: Told,
+    bytes: usize,
 }
 
 /// Who waits for a group.
@@ -26,25 +27,39 @@ pub(in crate::log) struct Told {
 }
 
 impl Group {
-    /// Adds what waits; returns the sources there is no room for.
-    pub fn add(&mut self, waiting: Waiting) -> impl Iterator<Item = Arc<dyn BlockSource>> + use<> {
-        let mut sources = waiting.sources.into_iter();
-        let room = BLOCKS_MAX.saturating_sub(self.blocks.len());
-        for source in sources.by_ref().take(room) {
+    /// Adds what waits, up to about as many bytes; returns what there is no room for.
+    pub fn add(&mut self, waiting: Waiting, bytes_max: usize) -> Waiting {
+        let mut left = Waiting::default();
+        for (command, answer) in waiting.commands {
+            let bytes = self.bytes.saturating_add(command.bytes());
+            if bytes > bytes_max && !self.commands.is_empty() {
+                left.commands.push((command, answer));
+                continue;
+            }
+            self.bytes = bytes;
+            self.commands.push(command);
+            self.told.answers.push(answer);
+        }
+        for source in waiting.sources {
+            if self.bytes >= bytes_max || self.blocks.len() >= BLOCKS_MAX {
+                left.sources.push(source);
+                continue;
+            }
             let Some(block) = source.take() else {
                 continue;
             };
+            self.bytes += block.data.len();
             // Kept only where there is something to tell.
             if let Some(mark) = &block.mark {
                 self.told.sources.push((source, mark.seq));
             }
             self.blocks.push(block);
         }
-        for (command, answer) in waiting.commands {
-            self.commands.push(command);
-            self.told.answers.push(answer);
-        }
-        sources
+        left
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty() && self.commands.is_empty()
     }
 
     pub fn records(&self) -> u32 {

@@ -1,16 +1,17 @@
 //! The log in one SQLite file: a writer thread with group commit, a checkpoint
 //! thread, and read-only connections beside them.
 
-mod apply;
+pub(in crate::log) mod apply;
 mod checkpoint;
 mod credential;
 mod decode;
 mod execute;
 mod family;
-mod group;
+pub(in crate::log) mod group;
 mod hosted;
 mod merged;
-mod queue;
+pub(in crate::log) mod ownership;
+pub(in crate::log) mod queue;
 mod reader;
 mod recent;
 mod schema;
@@ -18,15 +19,17 @@ mod seek;
 mod stats;
 mod trace;
 mod trim;
-mod view_ops;
+pub(in crate::log) mod view_ops;
 mod writer;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Block, BlockSource, Command, Error, Outcome, Position};
@@ -71,29 +74,36 @@ struct Shared {
     queue: Arc<Queue>,
     state: Arc<State>,
     readers: reader::Pool,
-    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    is_replicated: bool,
     /// Held for its lock: one process has the file.
     _lock: File,
 }
 
 /// What the writer tells the rest.
-struct State {
+pub(in crate::log) struct State {
     committed: AtomicI64,
-    healthy: AtomicBool,
-    closing: AtomicBool,
+    pub(in crate::log) healthy: AtomicBool,
+    pub(in crate::log) closing: AtomicBool,
     recent: recent::Recent,
     /// Told when a terminal left credentials to be revoked.
     credentials_due: tokio::sync::Notify,
-    stats: Stats,
+    pub(in crate::log) stats: Stats,
 }
 
-impl Log {
-    /// Opens or creates the store in a folder. Committed blocks go to
-    /// `committed` in order.
-    pub fn open(
-        options: OpenOptions,
-        committed: mpsc::Sender<Vec<Arc<Block>>>,
-    ) -> Result<Self, Error> {
+/// An open store that nobody writes to yet.
+pub(in crate::log) struct Files {
+    pub connection: Connection,
+    pub tail: Position,
+    pub state: Arc<State>,
+    pub readers: reader::Pool,
+    pub checkpoint: JoinHandle<()>,
+    pub lock: File,
+}
+
+impl Files {
+    /// Opens or creates the store in a folder.
+    pub fn open(options: OpenOptions) -> Result<Self, Error> {
         let dir = options.dir;
         create_dir(&dir).map_err(|e| io(&dir, e))?;
         let lock = lock(&dir)?;
@@ -108,23 +118,78 @@ impl Log {
             credentials_due: tokio::sync::Notify::new(),
             stats: Stats::default(),
         });
-        let queue = Arc::new(Queue::default());
         let readers = reader::Pool::open(&path)?;
-        let threads = vec![
-            writer::spawn(connection, queue.clone(), state.clone(), committed, tail),
-            checkpoint::spawn(path, state.clone())?,
-        ];
-        let threads = Mutex::new(threads);
+        Ok(Self {
+            connection,
+            tail,
+            readers,
+            checkpoint: checkpoint::spawn(path, state.clone())?,
+            state,
+            lock,
+        })
+    }
+}
+
+impl Log {
+    /// Opens or creates the store in a folder, for this process alone. Committed blocks
+    /// go to `committed` in order.
+    pub fn open(
+        options: OpenOptions,
+        committed: mpsc::Sender<Vec<Arc<Block>>>,
+    ) -> Result<Self, Error> {
+        let dir = options.dir.clone();
+        let files = Files::open(options)?;
+        if ownership::is_replica(&files.connection).map_err(unavailable)? {
+            return Err(Error::Foreign {
+                path: dir.display().to_string(),
+                detail: "it is a replica's, start it with --cluster".into(),
+            });
+        }
+        let (queue, state) = (Arc::new(Queue::default()), files.state);
+        let writer = writer::spawn(
+            files.connection,
+            queue.clone(),
+            state.clone(),
+            committed,
+            files.tail,
+        );
+        let threads = vec![writer, files.checkpoint];
+        let (readers, lock) = (files.readers, files.lock);
+        Ok(Self::assemble(queue, state, readers, threads, lock, false))
+    }
+
+    pub(in crate::log) fn assemble(
+        queue: Arc<Queue>,
+        state: Arc<State>,
+        readers: reader::Pool,
+        threads: Vec<JoinHandle<()>>,
+        lock: File,
+        is_replicated: bool,
+    ) -> Self {
         let shared = Shared {
             queue,
             state,
             readers,
-            threads,
+            threads: Mutex::new(threads),
+            is_replicated,
             _lock: lock,
         };
-        Ok(Self {
+        Self {
             shared: Arc::new(shared),
-        })
+        }
+    }
+
+    /// Whether other replicas write to it too.
+    pub fn is_replicated(&self) -> bool {
+        self.shared.is_replicated
+    }
+
+    /// Resolves once all that any replica was told is durable can be read here.
+    pub async fn caught_up(&self) -> Result<(), Error> {
+        match self.shared.is_replicated {
+            true => self.execute(Command::Barrier).await.map(drop),
+            false => Ok(()),
+        }
     }
 
     /// Everything at or below is durable.
@@ -212,6 +277,6 @@ fn io(path: &Path, source: std::io::Error) -> Error {
     }
 }
 
-fn unavailable(error: rusqlite::Error) -> Error {
+pub(in crate::log) fn unavailable(error: rusqlite::Error) -> Error {
     Error::Unavailable(error.to_string())
 }

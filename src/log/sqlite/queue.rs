@@ -52,6 +52,13 @@ impl Queue {
         self.more.notify_one();
     }
 
+    /// What there was no room for.
+    pub fn put_back(&self, left: Waiting) {
+        let mut waiting = self.waiting.lock();
+        waiting.sources.extend(left.sources);
+        waiting.commands.extend(left.commands);
+    }
+
     pub fn wake(&self) {
         self.waiting.lock().woken = true;
         self.more.notify_one();

@@ -13,7 +13,7 @@ use crate::log::{Block, Error, JobRow, ListFilter, Position, SessionRow, StreamI
 
 const READERS: usize = 4;
 
-pub(super) struct Pool {
+pub(in crate::log) struct Pool {
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<tokio::sync::Semaphore>,
 }

@@ -13,7 +13,7 @@ const APPLICATION_ID: i64 = 0x6172_6370;
 const CACHE_KIB: i64 = 16 * 1024;
 /// What each version of the format added to the one before. A store is brought
 /// up step by step when it is opened; a step, once released, is never changed.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 8] = [
     FIRST,
     RECENT_VIEW_OPS,
     HOSTED,
@@ -21,6 +21,7 @@ const STEPS: [&str; 7] = [
     OFFERED,
     CREDENTIALS,
     JOB_TRACE,
+    REPLICAS,
 ];
 /// `PRAGMA user_version`: how many of the steps a store has.
 const FORMAT: i64 = STEPS.len() as i64;
@@ -109,6 +110,17 @@ const JOB_TRACE: &str = "
 CREATE TABLE job_trace (
   stream INTEGER PRIMARY KEY, parent_span_id TEXT, sampled INTEGER NOT NULL,
   tracestate TEXT NOT NULL, baggage TEXT NOT NULL);
+";
+
+/// Of a store that several replicas keep alike; in one of a single process all are
+/// empty. A stream, of a job or a session, has at most one owner.
+const REPLICAS: &str = "
+CREATE TABLE replica (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, name TEXT NOT NULL,
+  last_entry INTEGER NOT NULL, gone INTEGER NOT NULL DEFAULT 0, heir INTEGER);
+CREATE TABLE owner (stream INTEGER PRIMARY KEY, replica INTEGER NOT NULL);
+CREATE INDEX owner_replica ON owner (replica);
+CREATE TABLE replicated (cluster TEXT NOT NULL, sequence INTEGER NOT NULL);
 ";
 
 /// The writer's connection and the last position in use.

@@ -49,7 +49,7 @@ pub(super) fn insert(connection: &Connection, op: &ViewOpRow) -> rusqlite::Resul
 }
 
 /// Moves the recent ones when there are many.
-pub(super) fn settle(connection: &Connection) -> rusqlite::Result<()> {
+pub(in crate::log) fn settle(connection: &Connection) -> rusqlite::Result<()> {
     // Rows are only ever added or all removed, so the last number is their count.
     let recent: Option<i64> = connection
         .prepare_cached("SELECT max(rowid) FROM view_op_recent")?

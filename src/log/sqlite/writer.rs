@@ -64,9 +64,7 @@ impl Writer {
             if closing && (waiting.is_empty() || !self.state.healthy.load(Ordering::Relaxed)) {
                 return;
             }
-            for source in self.group.add(waiting) {
-                self.queue.push_source(source);
-            }
+            self.queue.put_back(self.group.add(waiting, usize::MAX));
             busy = self.group.is_large();
             if self.commit() {
                 retry = RETRY_MIN;
@@ -103,7 +101,8 @@ fn write(connection: &mut Connection, group: &Group, tail: Position) -> Result<A
     let transaction = connection
         .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
         .map_err(unavailable)?;
-    let applied = apply(&transaction, &group.commands, &group.blocks, tail).map_err(unavailable)?;
+    let applied =
+        apply(&transaction, None, &group.commands, &group.blocks, tail).map_err(unavailable)?;
     view_ops::settle(&transaction).map_err(unavailable)?;
     transaction.commit().map_err(unavailable)?;
     Ok(applied)

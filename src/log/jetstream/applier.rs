@@ -1,0 +1,175 @@
+//! The thread that applies what the stream has, in its order, to this replica's file,
+//! and publishes it here.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rusqlite::{Connection, params};
+use tokio::sync::mpsc;
+
+use super::entry::Entry;
+use super::news::{self, News};
+use super::outstanding::Outstanding;
+use super::tail::Received;
+use crate::log::sqlite::apply::{Applied, apply};
+use crate::log::sqlite::ownership::{Verdict, receive};
+use crate::log::sqlite::{State, unavailable, view_ops};
+use crate::log::{Block, Error, Position};
+
+/// Entries in one transaction.
+const BATCH: usize = 256;
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+pub(super) struct Applier {
+    pub connection: Connection,
+    pub state: Arc<State>,
+    pub outstanding: Arc<Outstanding>,
+    pub committed: mpsc::Sender<Vec<Arc<Block>>>,
+    pub news: mpsc::UnboundedSender<News>,
+    pub tail: Position,
+    /// Of the last entry that was applied.
+    pub sequence: u64,
+    /// This replica's life.
+    pub origin: String,
+}
+
+/// An entry and what became of it.
+struct Done {
+    entry: Entry,
+    verdict: Verdict,
+    applied: Applied,
+}
+
+impl Applier {
+    pub fn run(mut self, mut received: mpsc::Receiver<Received>) {
+        while let Some(first) = received.blocking_recv() {
+            let mut batch = vec![first];
+            while batch.len() < BATCH
+                && let Ok(more) = received.try_recv()
+            {
+                batch.push(more);
+            }
+            let entries = match self.decode(batch) {
+                Ok(entries) => entries,
+                Err(why) => {
+                    // Going on without it would make this replica differ from the rest.
+                    tracing::error!(why, after = self.sequence, "the log cannot be followed");
+                    let _ = self.news.send(News::Lost(why));
+                    return;
+                }
+            };
+            let mut retry = RETRY_MIN;
+            let done = loop {
+                match self.commit(&entries) {
+                    Ok(done) => break done,
+                    Err(error) => {
+                        tracing::error!(%error, entries = entries.len(), "a commit failed");
+                        self.state.healthy.store(false, Ordering::Relaxed);
+                        self.state.stats.commit_failures.inc();
+                        if self.state.closing.load(Ordering::Acquire) {
+                            return;
+                        }
+                        std::thread::sleep(retry);
+                        retry = (retry * 2).min(RETRY_MAX);
+                    }
+                }
+            };
+            for done in done {
+                self.publish(done);
+            }
+        }
+    }
+
+    fn decode(&mut self, batch: Vec<Received>) -> Result<Vec<(u64, Entry)>, String> {
+        let mut entries = Vec::with_capacity(batch.len());
+        let mut last = self.sequence;
+        for Received { sequence, bytes } in batch {
+            if sequence != last + 1 {
+                return Err(format!(
+                    "the stream goes on at {sequence} after {last}: what was between is no longer \
+                     kept; start from a copy of another replica's data directory"
+                ));
+            }
+            let entry = Entry::decode(&bytes).map_err(|why| format!("entry {sequence}: {why}"))?;
+            entries.push((sequence, entry));
+            last = sequence;
+        }
+        Ok(entries)
+    }
+
+    fn commit(&mut self, entries: &[(u64, Entry)]) -> Result<Vec<Done>, Error> {
+        let began = std::time::Instant::now();
+        let transaction = self
+            .connection
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+            .map_err(unavailable)?;
+        let (mut tail, mut sequence) = (self.tail, self.sequence);
+        let mut done = Vec::with_capacity(entries.len());
+        let mut records = 0;
+        for (at, entry) in entries {
+            let verdict = receive(&transaction, &entry.origin, entry.number, &entry.commands)
+                .map_err(unavailable)?;
+            let applied = match verdict {
+                Verdict::Apply(replica) => {
+                    let (commands, blocks) = (&entry.commands, &entry.blocks);
+                    apply(&transaction, Some(replica), commands, blocks, tail)
+                        .map_err(unavailable)?
+                }
+                Verdict::Again | Verdict::Gap | Verdict::Fenced => Applied::default(),
+            };
+            tail = applied.tail(tail);
+            sequence = *at;
+            records += applied.blocks.iter().map(|block| block.count).sum::<u32>();
+            let entry = entry.clone();
+            done.push(Done {
+                entry,
+                verdict,
+                applied,
+            });
+        }
+        view_ops::settle(&transaction).map_err(unavailable)?;
+        transaction
+            .execute(
+                "UPDATE replicated SET sequence = ?1",
+                params![sequence as i64],
+            )
+            .map_err(unavailable)?;
+        transaction.commit().map_err(unavailable)?;
+        (self.tail, self.sequence) = (tail, sequence);
+        let stats = &self.state.stats;
+        stats.commit_seconds.observe(began.elapsed().as_secs_f64());
+        stats.commit_records.observe(f64::from(records));
+        Ok(done)
+    }
+
+    fn publish(&self, done: Done) {
+        let Done {
+            entry,
+            verdict,
+            applied,
+        } = done;
+        let own = entry.origin == self.origin;
+        let told = match (own, verdict) {
+            (true, Verdict::Apply(_)) => self.outstanding.take(entry.number),
+            _ => None,
+        };
+        if let Verdict::Apply(replica) = verdict {
+            for news in news::of(&entry, replica, own, &applied.outcomes) {
+                // Nobody to hear of it: the process ends.
+                let _ = self.news.send(news);
+            }
+        }
+        applied.publish(&self.state, told, &self.committed);
+        match verdict {
+            Verdict::Apply(_) | Verdict::Again if own => self.outstanding.applied(entry.number),
+            Verdict::Gap if own => self.outstanding.gap(),
+            Verdict::Fenced if own => {
+                self.outstanding.fenced();
+                let _ = self.news.send(News::Fenced);
+            }
+            _ => {}
+        }
+    }
+}

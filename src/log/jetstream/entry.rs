@@ -1,0 +1,89 @@
+//! A group as the stream carries it: the format's number, then MessagePack with named
+//! fields, so that a field that is added has a default where it is missing.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::log::{Command, PendingBlock};
+
+/// A reader knows the formats up to its own.
+const FORMAT: u8 = 1;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// The life of the replica that wrote it.
+    pub origin: String,
+    /// From 1, without a gap.
+    pub number: u64,
+    #[serde(default)]
+    pub commands: Vec<Command>,
+    #[serde(default)]
+    pub blocks: Vec<PendingBlock>,
+}
+
+impl Entry {
+    pub fn encode(&self) -> Result<Bytes, String> {
+        let mut bytes = vec![FORMAT];
+        let mut serializer = rmp_serde::Serializer::new(&mut bytes).with_struct_map();
+        self.serialize(&mut serializer)
+            .map_err(|error| format!("an entry cannot be written: {error}"))?;
+        Ok(bytes.into())
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let (format, rest) = bytes.split_first().ok_or("it is empty")?;
+        if *format > FORMAT {
+            return Err(format!(
+                "it has format {format} and this arcpd reads up to {FORMAT}; upgrade this replica"
+            ));
+        }
+        rmp_serde::from_slice(rest).map_err(|error| {
+            format!("{error}; a newer arcpd may have written it: upgrade this replica")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::{HostedAgentRow, JobEnd, ReportMark};
+
+    #[test]
+    fn an_entry_is_read_as_it_was_written_and_one_of_a_later_format_is_refused() {
+        let block = PendingBlock {
+            stream: 1 << 40,
+            first_seq: 3,
+            count: 1,
+            data: Bytes::from_static(b"\x01x"),
+            terminal: Some(JobEnd {
+                status: "success".into(),
+                ended_at_ms: 9,
+            }),
+            mark: Some(ReportMark {
+                seq: 4,
+                checkpoint: Some(Bytes::from_static(b"c")),
+                ..ReportMark::default()
+            }),
+            spent_json: None,
+            traced: true,
+        };
+        let agent = HostedAgentRow {
+            name: "a".into(),
+            version: "1.0.0".into(),
+            principal: "p".into(),
+            seen_at_ms: 1,
+        };
+        let entry = Entry {
+            origin: "r".into(),
+            number: 7,
+            commands: vec![Command::KeepAgents(vec![agent]), Command::Leave],
+            blocks: vec![block],
+        };
+        let mut bytes = entry.encode().unwrap().to_vec();
+        let read = Entry::decode(&bytes).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{entry:?}"));
+        bytes[0] = FORMAT + 1;
+        assert!(Entry::decode(&bytes).unwrap_err().contains("upgrade"));
+        assert!(Entry::decode(&[]).is_err());
+    }
+}

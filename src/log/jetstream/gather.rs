@@ -1,0 +1,94 @@
+//! The thread that makes entries of what waits.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::entry::Entry;
+use super::outstanding::Outstanding;
+use crate::log::Error;
+use crate::log::sqlite::State;
+use crate::log::sqlite::group::Group;
+use crate::log::sqlite::queue::Queue;
+
+/// Of one entry, but for a last block or a lone command.
+const ENTRY_BYTES: usize = 256 * 1024;
+
+/// An entry on its way.
+pub(super) struct Sent {
+    pub number: u64,
+    pub bytes: Bytes,
+}
+
+pub(super) struct Gather {
+    pub origin: String,
+    /// Of the last entry.
+    pub number: u64,
+    pub queue: Arc<Queue>,
+    pub state: Arc<State>,
+    pub outstanding: Arc<Outstanding>,
+    /// Bounded: a log that does not keep up makes larger entries.
+    pub entries: mpsc::Sender<Sent>,
+}
+
+impl Gather {
+    pub fn run(mut self) {
+        let (mut busy, mut alive) = (false, true);
+        loop {
+            let waiting = self.queue.take(busy);
+            // Read after the wait, which the close ends.
+            if waiting.is_empty() && self.state.closing.load(Ordering::Acquire) {
+                return;
+            }
+            let mut group = Group::default();
+            self.queue.put_back(group.add(waiting, ENTRY_BYTES));
+            if !alive || !self.state.healthy.load(Ordering::Relaxed) {
+                group.refuse(&Error::Unavailable(match alive {
+                    true => "the replicated log does not answer".into(),
+                    false => "another replica has taken over from this one".into(),
+                }));
+            }
+            busy = group.is_large();
+            if alive && !group.is_empty() {
+                alive = self.send(group);
+            }
+        }
+    }
+
+    /// False when nothing of this replica is applied any more.
+    fn send(&mut self, group: Group) -> bool {
+        let Group {
+            commands,
+            blocks,
+            mut told,
+            ..
+        } = group;
+        let entry = Entry {
+            origin: self.origin.clone(),
+            number: self.number + 1,
+            commands,
+            blocks,
+        };
+        match entry.encode() {
+            Ok(bytes) => {
+                self.number = entry.number;
+                self.outstanding.add(entry.number, told);
+                let number = entry.number;
+                let sent = self.entries.blocking_send(Sent { number, bytes });
+                if sent.is_err() {
+                    let error = Error::Unavailable("this replica writes nothing any more".into());
+                    self.outstanding.refuse_all(&error);
+                }
+                sent.is_ok()
+            }
+            Err(error) => {
+                // Of values that JSON and protobuf had room for: it is not expected.
+                tracing::error!(error, "an entry was not sent");
+                told.refuse(&Error::Unavailable(error));
+                true
+            }
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The log of several replicas. One NATS JetStream stream commits; each replica applies
+//! it, in its order, to its own file, and reads only from there.
+//!
+//! ```text
+//!            gather ──▶ publisher ──▶ stream ──▶ tail ──▶ applier ──▶ file, answers, fan-out
+//!  (what waits)   entry              (R3)    (every replica's)
+//! ```
+//!
+//! What is sent is a group of commands and blocks, an *entry*, and what it does is decided
+//! where it is applied, by the entry and the store alone: so it is the same on every
+//! replica. Idempotency keys, compare-and-set and the fence against a replica that is
+//! gone need nothing of the server but one order. That is also why no message has an
+//! expected sequence: an entry of a replica that is gone is in the stream and does
+//! nothing, and entries are sent many at a time. Their numbers find those that come
+//! twice or too early.
+//!
+//! Positions are given while applying and are the same on all replicas; a file that is
+//! gone is made again from the stream. It never does: read from the stream to serve,
+//! depend on a clock, show anything that has not been acknowledged and applied.
+
+mod applier;
+mod entry;
+mod gather;
+mod news;
+mod outstanding;
+mod publisher;
+mod tail;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::{self, stream};
+use rusqlite::{Connection, OptionalExtension, params};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::sqlite::queue::Queue;
+use super::sqlite::{Files, unavailable};
+use super::{Block, Command, Error, Log, OpenOptions, Position, ReplicaNumber};
+use applier::Applier;
+use gather::Gather;
+pub use news::News;
+use outstanding::Outstanding;
+use publisher::Publisher;
+
+/// Entries on their way from the gathering thread to the connection.
+const HANDED_MAX: usize = 16;
+/// Entries that were read and not applied.
+const RECEIVED_MAX: usize = 1024;
+/// An entry with the largest command or block there is, and a full one beside it.
+const PAYLOAD_MIN: usize = 2 * 1024 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+const FORMAT_KEY: &str = "arcpd-cluster";
+
+/// Which stream, and what it is to be.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// `nats://host:port`, several separated by commas.
+    pub servers: String,
+    /// Of the cell: its stream is `ARCP_LOG_<name>`.
+    pub name: String,
+    /// Of this replica, for people.
+    pub replica: String,
+    /// How many servers are to have each entry. A stream that has fewer is refused.
+    pub replication: usize,
+}
+
+/// What a replica has joined.
+pub struct Joined {
+    pub number: ReplicaNumber,
+    pub news: mpsc::UnboundedReceiver<News>,
+    pub client: async_nats::Client,
+}
+
+impl Log {
+    /// Joins a cell: its store is brought up to what the stream has before this returns.
+    /// Committed blocks, of all replicas, go to `committed` in order.
+    pub async fn join(
+        options: OpenOptions,
+        cluster: ClusterOptions,
+        committed: mpsc::Sender<Vec<Arc<Block>>>,
+    ) -> Result<(Self, Joined), Error> {
+        let (client, jetstream, stream) = connect(&cluster).await?;
+        let info = stream.cached_info();
+        let identity = info.config.metadata.get(FORMAT_KEY).cloned();
+        let identity = identity.ok_or_else(|| refused(&cluster, "it is not a log of arcpd"))?;
+        let (first, last) = (info.state.first_sequence, info.state.last_sequence);
+        let dir = options.dir.clone();
+        let files = tokio::task::spawn_blocking(move || Files::open(options));
+        let files = files.await.map_err(|_| closed())??;
+        let sequence = place(&files.connection, &identity, files.tail, &dir)?;
+        if sequence + 1 < first {
+            return Err(refused(
+                &cluster,
+                &format!(
+                    "it begins at {first} and {} is at {sequence}: start from a copy of another \
+                     replica's data directory",
+                    dir.display()
+                ),
+            ));
+        }
+        if sequence > last {
+            return Err(refused(
+                &cluster,
+                &format!(
+                    "it ends at {last} and {} is at {sequence}: the stream has lost what it \
+                     acknowledged, restore it",
+                    dir.display()
+                ),
+            ));
+        }
+        let origin = ulid::Ulid::generate().to_string();
+        let outstanding = Arc::new(Outstanding::new());
+        let (news_tx, mut news) = mpsc::unbounded_channel();
+        let (received_tx, received) = mpsc::channel(RECEIVED_MAX);
+        let (entries_tx, entries) = mpsc::channel(HANDED_MAX);
+        let queue = Arc::new(Queue::default());
+        let state = files.state.clone();
+        let applier = Applier {
+            connection: files.connection,
+            state: state.clone(),
+            outstanding: outstanding.clone(),
+            committed,
+            news: news_tx,
+            tail: files.tail,
+            sequence,
+            origin: origin.clone(),
+        };
+        let gather = Gather {
+            origin,
+            number: 0,
+            queue: queue.clone(),
+            state: state.clone(),
+            outstanding: outstanding.clone(),
+            entries: entries_tx,
+        };
+        let publisher = Publisher {
+            client: client.clone(),
+            jetstream,
+            subject: subject(&cluster.name),
+            state,
+            outstanding,
+        };
+        let stopped = CancellationToken::new();
+        tokio::spawn(tail::run(stream, sequence, received_tx, stopped.clone()));
+        tokio::spawn(async move {
+            publisher.run(entries).await;
+            stopped.cancel();
+        });
+        let threads = vec![
+            thread("log-gather", move || gather.run()),
+            thread("log-applier", move || applier.run(received)),
+            files.checkpoint,
+        ];
+        let log = Self::assemble(queue, files.state, files.readers, threads, files.lock, true);
+        // Answered once it is applied: everything before it is then here.
+        let name = cluster.replica;
+        log.execute(Command::Join { name }).await?;
+        let number = loop {
+            match news.recv().await {
+                Some(News::Joined { replica, own: true }) => break replica,
+                Some(News::Lost(why)) => return Err(Error::Unavailable(why)),
+                // Of what was before: it is in the store.
+                Some(_) => {}
+                None => return Err(closed()),
+            }
+        };
+        Ok((
+            log,
+            Joined {
+                number,
+                news,
+                client,
+            },
+        ))
+    }
+}
+
+async fn connect(
+    cluster: &ClusterOptions,
+) -> Result<(async_nats::Client, jetstream::Context, stream::Stream), Error> {
+    let unreachable = |error: String| {
+        Error::Unavailable(format!(
+            "cluster: cannot reach {}: {error}; check --cluster and that JetStream is on",
+            cluster.servers
+        ))
+    };
+    let servers: Vec<_> = cluster.servers.split(',').map(str::trim).collect();
+    let client = async_nats::ConnectOptions::new()
+        .name(format!("arcpd {}", cluster.replica))
+        .connection_timeout(CONNECT_TIMEOUT)
+        .connect(servers)
+        .await
+        .map_err(|error| unreachable(error.to_string()))?;
+    let payload = client.server_info().max_payload;
+    if payload < PAYLOAD_MIN {
+        return Err(refused(
+            cluster,
+            &format!(
+                "its servers take messages of {payload} bytes, {PAYLOAD_MIN} are needed; set \
+                 max_payload: 8MB in their configuration"
+            ),
+        ));
+    }
+    let mut jetstream = jetstream::new(client.clone());
+    jetstream.set_timeout(ACK_TIMEOUT);
+    let wanted = stream::Config {
+        name: stream_name(&cluster.name),
+        subjects: vec![subject(&cluster.name)],
+        storage: stream::StorageType::File,
+        num_replicas: cluster.replication,
+        // Nothing is refused or lost for age or size: a log that is too large is an
+        // operator's to shorten, after all replicas have read it.
+        retention: stream::RetentionPolicy::Limits,
+        discard: stream::DiscardPolicy::New,
+        deny_delete: true,
+        allow_direct: true,
+        metadata: [(FORMAT_KEY.into(), ulid::Ulid::generate().to_string())].into(),
+        description: Some("The log of an arcpd cell; see docs/cluster.md".into()),
+        ..stream::Config::default()
+    };
+    let stream = jetstream.get_or_create_stream(wanted).await;
+    let stream = stream.map_err(|error| unreachable(error.to_string()))?;
+    let has = stream.cached_info().config.num_replicas;
+    if has < cluster.replication {
+        return Err(refused(
+            cluster,
+            &format!(
+                "it is kept {has} times and {} are asked for; raise its replicas, or say \
+                 --cluster-replication {has}",
+                cluster.replication
+            ),
+        ));
+    }
+    Ok((client, jetstream, stream))
+}
+
+/// Where the file is in the stream; a new one is at its beginning.
+fn place(
+    connection: &Connection,
+    identity: &str,
+    tail: Position,
+    dir: &Path,
+) -> Result<u64, Error> {
+    let known: Option<(String, u64)> = connection
+        .query_row("SELECT cluster, sequence FROM replicated", [], |row| {
+            Ok((row.get(0)?, row.get::<_, i64>(1)? as u64))
+        })
+        .optional()
+        .map_err(unavailable)?;
+    let foreign = |detail: &str| Error::Foreign {
+        path: dir.display().to_string(),
+        detail: detail.into(),
+    };
+    match known {
+        Some((cluster, sequence)) if cluster == identity => Ok(sequence),
+        Some(_) => Err(foreign("it is of another cluster's stream")),
+        None if tail > 0 => Err(foreign("it was written without --cluster")),
+        None => {
+            connection
+                .execute("INSERT INTO replicated VALUES (?1, 0)", params![identity])
+                .map_err(unavailable)?;
+            Ok(0)
+        }
+    }
+}
+
+fn stream_name(cluster: &str) -> String {
+    format!("ARCP_LOG_{cluster}")
+}
+
+fn subject(cluster: &str) -> String {
+    format!("arcp.{cluster}.log")
+}
+
+fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> std::thread::JoinHandle<()> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(run)
+        .expect("a thread can be started while the process starts")
+}
+
+fn refused(cluster: &ClusterOptions, why: &str) -> Error {
+    let stream = stream_name(&cluster.name);
+    Error::Unavailable(format!("cluster: stream {stream}: {why}"))
+}
+
+fn closed() -> Error {
+    Error::Unavailable("the log is closed".into())
+}

@@ -1,0 +1,106 @@
+//! What this replica has sent and not seen applied, and who waits for it.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::log::Error;
+use crate::log::sqlite::group::Told;
+
+/// How long a command waits for a log that does not answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Progress {
+    /// The last of this replica's entries that has been applied.
+    pub applied: u64,
+    /// How often one arrived before those that it follows.
+    pub gaps: u64,
+    /// Nothing of this replica is applied any more.
+    pub fenced: bool,
+}
+
+pub(super) struct Outstanding {
+    waiting: Mutex<VecDeque<Waits>>,
+    progress: watch::Sender<Progress>,
+}
+
+struct Waits {
+    number: u64,
+    told: Told,
+    since: Instant,
+}
+
+impl Outstanding {
+    pub fn new() -> Self {
+        Self {
+            waiting: Mutex::default(),
+            progress: watch::Sender::default(),
+        }
+    }
+
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    pub fn add(&self, number: u64, told: Told) {
+        let since = Instant::now();
+        let waits = Waits {
+            number,
+            told,
+            since,
+        };
+        self.waiting.lock().push_back(waits);
+    }
+
+    /// Who waits for an entry that has been applied.
+    pub fn take(&self, number: u64) -> Option<Told> {
+        let mut waiting = self.waiting.lock();
+        while waiting.front().is_some_and(|first| first.number < number) {
+            waiting.pop_front();
+        }
+        match waiting.front() {
+            Some(first) if first.number == number => waiting.pop_front().map(|first| first.told),
+            _ => None,
+        }
+    }
+
+    pub fn applied(&self, number: u64) {
+        self.progress.send_modify(|progress| {
+            progress.applied = progress.applied.max(number);
+        });
+    }
+
+    pub fn gap(&self) {
+        self.progress.send_modify(|progress| progress.gaps += 1);
+    }
+
+    pub fn fenced(&self) {
+        self.progress.send_modify(|progress| progress.fenced = true);
+    }
+
+    /// Tells those who have waited for long that it is not known what became of their
+    /// commands: they may still take effect.
+    pub fn refuse_late(&self) {
+        let error = Error::Unavailable(format!(
+            "the replicated log has not answered in {} s; what was asked for may still be done",
+            ANSWER_WITHIN.as_secs()
+        ));
+        let mut waiting = self.waiting.lock();
+        for waits in waiting.iter_mut() {
+            if waits.since.elapsed() < ANSWER_WITHIN {
+                break;
+            }
+            waits.told.refuse(&error);
+        }
+    }
+
+    /// There will be no answer.
+    pub fn refuse_all(&self, error: &Error) {
+        for mut waits in self.waiting.lock().drain(..) {
+            waits.told.refuse(error);
+        }
+    }
+}

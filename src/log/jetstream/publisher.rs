@@ -1,0 +1,180 @@
+//! Sends entries, many at a time, and again from the first that is missing.
+//!
+//! An entry may arrive twice or ahead of one that was lost: whoever applies it sees
+//! that by its number and leaves it alone, so all that is done here is to send those
+//! that were not applied, in order, until they are.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_nats::connection::State as Connected;
+use async_nats::jetstream::{self, context::PublishAckFuture};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::gather::Sent;
+use super::outstanding::{Outstanding, Progress};
+use crate::log::Error;
+use crate::log::sqlite::State;
+
+/// Entries that were sent and not applied.
+const WINDOW: usize = 64;
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// Nothing applied for so long: something was lost, or nobody is there.
+const STALL: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(500);
+/// To hand an entry to the connection, which has no room when it is down.
+const HAND_OVER: Duration = Duration::from_secs(1);
+
+pub(super) struct Publisher {
+    pub client: async_nats::Client,
+    pub jetstream: jetstream::Context,
+    pub subject: String,
+    pub state: Arc<State>,
+    pub outstanding: Arc<Outstanding>,
+}
+
+struct Sending {
+    to: Publisher,
+    unapplied: VecDeque<Sent>,
+    acks: FuturesUnordered<<PublishAckFuture as IntoFuture>::IntoFuture>,
+    /// When all of them are sent again.
+    again_at: Option<Instant>,
+    retry: Duration,
+    moved_at: Instant,
+    seen: Progress,
+}
+
+impl Publisher {
+    /// Ends once its sender has ended and all has been applied.
+    pub async fn run(self, mut entries: mpsc::Receiver<Sent>) {
+        let mut progress = self.outstanding.progress();
+        let mut sending = Sending {
+            to: self,
+            unapplied: VecDeque::new(),
+            acks: FuturesUnordered::new(),
+            again_at: None,
+            retry: RETRY_MIN,
+            moved_at: Instant::now(),
+            seen: Progress::default(),
+        };
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut open = true;
+        while open || !sending.unapplied.is_empty() {
+            let again_at = sending.again_at;
+            tokio::select! {
+                entry = entries.recv(), if open && sending.unapplied.len() < WINDOW => match entry {
+                    Some(entry) => sending.first(entry).await,
+                    None => open = false,
+                },
+                Some(acked) = sending.acks.next() => if let Err(error) = acked {
+                    sending.failed(&error.to_string());
+                },
+                changed = progress.changed() => match changed {
+                    Ok(()) if !sending.seen.fenced => sending.moved(&mut progress),
+                    _ => break,
+                },
+                () = until(again_at) => sending.again().await,
+                _ = look.tick() => sending.look(),
+            }
+            if sending.seen.fenced || !open && sending.moved_at.elapsed() > 2 * STALL {
+                break;
+            }
+        }
+        // Before those that wait are refused: none is added after.
+        drop(entries);
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Sending {
+    async fn first(&mut self, entry: Sent) {
+        if self.unapplied.is_empty() {
+            self.moved_at = Instant::now();
+        }
+        // Those before it are to be sent again, and it after them.
+        if self.again_at.is_none() {
+            self.publish(entry.bytes.clone()).await;
+        }
+        self.unapplied.push_back(entry);
+    }
+
+    async fn publish(&mut self, bytes: bytes::Bytes) {
+        let published = self.to.jetstream.publish(self.to.subject.clone(), bytes);
+        match tokio::time::timeout(HAND_OVER, published).await {
+            Ok(Ok(ack)) => self.acks.push(ack.into_future()),
+            Ok(Err(error)) => self.failed(&error.to_string()),
+            Err(_) => self.failed("the connection takes nothing"),
+        }
+    }
+
+    fn failed(&mut self, error: &str) {
+        if self.again_at.is_none() {
+            tracing::warn!(error, "an entry was not acknowledged; it is sent again");
+            self.again_at = Some(Instant::now() + self.retry);
+            self.retry = (self.retry * 2).min(RETRY_MAX);
+        }
+    }
+
+    fn moved(&mut self, progress: &mut watch::Receiver<Progress>) {
+        let now = *progress.borrow_and_update();
+        while (self.unapplied.front()).is_some_and(|first| first.number <= now.applied) {
+            self.unapplied.pop_front();
+        }
+        if now.applied > self.seen.applied {
+            self.moved_at = Instant::now();
+            self.retry = RETRY_MIN;
+        }
+        if now.gaps > self.seen.gaps && !self.unapplied.is_empty() && self.again_at.is_none() {
+            self.again_at = Some(Instant::now());
+        }
+        self.seen = now;
+    }
+
+    async fn again(&mut self) {
+        self.again_at = None;
+        self.acks.clear();
+        for index in 0..self.unapplied.len() {
+            let bytes = self.unapplied[index].bytes.clone();
+            self.publish(bytes).await;
+            if self.again_at.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// What no answer will tell.
+    fn look(&mut self) {
+        let connected = self.to.client.connection_state() == Connected::Connected;
+        let stalled = !self.unapplied.is_empty() && self.moved_at.elapsed() > STALL;
+        let healthy = connected && !stalled;
+        if self.to.state.healthy.swap(healthy, Ordering::Relaxed) != healthy {
+            match healthy {
+                true => tracing::info!("the replicated log answers again"),
+                false => tracing::warn!(connected, "the replicated log does not answer"),
+            }
+        }
+        if stalled {
+            self.to.outstanding.refuse_late();
+            self.failed("nothing was applied for a while");
+        }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        let error = Error::Unavailable("the log is closed".into());
+        self.to.outstanding.refuse_all(&error);
+    }
+}

@@ -1,0 +1,311 @@
+//! Which replica may write what. Every replica decides the same of the same entry:
+//! the fence is in the log, and no clock has a say in it.
+//!
+//! A stream, of a job or a session, is written by the replica that has it. A replica
+//! that is gone writes nothing, whatever it had sent when it was declared gone.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::Log;
+use super::decode::job_from_row;
+use super::execute::execute;
+use crate::log::{Command, Error, JobRow, Outcome, ReplicaNumber, StreamId};
+
+/// What becomes of an entry of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::log) enum Verdict {
+    Apply(ReplicaNumber),
+    /// It has been applied: its sender did not know.
+    Again,
+    /// Those before it are missing: they are sent again, and it after them.
+    Gap,
+    /// Its sender is gone.
+    Fenced,
+}
+
+/// A replica that has joined.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplicaRow {
+    pub number: ReplicaNumber,
+    pub name: String,
+    pub gone: bool,
+}
+
+impl Log {
+    /// Those that are not gone, and those whose work nobody has taken over.
+    pub async fn replicas(&self) -> Result<Vec<ReplicaRow>, Error> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT number, name, gone FROM replica WHERE heir IS NULL")?
+                .query_map([], |row| {
+                    Ok(ReplicaRow {
+                        number: row.get(0)?,
+                        name: row.get(1)?,
+                        gone: row.get(2)?,
+                    })
+                })?
+                .collect()
+        })
+        .await
+    }
+
+    /// Jobs that run and that a replica has.
+    pub async fn unfinished_jobs_of(&self, replica: ReplicaNumber) -> Result<Vec<JobRow>, Error> {
+        self.read(move |connection| {
+            connection
+                .prepare(
+                    "SELECT job.* FROM job JOIN owner ON owner.stream = job.stream
+                     WHERE owner.replica = ?1 AND end_position IS NULL ORDER BY job.stream",
+                )?
+                .query_map(params![replica], job_from_row)?
+                .collect()
+        })
+        .await
+    }
+
+    /// The replica that has a stream.
+    pub async fn owner(&self, stream: StreamId) -> Result<Option<ReplicaNumber>, Error> {
+        self.read(move |connection| owner(connection, stream)).await
+    }
+}
+
+/// Whether the store follows a stream.
+pub(super) fn is_replica(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT EXISTS (SELECT 1 FROM replicated)", [], |row| {
+        row.get(0)
+    })
+}
+
+/// Takes note of an entry.
+pub(in crate::log) fn receive(
+    connection: &Connection,
+    origin: &str,
+    number: u64,
+    commands: &[Command],
+) -> rusqlite::Result<Verdict> {
+    let known = connection
+        .prepare_cached("SELECT number, last_entry, gone FROM replica WHERE id = ?1")?
+        .query_row(params![origin], |row| {
+            Ok((row.get(0)?, row.get::<_, i64>(1)? as u64, row.get(2)?))
+        })
+        .optional()?;
+    let (replica, last, gone): (ReplicaNumber, u64, bool) = match (known, commands.first()) {
+        (Some(known), _) => known,
+        (None, Some(Command::Join { name })) if number == 1 => {
+            connection
+                .prepare_cached("INSERT INTO replica (id, name, last_entry) VALUES (?1, ?2, 0)")?
+                .execute(params![origin, name])?;
+            (connection.last_insert_rowid(), 0, false)
+        }
+        (None, _) => return Ok(Verdict::Gap),
+    };
+    if gone {
+        return Ok(Verdict::Fenced);
+    }
+    if number <= last {
+        return Ok(Verdict::Again);
+    }
+    if number > last + 1 {
+        return Ok(Verdict::Gap);
+    }
+    connection
+        .prepare_cached("UPDATE replica SET last_entry = ?2 WHERE number = ?1")?
+        .execute(params![replica, number as i64])?;
+    Ok(Verdict::Apply(replica))
+}
+
+/// As [`execute`], of a replica's command: what is another's is left alone.
+pub(super) fn execute_of(
+    connection: &Connection,
+    replica: ReplicaNumber,
+    command: &Command,
+) -> rusqlite::Result<Outcome> {
+    if !may(connection, replica, command)? {
+        return Ok(Outcome::Stale);
+    }
+    match command {
+        Command::Leave => {
+            connection
+                .prepare_cached("UPDATE replica SET gone = 1 WHERE number = ?1")?
+                .execute(params![replica])?;
+            return Ok(Outcome::Done);
+        }
+        Command::Inherit { replica: of, at_ms } => {
+            return inherit(connection, replica, *of, *at_ms);
+        }
+        Command::MoveJob { stream, to, .. } => take(connection, *to, *stream)?,
+        Command::Forget {
+            parked_before_ms, ..
+        } => {
+            connection
+                .prepare_cached(
+                    "DELETE FROM owner WHERE stream IN
+                       (SELECT stream FROM session WHERE parked_at_ms < ?1)",
+                )?
+                .execute(params![parked_before_ms])?;
+        }
+        _ => {}
+    }
+    let outcome = execute(connection, command)?;
+    if outcome == Outcome::Done {
+        match command {
+            Command::CreateSession(row) => take(connection, replica, row.stream)?,
+            Command::CreateJob { job, owner, .. } => {
+                take(connection, owner.unwrap_or(replica), job.stream)?;
+            }
+            Command::ClaimSession { id, .. } => {
+                if let Some(stream) = session_stream(connection, id)? {
+                    take(connection, replica, stream)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(outcome)
+}
+
+fn may(
+    connection: &Connection,
+    replica: ReplicaNumber,
+    command: &Command,
+) -> rusqlite::Result<bool> {
+    let has = |stream| owns(connection, replica, stream);
+    let has_session = |id: &str| match session_stream(connection, id)? {
+        Some(stream) => owns(connection, replica, stream),
+        None => Ok(false),
+    };
+    match command {
+        Command::ConfirmToken { id } | Command::ParkSession { id, .. } => has_session(id),
+        Command::AddViewOps(ops) => ops
+            .first()
+            .map_or(Ok(true), |op| has_session(&op.session_id)),
+        Command::AppendOwn { stream, .. }
+        | Command::Activate { stream, .. }
+        | Command::SetRunning { stream }
+        | Command::SetCancelled { stream } => has(*stream),
+        Command::CreateJob {
+            owner: Some(other), ..
+        } if !is_there(connection, *other)? => Ok(false),
+        Command::CreateJob { job, op, .. } => {
+            let parent = match &job.grant.parent_id {
+                Some(parent) => job_stream(connection, parent)?.map_or(Ok(false), has)?,
+                None => true,
+            };
+            Ok(parent && (op.is_none() || has_session(&job.session_id)?))
+        }
+        Command::MoveJob {
+            stream,
+            to,
+            token_hash,
+            ..
+        } => Ok(is_there(connection, *to)?
+            && may_move(connection, *stream)?
+            && match token_hash {
+                None => has(*stream)?,
+                Some(hash) => *to == replica && is_at(connection, *stream, hash)?,
+            }),
+        // Of one process that has the file for itself.
+        Command::ParkAll { .. } => Ok(false),
+        _ => Ok(true),
+    }
+}
+
+fn inherit(
+    connection: &Connection,
+    heir: ReplicaNumber,
+    of: ReplicaNumber,
+    at_ms: i64,
+) -> rusqlite::Result<Outcome> {
+    if heir == of {
+        return Ok(Outcome::Stale);
+    }
+    let first = connection
+        .prepare_cached(
+            "UPDATE replica SET gone = 1, heir = ?2 WHERE number = ?1 AND heir IS NULL",
+        )?
+        .execute(params![of, heir])?;
+    if first == 0 {
+        return Ok(Outcome::Stale);
+    }
+    connection
+        .prepare_cached(
+            "UPDATE session SET parked_at_ms = ?2 WHERE parked_at_ms IS NULL
+               AND stream IN (SELECT stream FROM owner WHERE replica = ?1)",
+        )?
+        .execute(params![of, at_ms])?;
+    connection
+        .prepare_cached("UPDATE owner SET replica = ?2 WHERE replica = ?1")?
+        .execute(params![of, heir])?;
+    Ok(Outcome::Done)
+}
+
+fn owner(connection: &Connection, stream: StreamId) -> rusqlite::Result<Option<ReplicaNumber>> {
+    connection
+        .prepare_cached("SELECT replica FROM owner WHERE stream = ?1")?
+        .query_row(params![stream], |row| row.get(0))
+        .optional()
+}
+
+pub(super) fn owns(
+    connection: &Connection,
+    replica: ReplicaNumber,
+    stream: StreamId,
+) -> rusqlite::Result<bool> {
+    Ok(owner(connection, stream)? == Some(replica))
+}
+
+fn take(connection: &Connection, replica: ReplicaNumber, stream: StreamId) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO owner VALUES (?1, ?2)")?
+        .execute(params![stream, replica])
+        .map(drop)
+}
+
+/// Nothing follows a terminal.
+pub(super) fn release(connection: &Connection, stream: StreamId) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("DELETE FROM owner WHERE stream = ?1")?
+        .execute(params![stream])
+        .map(drop)
+}
+
+fn is_there(connection: &Connection, replica: ReplicaNumber) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM replica WHERE number = ?1 AND gone = 0)")?
+        .query_row(params![replica], |row| row.get(0))
+}
+
+/// What it has delegated, or was delegated by, shares its account and stays with it.
+fn may_move(connection: &Connection, stream: StreamId) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM job WHERE stream = ?1 AND end_position IS NULL
+               AND parent_id IS NULL AND NOT EXISTS
+                 (SELECT 1 FROM job AS child WHERE child.parent_id = job.id
+                    AND child.end_position IS NULL))",
+        )?
+        .query_row(params![stream], |row| row.get(0))
+}
+
+/// Whether a job's present activation has this token.
+fn is_at(connection: &Connection, stream: StreamId, hash: &[u8]) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM hosted_job WHERE stream = ?1 AND token_hash = ?2)",
+        )?
+        .query_row(params![stream, hash], |row| row.get(0))
+}
+
+fn session_stream(connection: &Connection, id: &str) -> rusqlite::Result<Option<StreamId>> {
+    connection
+        .prepare_cached("SELECT stream FROM session WHERE id = ?1")?
+        .query_row(params![id], |row| row.get(0))
+        .optional()
+}
+
+fn job_stream(connection: &Connection, id: &str) -> rusqlite::Result<Option<StreamId>> {
+    connection
+        .prepare_cached("SELECT stream FROM job WHERE id = ?1")?
+        .query_row(params![id], |row| row.get(0))
+        .optional()
+}
