@@ -53,6 +53,8 @@ pub(super) struct Serve {
     #[serde(skip_serializing_if = "Option::is_none")]
     tls_client_ca: Option<PathBuf>,
     #[command(flatten)]
+    cluster: ClusterFlags,
+    #[command(flatten)]
     cors: CorsFlags,
     /// Offer the demonstration agents.
     #[arg(long)]
@@ -66,6 +68,22 @@ pub(super) struct Serve {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     drain_deadline_sec: Option<u64>,
+}
+
+#[derive(clap::Args, Serialize)]
+struct ClusterFlags {
+    /// NATS servers with the log of several replicas, nats://HOST:PORT[,…]
+    #[arg(long = "cluster", value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    servers: Option<String>,
+    /// Which of the logs there [default: arcpd]
+    #[arg(long = "cluster-name", value_name = "NAME")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    /// How many servers have each entry: 1, 3 or 5 [default: 3]
+    #[arg(long = "cluster-replication", value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replication: Option<usize>,
 }
 
 #[derive(clap::Args, Serialize)]
@@ -119,6 +137,7 @@ fn config(settings: Settings) -> anyhow::Result<Config> {
         admin_listen: settings.admin_listen,
         data_dir: settings.data_dir.clone(),
         durability: settings.durability,
+        cluster: settings.cluster.options(),
         tokens: tokens(&settings)?,
         tls,
         cors: settings.cors()?,

@@ -127,6 +127,17 @@ impl Buffer {
         }
     }
 
+    /// Drops what was not taken, and takes nothing any more.
+    pub(super) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.count = 0;
+        state.data.clear();
+        (state.end, state.mark, state.spent_json) = (None, None, None);
+        drop(state);
+        self.taken.notify_waiters();
+    }
+
     /// Waits until the writer has taken what was there.
     pub(super) async fn wait_taken(&self) {
         let taken = self.taken.notified();

@@ -150,6 +150,7 @@ impl Jobs {
             via: Via::Inside,
             start_ns,
         };
+        let _making = self.making(stream);
         let command = Command::CreateJob {
             job: Box::new(row.clone()),
             op: None,

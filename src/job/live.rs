@@ -151,6 +151,15 @@ impl LiveJobs {
         }
     }
 
+    /// Without a terminal: that is for who has it now to write.
+    pub fn let_go(self: &Arc<Self>, job_id: &str) {
+        let running = self.state.lock().remove(job_id);
+        if let Some(running) = running {
+            running.context.let_go();
+            running.task.abort();
+        }
+    }
+
     pub fn context(&self, job_id: &str) -> Option<JobContext> {
         let state = self.state.lock();
         state

@@ -12,7 +12,7 @@ use super::registry::unavailable;
 use super::{JobContext, Jobs, now};
 use crate::authority::{Lease, Ledger, amounts_from_json};
 use crate::credential::Holding;
-use crate::log::{HostedRow, JobRow};
+use crate::log::{HostedRow, JobRow, ReplicaNumber};
 use crate::protocol::{Failure, Outcome, Timestamp};
 use crate::telemetry::JobTrace;
 
@@ -23,13 +23,29 @@ impl Jobs {
     /// Ends what a crash left running, but for what hosts may still work on: that
     /// is taken up again. No job stays `running` for ever. Returns how many it ended.
     pub async fn recover(&self) -> Result<usize, crate::log::Error> {
+        let rows = self.log().unfinished_jobs().await?;
+        let text = "the runtime was restarted while the job ran; submit it again";
+        self.take_up_all(rows, text).await
+    }
+
+    /// The same for what this replica has and does not run: jobs that were given to it,
+    /// and those of replicas that are gone. For one caller at a time. Those that it is
+    /// about to begin are begun by whoever made them.
+    pub async fn inherit(&self, replica: ReplicaNumber) -> Result<usize, crate::log::Error> {
+        let mut rows = self.log().unfinished_jobs_of(replica).await?;
+        rows.retain(|row| !self.is_making(row.stream) && self.live_context(&row.id).is_none());
+        let text = "the replica that ran the job is gone; submit it again";
+        self.take_up_all(rows, text).await
+    }
+
+    async fn take_up_all(&self, rows: Vec<JobRow>, text: &str) -> Result<usize, crate::log::Error> {
         let hosted = self.log().hosted_jobs().await?;
         let mut hosted: HashMap<_, _> = hosted.into_iter().map(|row| (row.stream, row)).collect();
         let mut ended = 0;
         // Parents come before their children: they were made first.
         let mut taken_up: HashMap<String, (Arc<Family>, u32)> = HashMap::new();
         let mut budgets = Vec::new();
-        for row in self.log().unfinished_jobs().await? {
+        for row in rows {
             let last_seq = self
                 .log()
                 .seq_at(row.stream, self.log().committed())
@@ -40,7 +56,6 @@ impl Jobs {
             let above = row.grant.parent_id.as_ref();
             let above = above.map(|parent| taken_up.get(parent).cloned());
             let (Some(hosted), Some(agent)) = (hosted.remove(&row.stream), agent) else {
-                let text = "the runtime was restarted while the job ran; submit it again";
                 self.context(row, last_seq, trace)
                     .end(Outcome::Failed(Failure::internal(text)));
                 ended += 1;

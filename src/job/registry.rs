@@ -1,8 +1,11 @@
 //! The way in to jobs: submit, start, cancel, recover.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::credentials::Wanted;
 use super::directory::{Agent, AgentDirectory};
@@ -13,7 +16,8 @@ use super::{JobContext, Limits, audit, now};
 use crate::authority::{Lease, Ledger, Policy};
 use crate::credential::{Credentials, Fresh, Holding, Tree};
 use crate::log::{
-    Command, GrantRow, HostedRow, JobRow, Log, Outcome as LogOutcome, StreamId, ViewOpRow,
+    Command, GrantRow, HostedRow, JobRow, Log, Outcome as LogOutcome, ReplicaNumber, StreamId,
+    ViewOpRow,
 };
 use crate::protocol::message::Submit;
 use crate::protocol::{AgentRef, ErrorCode, Failure, Outcome, Timestamp, TraceContext, id};
@@ -30,12 +34,19 @@ pub struct Jobs {
     pub(super) credentials: Option<Arc<Credentials>>,
     /// Told of each job that another one delegated.
     observer: OnceLock<Observer>,
+    /// Who else may run a job, where there are several replicas.
+    elsewhere: OnceLock<Elsewhere>,
+    /// In the log, or on their way there, and not running yet.
+    making: Arc<Mutex<HashSet<StreamId>>>,
     me: Weak<Self>,
     telemetry: Telemetry,
 }
 
 /// Called with the session and the stream of a delegated job.
 type Observer = Box<dyn Fn(&str, StreamId) + Send + Sync>;
+
+/// The replica that should run a job of `name@version`; none for this one.
+type Elsewhere = Box<dyn Fn(&str) -> Option<ReplicaNumber> + Send + Sync>;
 
 /// A submit whose sender is known.
 pub struct NewJob {
@@ -63,6 +74,20 @@ struct Start {
     grant: Option<Grant>,
     credential: Option<Holding>,
     trace: JobTrace,
+    /// Until it runs.
+    _making: Making,
+}
+
+/// A job that is about to begin, and not one that nobody has begun.
+pub(super) struct Making {
+    all: Arc<Mutex<HashSet<StreamId>>>,
+    stream: StreamId,
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.stream);
+    }
 }
 
 /// A submit that made no job.
@@ -107,6 +132,8 @@ impl Jobs {
             policy,
             credentials,
             observer: OnceLock::new(),
+            elsewhere: OnceLock::new(),
+            making: Arc::default(),
             log,
             agents,
             next_stream: AtomicI64::new(last_stream + 1),
@@ -131,6 +158,14 @@ impl Jobs {
     /// Who is to hear of delegated jobs; the first one set stays.
     pub fn on_delegated(&self, observer: impl Fn(&str, StreamId) + Send + Sync + 'static) {
         let _ = self.observer.set(Box::new(observer));
+    }
+
+    /// Who chooses where new jobs of hosts run; the first one set stays.
+    pub fn place_by(
+        &self,
+        elsewhere: impl Fn(&str) -> Option<ReplicaNumber> + Send + Sync + 'static,
+    ) {
+        let _ = self.elsewhere.set(Box::new(elsewhere));
     }
 
     pub(super) fn observe(&self, session_id: &str, stream: StreamId) {
@@ -248,13 +283,19 @@ impl Jobs {
             trace: Some(Box::new(trace.clone())),
         })?;
         let is_hosted = hosted.is_some();
+        // A key is in the memory of who asked for it: its job stays here.
+        let owner = match (&credential, self.elsewhere.get()) {
+            (None, Some(elsewhere)) if is_hosted => elsewhere(&job.agent),
+            _ => None,
+        };
+        let making = self.making(stream);
         let command = Command::CreateJob {
             job: Box::new(job.clone()),
             op: op(stream),
             hosted,
             credentials: credential.as_ref().map(Fresh::rows).unwrap_or_default(),
             trace: trace.to_row(&self.telemetry),
-            owner: None,
+            owner,
         };
         match self.log.execute(command).await.map_err(unavailable)? {
             LogOutcome::Duplicate(row) => {
@@ -271,6 +312,13 @@ impl Jobs {
                     start_ns,
                 };
                 self.telemetry.submitted(&trace, &submitted);
+                if owner.is_some() {
+                    return Ok(Accepted {
+                        row: job,
+                        duplicate: false,
+                        start: None,
+                    });
+                }
                 let start = Some(Start {
                     agent: runner,
                     max_runtime,
@@ -278,6 +326,7 @@ impl Jobs {
                     grant: self.grant(&job, lease),
                     credential: credential.and_then(Fresh::keep),
                     trace,
+                    _making: making,
                 });
                 Ok(Accepted {
                     row: job,
@@ -296,6 +345,21 @@ impl Jobs {
         let earlier = self.log.job_by_key(&new.principal, key).await;
         let holds = |job: &JobRow| job.idempotency_expires_at_ms.is_some_and(|ms| ms > at.0);
         Ok(earlier.map_err(unavailable)?.filter(holds))
+    }
+
+    pub(super) fn making(&self, stream: StreamId) -> Making {
+        self.making.lock().insert(stream);
+        let all = self.making.clone();
+        Making { all, stream }
+    }
+
+    pub(super) fn is_making(&self, stream: StreamId) -> bool {
+        self.making.lock().contains(&stream)
+    }
+
+    /// Another replica has it: it runs on, and nothing that is said of it here counts.
+    pub fn let_go(&self, job_id: &str) {
+        self.live.let_go(job_id);
     }
 
     /// Starts the agent of a job that was just accepted; nothing for a duplicate.

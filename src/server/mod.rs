@@ -4,6 +4,7 @@ pub mod config;
 mod counted;
 mod hosting;
 mod listener;
+mod peers;
 mod process;
 mod prompt;
 pub mod retention;
@@ -21,6 +22,7 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 pub use hosting::Hosting;
 pub use listener::ListenerLimits;
@@ -32,7 +34,8 @@ use crate::authority::Policy;
 use crate::credential::Credentials;
 use crate::fanout::{self, Hub};
 use crate::job::{self, AgentDirectory, Jobs, now};
-use crate::log::{Command, Durability, Log, OpenOptions};
+use crate::log::jetstream::ClusterOptions;
+use crate::log::{Command, Durability, Log, OpenOptions, first_stream};
 use crate::session::{self, Sessions};
 use crate::telemetry::{self, AgentSpans, Push, Telemetry, logs};
 use crate::transport::admin_service::Inspection;
@@ -40,6 +43,7 @@ use crate::transport::{self, Cors};
 use config::Provisioning;
 use hosting::HostRights;
 use listener::Listener;
+use peers::Membership;
 use retention::Retention;
 use scrape::{Scrape, scraper};
 use tls::Tls;
@@ -48,6 +52,8 @@ use tls::Tls;
 const COMMITTED_GROUPS_MAX: usize = 1024;
 
 /// What a collector that is slow or down may add to an exit.
+/// To tell the other replicas of an exit.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 const TELEMETRY_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// All a runtime needs; [`Config::new`] has production defaults for the rest.
@@ -56,6 +62,8 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     pub data_dir: PathBuf,
     pub durability: Durability,
+    /// The cell that this is a replica of; none is a runtime of its own.
+    pub cluster: Option<ClusterOptions>,
     pub tokens: Tokens,
     pub tls: Option<TlsFiles>,
     /// Pages of other origins that may use `JobService`.
@@ -92,6 +100,7 @@ impl Config {
             admin_listen: loopback,
             data_dir: data_dir.into(),
             durability: Durability::default(),
+            cluster: None,
             tokens,
             tls: None,
             cors: Cors::Off,
@@ -127,6 +136,7 @@ pub struct Server {
     log_filter: Option<logs::Filter>,
     operators: Vec<String>,
     drain_deadline: Duration,
+    membership: Option<Membership>,
 }
 
 impl Server {
@@ -137,7 +147,12 @@ impl Server {
         let (retention, drain_deadline) = (config.retention.clone(), config.drain_deadline);
         let (cors, telemetry) = (config.cors.clone(), config.telemetry.clone());
         let (log_filter, operators) = (config.log_filter.clone(), config.operators.clone());
-        let (sessions, hosts, dispatched) = open(config).await?;
+        let Opened {
+            sessions,
+            hosts,
+            dispatched,
+            membership,
+        } = open(config).await?;
         let bind = |address: SocketAddr| async move {
             TcpListener::bind(address)
                 .await
@@ -161,6 +176,7 @@ impl Server {
             log_filter,
             operators,
             drain_deadline,
+            membership,
         })
     }
 
@@ -215,7 +231,16 @@ impl Server {
         ));
         let credentials = sessions.jobs.credentials().cloned();
         let keeper = credentials.map(|all| tokio::spawn(all.keep(sessions.jobs.clone())));
-        stop.await;
+        let fenced = CancellationToken::new();
+        let is_replica = self.membership.is_some();
+        let member = self.membership.map(|mut membership| {
+            membership.fenced = fenced.clone();
+            tokio::spawn(membership.run())
+        });
+        tokio::select! {
+            () = stop => {}
+            () = fenced.cancelled() => {}
+        }
         tracing::info!("draining");
         self.hosts.drain();
         sessions.draining.cancel();
@@ -232,11 +257,25 @@ impl Server {
             push.stop(TELEMETRY_FLUSH_TIMEOUT).await;
         }
         let log = sessions.log.clone();
+        if is_replica && !fenced.is_cancelled() {
+            // At once instead of after the time it takes to be missed.
+            let left = log.execute(Command::Leave);
+            if let Ok(Err(error)) = tokio::time::timeout(LEAVE_TIMEOUT, left).await {
+                tracing::warn!(%error, "the other replicas were not told");
+            }
+        }
+        if let Some(member) = member {
+            member.abort();
+        }
         tokio::task::spawn_blocking(move || log.close()).await?;
         // The last terminals are in the trace once the dispatcher has passed them on.
         self.dispatched.await?;
         let telemetry = sessions.jobs.telemetry();
         telemetry.flush(TELEMETRY_FLUSH_TIMEOUT).await;
+        anyhow::ensure!(
+            !fenced.is_cancelled(),
+            "this replica could not go on; start it again to join anew"
+        );
         Ok(())
     }
 }
@@ -260,9 +299,17 @@ pub(crate) async fn serve_plain(
     listener.serve(app, drain).await;
 }
 
+struct Opened {
+    sessions: Arc<Sessions>,
+    hosts: Arc<Hosts>,
+    /// Ends with the log.
+    dispatched: JoinHandle<()>,
+    membership: Option<Membership>,
+}
+
 /// Opens the store, takes up what hosts may still work on and ends what else a
 /// crash left running.
-async fn open(config: Config) -> anyhow::Result<(Arc<Sessions>, Arc<Hosts>, JoinHandle<()>)> {
+async fn open(config: Config) -> anyhow::Result<Opened> {
     let telemetry = Telemetry::start(config.telemetry).map_err(anyhow::Error::msg)?;
     config.agent_spans.connect(&telemetry);
     let (committed_tx, committed) = mpsc::channel(COMMITTED_GROUPS_MAX);
@@ -270,10 +317,22 @@ async fn open(config: Config) -> anyhow::Result<(Arc<Sessions>, Arc<Hosts>, Join
         dir: config.data_dir,
         durability: config.durability,
     };
-    let log = tokio::task::spawn_blocking(move || Log::open(options, committed_tx)).await??;
+    let (log, joined) = match &config.cluster {
+        None => {
+            let log = tokio::task::spawn_blocking(move || Log::open(options, committed_tx));
+            (log.await??, None)
+        }
+        Some(cluster) => {
+            let (log, joined) = Log::join(options, cluster.clone(), committed_tx).await?;
+            (log, Some(joined))
+        }
+    };
     let hub = Hub::new(log.committed());
     let dispatched = tokio::spawn(fanout::dispatch(hub.clone(), committed, telemetry.clone()));
-    let last_stream = log.last_stream().await?;
+    let last_stream = match &joined {
+        None => log.last_stream().await?,
+        Some(joined) => first_stream(joined.number),
+    };
     let rights = HostRights {
         tokens: config.tokens.clone(),
         hosting: config.hosting,
@@ -308,15 +367,17 @@ async fn open(config: Config) -> anyhow::Result<(Arc<Sessions>, Arc<Hosts>, Join
         last_stream,
         telemetry,
     );
-    let ended = jobs.recover().await?;
-    if ended > 0 {
-        tracing::warn!(
-            jobs = ended,
-            "ended jobs that ran when the runtime last stopped"
-        );
+    if joined.is_none() {
+        let ended = jobs.recover().await?;
+        if ended > 0 {
+            tracing::warn!(
+                jobs = ended,
+                "ended jobs that ran when the runtime last stopped"
+            );
+        }
+        // The connections of the last run are gone; their windows begin.
+        log.execute(Command::ParkAll { at_ms: now().0 }).await?;
     }
-    // The connections of the last run are gone; their windows begin.
-    log.execute(Command::ParkAll { at_ms: now().0 }).await?;
     let authenticator = Box::new(config.tokens);
     let sessions = Sessions::new(log, hub, jobs, config.session_limits, authenticator);
     let told = Arc::downgrade(&sessions);
@@ -325,5 +386,22 @@ async fn open(config: Config) -> anyhow::Result<(Arc<Sessions>, Arc<Hosts>, Join
             sessions.delegated(session_id, stream);
         }
     });
-    Ok((sessions, hosts, dispatched))
+    let membership = joined.map(|joined| Membership {
+        joined,
+        cluster: config
+            .cluster
+            .map(|cluster| cluster.name)
+            .unwrap_or_default(),
+        peers: Arc::default(),
+        sessions: sessions.clone(),
+        hosts: hosts.clone(),
+        fenced: CancellationToken::new(),
+        taking: Arc::default(),
+    });
+    Ok(Opened {
+        sessions,
+        hosts,
+        dispatched,
+        membership,
+    })
 }

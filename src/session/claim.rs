@@ -81,6 +81,14 @@ impl Sessions {
         }
     }
 
+    /// Another replica has it: the connection here is to let go.
+    pub fn taken_elsewhere(&self, session_id: &str) {
+        let attached = self.attached.lock();
+        if let Some(entry) = attached.sessions.get(session_id) {
+            entry.displaced.cancel();
+        }
+    }
+
     pub(super) fn ask(&self, session_id: &str) -> Option<oneshot::Receiver<Seen>> {
         let attached = self.attached.lock();
         attached.sessions.get(session_id).map(|e| e.inbox.ask())

@@ -103,6 +103,7 @@ async fn open_resumed(
 ) -> Result<Opened, Failure> {
     let presented = hash(&resume.resume_token);
     let log = &sessions.log;
+    log.caught_up().await.map_err(unavailable)?;
     let row = match &*resume.session_id {
         "" => log.session_by_token(presented.clone()).await,
         id => log.session(id).await,
@@ -161,15 +162,7 @@ async fn take_up(
     presented: &[u8],
     token: &str,
 ) -> Result<TakenUp, Failure> {
-    let rows = sessions.log.view_ops(id).await.map_err(unavailable)?;
-    let ops: Vec<_> = rows.iter().filter_map(Op::from_row).collect();
-    // Before the look at what is kept, so that it is still true when it is read.
-    let streams = ops.iter().map(|op| op.change.stream());
-    let pins = sessions.hub.pin(streams).await;
-    let plan = numbering::resume(&sessions.log, &ops, resume.last_event_seq)
-        .await
-        .map_err(unavailable)?
-        .ok_or_else(expired)?;
+    let (plan, ops, pins) = planned(sessions, id, resume).await?;
     let command = Command::ClaimSession {
         id: id.into(),
         presented_hash: presented.into(),
@@ -179,11 +172,35 @@ async fn take_up(
     if claimed == Outcome::Stale {
         return Err(expired());
     }
+    let (plan, ops, pins) = if sessions.log.is_replicated() {
+        // The replica that had it may have changed the view until it was claimed.
+        planned(sessions, id, resume).await?
+    } else {
+        (plan, ops, pins)
+    };
     let delegated = sessions.log.delegated_in(id).await.map_err(unavailable)?;
     let seen: HashSet<_> = ops.iter().map(|op| op.change.stream()).collect();
     let unseen = delegated.iter().copied();
     let unseen = unseen.filter(|stream| !seen.contains(stream)).collect();
-    Ok((plan, rows.len() as u32, pins, (delegated, unseen)))
+    Ok((plan, ops.len() as u32, pins, (delegated, unseen)))
+}
+
+/// Where the stream goes on by the view as it is.
+async fn planned(
+    sessions: &Sessions,
+    id: &str,
+    resume: &Resume,
+) -> Result<(view::Plan, Vec<Op>, Vec<Pin>), Failure> {
+    let rows = sessions.log.view_ops(id).await.map_err(unavailable)?;
+    let ops: Vec<_> = rows.iter().filter_map(Op::from_row).collect();
+    // Before the look at what is kept, so that it is still true when it is read.
+    let streams = ops.iter().map(|op| op.change.stream());
+    let pins = sessions.hub.pin(streams).await;
+    let plan = numbering::resume(&sessions.log, &ops, resume.last_event_seq)
+        .await
+        .map_err(unavailable)?
+        .ok_or_else(expired)?;
+    Ok((plan, ops, pins))
 }
 
 fn may_resume(sessions: &Sessions, row: &SessionRow, principal: &str, presented: &[u8]) -> bool {

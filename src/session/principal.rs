@@ -5,7 +5,7 @@ use secrecy::SecretString;
 
 use super::{Sessions, unavailable};
 use crate::job::{NewJob, audit_subscribed};
-use crate::log::{JobRow, ListFilter};
+use crate::log::{Command, JobRow, ListFilter};
 use crate::protocol::message::{ListJobs, Submit};
 use crate::protocol::{ErrorCode, Failure, TraceContext};
 use crate::telemetry::Via;
@@ -39,9 +39,19 @@ impl Sessions {
     /// The job, if this principal may know of it; otherwise there is none.
     pub async fn visible(&self, principal: &str, job_id: Option<&str>) -> Result<JobRow, Failure> {
         let job_id = job_id.ok_or_else(|| Failure::invalid("job_id: missing"))?;
-        let job = self.log.job(job_id).await.map_err(unavailable)?;
+        let job = self.job(job_id).await?;
         job.filter(|job| job.principal == principal)
             .ok_or_else(Failure::job_not_found)
+    }
+
+    /// One that is not known here may have been accepted elsewhere a moment ago.
+    async fn job(&self, job_id: &str) -> Result<Option<JobRow>, Failure> {
+        let job = self.log.job(job_id).await.map_err(unavailable)?;
+        if job.is_some() || !self.log.is_replicated() {
+            return Ok(job);
+        }
+        self.log.caught_up().await.map_err(unavailable)?;
+        self.log.job(job_id).await.map_err(unavailable)
     }
 
     /// The same for one who is going to watch it; the audit log has it (§14).
@@ -51,7 +61,7 @@ impl Sessions {
         job_id: Option<&str>,
     ) -> Result<JobRow, Failure> {
         let job_id = job_id.ok_or_else(|| Failure::invalid("job_id: missing"))?;
-        let job = self.log.job(job_id).await.map_err(unavailable)?;
+        let job = self.job(job_id).await?;
         // A refusal names the owner here, and to nobody else.
         let owner = job.as_ref().map(|job| &*job.principal);
         audit_subscribed(principal, job_id, owner);
@@ -108,13 +118,27 @@ impl Sessions {
         // §7.4 reserves the cancel to the submitting session. While nobody has
         // that session its principal may act for it, or nobody could ever stop
         // a job whose client is gone. A job without one is its principal's.
-        if asking != Some(&job.session_id) && self.is_attached(&job.session_id) {
+        if asking != Some(&job.session_id) && self.is_connected(&job.session_id).await? {
             let text = "job.cancel: the session that submitted this job is connected, \
                         and only it may cancel";
             return Err(Failure::new(ErrorCode::PermissionDenied, text));
         }
-        self.jobs.cancel(&job.id, trace, via);
+        let here = self.jobs.cancel(&job.id, trace, via);
+        if !here && self.log.is_replicated() && job.end_position.is_none() {
+            let (stream, job_id) = (job.stream, job.id.clone());
+            let asked = self.log.execute(Command::AskCancel { stream, job_id });
+            asked.await.map_err(unavailable)?;
+        }
         Ok(job)
+    }
+
+    /// Here or at another replica.
+    async fn is_connected(&self, session_id: &str) -> Result<bool, Failure> {
+        if self.is_attached(session_id) || !self.log.is_replicated() {
+            return Ok(self.is_attached(session_id));
+        }
+        let session = self.log.session(session_id).await.map_err(unavailable)?;
+        Ok(session.is_some_and(|session| session.parked_at_ms.is_none()))
     }
 
     pub async fn page(&self, principal: &str, list: ListJobs) -> Result<Page, Failure> {
@@ -122,6 +146,7 @@ impl Sessions {
             0 => LIST_LIMIT_DEFAULT,
             limit => limit.min(LIST_LIMIT_MAX),
         } as usize;
+        self.log.caught_up().await.map_err(unavailable)?;
         let after = list.cursor.as_deref().map(parse_cursor).transpose()?;
         let filter = filter(list)?;
         let rows = self.log.list_jobs(principal, filter, limit + 1, after);

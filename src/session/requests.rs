@@ -6,7 +6,7 @@ use super::recent::Answer;
 use super::view::Op;
 use super::{Goodbye, unavailable};
 use crate::job::now;
-use crate::log::{Command, JobRow};
+use crate::log::{Command, JobRow, Outcome};
 use crate::protocol::message::{Granted, Profile, ReplyBody};
 use crate::protocol::{Failure, Request, RequestBody, TraceContext, id};
 use crate::telemetry::{self, Asked};
@@ -187,11 +187,11 @@ impl Actor {
             .zip(ops)
             .map(|(op_no, op)| op.to_row(&self.row.id, op_no))
             .collect();
-        self.sessions
-            .log
-            .execute(Command::AddViewOps(rows))
-            .await
-            .map_err(unavailable)?;
+        let added = self.sessions.log.execute(Command::AddViewOps(rows)).await;
+        if added.map_err(unavailable)? == Outcome::Stale {
+            let text = "session: it is on another connection now";
+            return Err(Failure::internal(text));
+        }
         self.op_count += ops.len() as u32;
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! jobs it still holds are its own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 
@@ -19,6 +20,7 @@ use crate::protocol::host::{
 const MESSAGE_BYTES_MAX: u32 = 1_000_000;
 /// Reports of one assignment, and their bytes, that may wait for an ack.
 const UNACKED_REPORTS_MAX: u32 = 4_096;
+const TAKE_UP_TIMEOUT: Duration = Duration::from_secs(2);
 const UNACKED_BYTES_MAX: u32 = 4 * 1024 * 1024;
 
 pub(super) async fn open(
@@ -68,6 +70,27 @@ pub(super) async fn open(
 }
 
 impl Connection {
+    /// Jobs of it that another replica has are to be here before it is told what to keep.
+    pub async fn fetch(&self, register: &Register) {
+        let Some(elsewhere) = self.hosts.elsewhere.get() else {
+            return;
+        };
+        let held = register.resume.iter();
+        let held = held.filter(|of| self.host.find(of).is_none()).cloned();
+        let held: Vec<_> = held.collect();
+        if !held.is_empty() {
+            let came = elsewhere.fetch(held).await;
+            // Taken up, they wait for their host: a moment after they have come.
+            let waiting = self.hosts.until_orphans(&came);
+            if tokio::time::timeout(TAKE_UP_TIMEOUT, waiting)
+                .await
+                .is_err()
+            {
+                tracing::warn!(jobs = ?came, "jobs that were fetched do not wait for their host");
+            }
+        }
+    }
+
     /// What the process still holds is its own again, or to be dropped; what it
     /// does not know of any more is lost.
     pub fn resume(&self, register: &Register) -> Registered {

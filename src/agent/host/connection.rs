@@ -81,6 +81,7 @@ impl Connection {
         before.cancelled().await;
         self.host.outbox.clear();
         self.hosts.announce(&self.host, &register);
+        self.fetch(&register).await;
         let registered = self.resume(&register);
         // Not through the outbox: what is acked meanwhile would go ahead of it.
         if let Err(end) = self.say(HostReply::Registered(registered)).await {

@@ -1,6 +1,7 @@
 //! A job's way over hosts: place, activation, offer, and its end or another try.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -13,6 +14,9 @@ use crate::log::{Command, HostedRow, ReportMark};
 use crate::protocol::host::{HostReply, LossPolicy};
 use crate::protocol::{ErrorCode, EventBody, Failure};
 use crate::telemetry;
+
+/// How often a job that waits for a place looks for one at other replicas.
+const LOOK_ELSEWHERE: Duration = Duration::from_millis(500);
 
 /// `name@version`, wherever its hosts are.
 pub(super) struct HostAgent {
@@ -241,6 +245,24 @@ impl Drive {
                 })
             }
             () = self.job.cancelled() => Err(cancelled()),
+            never = self.offer_elsewhere() => match never {},
+        }
+    }
+
+    /// Gives the job to a replica that has room for it, once there is one: this ends with
+    /// the job's run here. A key is in the memory of who asked for it, so its job stays.
+    async fn offer_elsewhere(&self) -> std::convert::Infallible {
+        let elsewhere = self.hosts.elsewhere.get();
+        let Some(elsewhere) = elsewhere.filter(|_| self.job.holding().is_none()) else {
+            return std::future::pending().await;
+        };
+        let mut look = tokio::time::interval(LOOK_ELSEWHERE);
+        loop {
+            look.tick().await;
+            if let Some(to) = elsewhere.room_for(&self.agent) {
+                let (stream, job_id) = (self.job.stream(), self.job.job_id());
+                elsewhere.give(stream, job_id, to).await;
+            }
         }
     }
 

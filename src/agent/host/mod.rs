@@ -25,11 +25,31 @@ mod placement;
 mod process;
 mod registry;
 
+use std::pin::Pin;
 use std::time::Duration;
 
+use crate::log::{ReplicaNumber, StreamId};
+use crate::protocol::host::AssignmentRef;
+
+pub(crate) use activation::hash;
 pub use connection::{Incoming, serve};
 pub use inspect::{LiveAgent, LiveHost};
 pub use registry::{HostedAgents, Hosts};
+
+/// Where there are several replicas: what the others have for this one's jobs and hosts.
+pub trait Elsewhere: Send + Sync + 'static {
+    /// A replica with room for a job of `name@version`.
+    fn room_for(&self, agent: &str) -> Option<ReplicaNumber>;
+
+    /// Gives a job away that has no host. Whoever runs it here is ended when it is gone.
+    fn give(&self, stream: StreamId, job_id: &str, to: ReplicaNumber) -> Eventually<()>;
+
+    /// Has jobs come here whose host has, from the replicas that have them; returns which
+    /// did.
+    fn fetch(&self, held: Vec<AssignmentRef>) -> Eventually<Vec<String>>;
+}
+
+pub type Eventually<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// Bounds and times of hosts; each is announced or documented.
 #[derive(Clone, Debug)]

@@ -17,6 +17,10 @@ impl Orphans {
         self.0.insert(job_id, (host, activation));
     }
 
+    pub fn has(&self, job_id: &str) -> bool {
+        self.0.contains_key(job_id)
+    }
+
     pub fn remove(&mut self, activation: &Arc<Activation>) {
         self.0.remove(activation.job.job_id());
     }

@@ -1,10 +1,10 @@
 //! The hosts there are, the places they have and the jobs that wait for one.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::activation::Activation;
@@ -13,7 +13,7 @@ use super::known::KnownAgents;
 use super::orphans::Orphans;
 use super::placement::{HostId, Placement, Ticket};
 use super::process::{Host, Turn};
-use super::{Options, Rights};
+use super::{Elsewhere, Options, Rights};
 use crate::job::{Agent, Provider, Resolved};
 use crate::log::{HostKey, HostedAgentRow};
 use crate::protocol::AgentRef;
@@ -27,6 +27,9 @@ pub struct Hosts {
     /// Names of agents that are always there.
     reserved: Vec<String>,
     pub(super) draining: CancellationToken,
+    pub(super) elsewhere: OnceLock<Arc<dyn Elsewhere>>,
+    /// Something was added to those that wait for their hosts.
+    orphaned: Notify,
     pub(super) state: Mutex<State>,
 }
 
@@ -99,8 +102,45 @@ impl Hosts {
             rights,
             reserved,
             draining: CancellationToken::new(),
+            elsewhere: OnceLock::new(),
+            orphaned: Notify::new(),
             state: Mutex::new(state),
         })
+    }
+
+    /// The first one set stays.
+    pub fn set_elsewhere(&self, elsewhere: Arc<dyn Elsewhere>) {
+        let _ = self.elsewhere.set(elsewhere);
+    }
+
+    /// Agents that hosts have registered at another replica.
+    pub fn remember(&self, agents: &[HostedAgentRow]) {
+        let mut state = self.state.lock();
+        for agent in agents {
+            state
+                .known
+                .remember(&agent.principal, &agent.name, &agent.version);
+        }
+    }
+
+    /// Places that are free, by `name@version`: of every agent that a host here takes
+    /// jobs of.
+    pub fn free(&self) -> BTreeMap<String, u32> {
+        let state = self.state.lock();
+        let mut free = BTreeMap::new();
+        for host in state.hosts.keys() {
+            if let Some(places) = state.placement.of(*host).filter(|places| places.accepting) {
+                let in_all = places.max.saturating_sub(places.used);
+                for agent in &places.agents {
+                    let own = match agent.max {
+                        0 => in_all,
+                        max => in_all.min(max.saturating_sub(agent.used)),
+                    };
+                    *free.entry(agent.agent.clone()).or_insert(0) += own;
+                }
+            }
+        }
+        free
     }
 
     /// Tells every host that the runtime goes away; their jobs are theirs still.
@@ -343,6 +383,23 @@ impl Hosts {
 
     pub(super) fn add_orphan(&self, host: HostKey, activation: Arc<Activation>) {
         self.state.lock().orphans.add(host, activation);
+        self.orphaned.notify_waiters();
+    }
+
+    /// Resolves once all of these jobs wait for their hosts.
+    pub(super) async fn until_orphans(&self, job_ids: &[String]) {
+        loop {
+            let more = self.orphaned.notified();
+            tokio::pin!(more);
+            more.as_mut().enable();
+            {
+                let state = self.state.lock();
+                if job_ids.iter().all(|id| state.orphans.has(id)) {
+                    return;
+                }
+            }
+            more.await;
+        }
     }
 
     pub(super) fn drop_orphan(&self, activation: &Arc<Activation>) {

@@ -166,6 +166,13 @@ impl JobContext {
         *self.shared.place.lock() = Some(places.take(self.principal()));
     }
 
+    /// Nothing is taken of it any more.
+    pub(super) fn let_go(&self) {
+        self.shared.buffer.close();
+        drop(self.shared.place.lock().take());
+        self.shared.over.cancel();
+    }
+
     /// Resolves when the job's terminal has been written.
     pub(super) fn over(&self) -> CancellationToken {
         self.shared.over.clone()

@@ -29,6 +29,7 @@ use crate::agent::command::CommandAgent;
 use crate::authority::Policy;
 use crate::job::AgentDirectory;
 use crate::log::Durability;
+use crate::log::jetstream::ClusterOptions;
 use crate::telemetry::logs;
 use crate::transport::Cors;
 
@@ -64,6 +65,7 @@ pub struct Settings {
     pub dev: bool,
     /// From SIGTERM to the exit, at most.
     pub drain_deadline_sec: u64,
+    pub cluster: ClusterSettings,
     pub cors: CorsSettings,
     pub limits: Limits,
     pub retention: Retention,
@@ -74,6 +76,54 @@ pub struct Settings {
     pub hosting: Vec<Hosting>,
     /// Programs to offer as agents.
     pub agent: Vec<CommandSettings>,
+}
+
+/// Several replicas with one log; see `docs/cluster.md`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterSettings {
+    /// `nats://host:port`, several separated by commas. None: a runtime of its own.
+    pub servers: Option<String>,
+    /// Of the cell: letters, digits, `-` and `_`. Its stream is `ARCP_LOG_<name>`.
+    pub name: String,
+    /// How many servers have each entry; less than 3 does not outlive one of them.
+    pub replication: usize,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        Self {
+            servers: None,
+            name: "arcpd".into(),
+            replication: 3,
+        }
+    }
+}
+
+impl ClusterSettings {
+    fn check(&self) -> anyhow::Result<()> {
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        ensure!(
+            (1..=64).contains(&self.name.len()) && self.name.chars().all(word),
+            "cluster.name: must have 1 to 64 letters, digits, - or _"
+        );
+        ensure!(
+            matches!(self.replication, 1 | 3 | 5),
+            "cluster.replication: must be 1, 3 or 5"
+        );
+        Ok(())
+    }
+
+    /// None for a runtime of its own.
+    pub fn options(&self) -> Option<ClusterOptions> {
+        let host = std::env::var("HOSTNAME").unwrap_or_default();
+        Some(ClusterOptions {
+            servers: self.servers.clone()?,
+            name: self.name.clone(),
+            replica: format!("{host}/{}", std::process::id()),
+            replication: self.replication,
+        })
+    }
 }
 
 /// Pages of other origins, and what a browser lets them use.
@@ -130,6 +180,7 @@ impl Default for Settings {
             demo_agents: false,
             dev: false,
             drain_deadline_sec: 20,
+            cluster: ClusterSettings::default(),
             cors: CorsSettings::default(),
             limits: Limits::default(),
             retention: Retention::default(),
@@ -180,6 +231,7 @@ impl Settings {
         if self.cors()? == Cors::Any && !self.dev {
             bail!("cors.allow_origins: \"*\" is for dev only; name the origins");
         }
+        self.cluster.check()?;
         self.limits.check()?;
         self.retention.check()?;
         self.hosts.check()?;
@@ -187,6 +239,12 @@ impl Settings {
         if self.dev && self.credentials.provisioner.is_some() {
             bail!(
                 "credentials: with dev they would be anybody's; give tokens_file or ARCPD_TOKENS"
+            );
+        }
+        if self.cluster.servers.is_some() && self.credentials.provisioner.is_some() {
+            bail!(
+                "credentials: cannot be made by one of several replicas; leave out cluster.servers \
+                 or credentials.provisioner"
             );
         }
         self.hosting.iter().try_for_each(Hosting::check)

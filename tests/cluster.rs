@@ -1,0 +1,243 @@
+//! Replicas of one cell: a client, a host or an operator needs not know which of them
+//! has what. Real servers, real processes, real kills.
+
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use arcpd::wire::proto;
+use serde_json::json;
+use support::host::*;
+use support::nats::Nats;
+use support::ws::{Ws, hello, seqs};
+use support::*;
+
+/// From a replica's death to what the others do about it.
+const TAKEN_OVER: Duration = Duration::from_secs(8);
+
+fn replica(nats: &Nats, dir: &Path) -> Runtime {
+    let path = dir.join("arcpd.toml");
+    std::fs::write(&path, HOSTING).unwrap();
+    Runtime::spawn(serve(dir).arg("--config").arg(path).args([
+        "--cluster",
+        &nats.url(),
+        "--cluster-replication",
+        "1",
+    ]))
+}
+
+/// Three replicas, with their folders.
+struct Cell {
+    nats: Nats,
+    dirs: [tempfile::TempDir; 3],
+}
+
+impl Cell {
+    fn start() -> (Self, [Runtime; 3]) {
+        let nats = Nats::single();
+        let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let replicas = dirs.each_ref().map(|dir| replica(&nats, dir.path()));
+        (Self { nats, dirs }, replicas)
+    }
+}
+
+async fn resume(runtime: &Runtime, from: &Ws, after: u64) -> Ws {
+    let resume = json!({
+        "session_id": from.session_id, "resume_token": from.resume_token, "last_event_seq": after,
+    });
+    Ws::open(runtime, hello("r", ALICE, json!({ "resume": resume }))).await
+}
+
+#[tokio::test]
+async fn what_is_submitted_at_one_replica_is_watched_listed_and_cancelled_at_another() {
+    let (_cell, [a, b, c]) = Cell::start();
+    let mut submitter = Ws::connect(&a, ALICE).await;
+    let accepted = submitter.submit("sleeper", json!({ "ms": 600_000 })).await;
+    let job = accepted["job_id"].as_str().unwrap();
+    let mut observer = Ws::connect(&b, ALICE).await;
+    observer
+        .say("job.subscribe", json!({ "job_id": job, "history": true }))
+        .await;
+    assert_eq!(observer.hear_type("job.subscribed").await["job_id"], job);
+    observer.say("session.list_jobs", json!({})).await;
+    let listed = observer.hear_type("session.jobs").await;
+    assert_eq!(listed["payload"]["jobs"][0]["job_id"], job);
+    // Its submitter is connected, elsewhere: nobody else may cancel it.
+    let mut other = Ws::connect(&c, ALICE).await;
+    other.say_about(job, "job.cancel", json!({})).await;
+    let refused = other.hear().await;
+    assert_eq!(refused["payload"]["code"], "PERMISSION_DENIED", "{refused}");
+    submitter.say("session.bye", json!({})).await;
+    while submitter.try_hear().await.is_some() {}
+    other.say_about(job, "job.cancel", json!({})).await;
+    assert_eq!(other.hear().await["type"], "job.cancelled");
+    let seen = observer.until_terminal().await;
+    assert_eq!(seen.last().unwrap()["payload"]["code"], "CANCELLED");
+}
+
+#[tokio::test]
+async fn concurrent_retries_at_different_replicas_make_one_job() {
+    let (_cell, replicas) = Cell::start();
+    let mut retries = Vec::new();
+    for replica in &replicas {
+        retries.push(Ws::connect(replica, ALICE).await);
+    }
+    let submit = json!({ "agent": "echo", "input": 1, "idempotency_key": "k" });
+    for retry in &mut retries {
+        retry.say("job.submit", submit.clone()).await;
+    }
+    let mut jobs = Vec::new();
+    for retry in &mut retries {
+        let seen = retry.hear_type("job.accepted").await;
+        jobs.push(seen["job_id"].clone());
+    }
+    jobs.dedup();
+    assert_eq!(jobs.len(), 1, "{jobs:?}");
+}
+
+#[tokio::test]
+async fn a_session_resumes_at_another_replica_and_the_one_that_had_it_lets_go() {
+    let (_cell, [a, b, _c]) = Cell::start();
+    let mut first = Ws::connect(&a, ALICE).await;
+    first.submit("echo", json!(1)).await;
+    let seen = first.until_terminal().await;
+    let last = *seqs(&seen).last().unwrap();
+    let mut second = resume(&b, &first, 0).await;
+    let again = second.until_terminal().await;
+    assert_eq!(seqs(&again), seqs(&seen));
+    while first.try_hear().await.is_some() {}
+    // It goes on where it was, and back where it came from.
+    second.submit("echo", json!(2)).await;
+    let more = second.until_terminal().await;
+    assert_eq!(seqs(&more)[0], last + 1);
+    let mut third = resume(&a, &second, last).await;
+    assert_eq!(seqs(&third.until_terminal().await), seqs(&more));
+}
+
+#[tokio::test]
+async fn when_a_replica_is_killed_its_sessions_go_on_and_its_jobs_end() {
+    let (cell, [a, b, c]) = Cell::start();
+    let mut submitter = Ws::connect(&a, ALICE).await;
+    submitter.submit("sleeper", json!({ "ms": 600_000 })).await;
+    let mut bystander = Ws::connect(&c, ALICE).await;
+    a.kill();
+    let killed = Instant::now();
+    let mut resumed = resume(&b, &submitter, 0).await;
+    let seen = resumed.until_terminal().await;
+    assert!(killed.elapsed() < TAKEN_OVER, "{:?}", killed.elapsed());
+    let numbers = seqs(&seen);
+    assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
+    let end = &seen.last().unwrap()["payload"];
+    assert_eq!(end["retryable"], true, "{end}");
+    bystander.submit("echo", json!(1)).await;
+    bystander.until_terminal().await;
+    // And it comes back, as another.
+    let back = replica(&cell.nats, cell.dirs[0].path());
+    let mut again = resume(&back, &resumed, 0).await;
+    assert_eq!(seqs(&again.until_terminal().await), numbers);
+}
+
+#[tokio::test]
+async fn a_replica_that_was_paused_past_its_end_stops_and_changes_nothing() {
+    let (_cell, [mut a, b, _c]) = Cell::start();
+    let mut submitter = Ws::connect(&a, ALICE).await;
+    let input = json!({ "count": 100_000, "interval_ms": 20 });
+    submitter.submit("ticker", input).await;
+    a.signal("-STOP");
+    let mut resumed = resume(&b, &submitter, 0).await;
+    let seen = resumed.until_terminal().await;
+    assert_eq!(seen.last().unwrap()["payload"]["retryable"], true);
+    a.signal("-CONT");
+    assert!(!a.wait().success(), "it has to be started again");
+    assert_eq!(resumed.ping().await, Vec::<serde_json::Value>::new());
+    let mut again = resume(&b, &resumed, 0).await;
+    assert_eq!(seqs(&again.until_terminal().await), seqs(&seen));
+}
+
+#[tokio::test]
+async fn a_host_at_one_replica_serves_jobs_submitted_at_another() {
+    let (_cell, [a, b, _c]) = Cell::start();
+    let mut client = Ws::connect(&a, ALICE).await;
+    let mut host = HostPeer::serving(&b.address, "h", "a", 4).await;
+    // Known everywhere as soon as it is registered; placed once its room is known.
+    let accepted = client.submit("a", json!(7)).await;
+    let (assign, of) = host.assigned_at_last().await;
+    assert_eq!(assign.input_json, "7");
+    host.accept(&of).await;
+    host.report(&of, vec![log(1, "working"), result(2, "8")])
+        .await;
+    let seen = client.until_terminal().await;
+    assert_eq!(seen.last().unwrap()["job_id"], accepted["job_id"]);
+    assert_eq!(seen.last().unwrap()["payload"]["result"], 8);
+    // Cancelled where it was submitted, told where its host is.
+    let accepted = client.submit("a", json!(9)).await;
+    let (_, of) = host.assigned_at_last().await;
+    host.accept(&of).await;
+    let job = accepted["job_id"].as_str().unwrap();
+    client.say_about(job, "job.cancel", json!({})).await;
+    loop {
+        if let proto::serve_response::Message::Cancel(_) = host.next_beating().await {
+            break;
+        }
+    }
+}
+
+/// The replica that its host was at is killed, and the host goes to another, where the
+/// job goes on: the same attempt, and nothing lost or doubled.
+#[tokio::test]
+async fn a_job_follows_its_host_to_another_replica() {
+    let (_cell, [a, b, c]) = Cell::start();
+    let mut client = Ws::connect(&c, ALICE).await;
+    let mut host = HostPeer::serving(&a.address, "h", "a", 4).await;
+    client.submit("a", json!(1)).await;
+    let (_, of) = host.assigned_at_last().await;
+    host.accept(&of).await;
+    host.report(&of, vec![log(1, "one"), log(2, "two")]).await;
+    host.acked(2).await;
+    a.kill();
+    let mut again = register("h", vec![agent("a")], 4);
+    again.resume = vec![held(&of)];
+    let (mut host, registered) = HostPeer::connect(&b.address, again).await.unwrap();
+    assert_eq!(registered.keep.len(), 1, "{registered:?}");
+    assert_eq!(registered.keep[0].acked_seq, 2);
+    host.report(&of, vec![log(3, "three"), result(4, "5")])
+        .await;
+    let seen = client.until_terminal().await;
+    assert_eq!(seqs(&seen), (1..=seen.len() as u64).collect::<Vec<_>>());
+    let said = seen
+        .iter()
+        .filter(|frame| frame["payload"]["kind"] == "log");
+    let said: Vec<_> = said
+        .map(|frame| frame["payload"]["body"]["message"].clone())
+        .collect();
+    assert_eq!(said, ["one", "two", "three"]);
+    assert_eq!(seen.last().unwrap()["payload"]["result"], 5);
+}
+
+#[tokio::test]
+async fn a_replica_that_is_drained_is_not_missed() {
+    let (_cell, [a, b, _c]) = Cell::start();
+    let mut submitter = Ws::connect(&a, ALICE).await;
+    submitter.submit("sleeper", json!({ "ms": 600_000 })).await;
+    let stopped = Instant::now();
+    assert!(a.terminate().await.success());
+    let mut resumed = resume(&b, &submitter, 0).await;
+    resumed.until_terminal().await;
+    assert!(
+        stopped.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        stopped.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_stream_of_less_replication_than_asked_for_is_refused() {
+    let nats = Nats::single();
+    let dir = tempfile::tempdir().unwrap();
+    drop(replica(&nats, dir.path()));
+    let mut command = serve(dir.path());
+    let refused = command.args(["--cluster", &nats.url()]).output().unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(text.contains("--cluster-replication"), "{text}");
+}
