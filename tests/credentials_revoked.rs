@@ -108,17 +108,6 @@ async fn one_that_cannot_be_revoked_is_shown_and_asked_for_again_when_told() {
     assert!(!arcpd(&runtime, &[]).contains(id));
 }
 
-/// `arcpd credentials`, which has to succeed: what it prints.
-fn arcpd(runtime: &Runtime, more: &[&str]) -> String {
-    let out = std::process::Command::new(env!("CARGO_BIN_EXE_arcpd"))
-        .args(["credentials", "--admin", &runtime.admin])
-        .args(more)
-        .output()
-        .unwrap();
-    assert!(out.status.success(), "{out:?}");
-    String::from_utf8(out.stdout).unwrap()
-}
-
 #[tokio::test]
 async fn a_host_that_is_lost_takes_its_jobs_credential_with_it() {
     let dir = tempfile::tempdir().unwrap();

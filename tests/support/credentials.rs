@@ -6,7 +6,7 @@ use arcpd::wire::proto::{self, Envelope};
 use serde_json::{Value, json};
 
 use super::gateway::{Gateway, KEY_PREFIX, MASTER_KEY};
-use super::{Peer, hello};
+use super::{Peer, Runtime, hello};
 
 /// The features of a client that knows credentials.
 pub fn hello_asking(token: &str) -> proto::SessionHello {
@@ -92,4 +92,15 @@ pub fn assert_scanner_works(gateway: &Gateway) {
     let value = gateway.keys()[0].value.clone();
     let found = std::panic::catch_unwind(|| assert_clean("itself", value.as_bytes()));
     assert!(found.is_err());
+}
+
+/// `arcpd credentials`, which has to succeed: what it prints.
+pub fn arcpd(runtime: &Runtime, more: &[&str]) -> String {
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_arcpd"))
+        .args(["credentials", "--admin", &runtime.admin])
+        .args(more)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{out:?}");
+    String::from_utf8(out.stdout).unwrap()
 }

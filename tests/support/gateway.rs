@@ -26,8 +26,16 @@ pub enum Mood {
     Down,
     /// 403 to deletions.
     RefusesToDelete,
+    /// Takes what it is asked, does nothing and says nothing.
+    Hangs,
     /// Makes the key and never says so.
     MakesAndHangs,
+    /// The same of a team.
+    MakesTeamAndHangs,
+    /// Deletes the team and never says so.
+    DeletesTeamAndHangs,
+    /// 403 to deletions of teams alone.
+    RefusesToDeleteTeams,
     /// `budget_exceeded`, as the gateway says it.
     BudgetExceeded,
     /// Sends what it made through a redirect.
@@ -63,6 +71,8 @@ pub struct Gateway {
     /// Moves with every change of a key.
     changed: Arc<watch::Sender<u64>>,
     deletions: Arc<Mutex<u64>>,
+    /// How often it was asked to make a team.
+    asked: Arc<Mutex<u64>>,
 }
 
 type Answer = (StatusCode, Json<Value>);
@@ -83,6 +93,7 @@ impl Gateway {
             mood: Arc::new(watch::Sender::new(Mood::Well)),
             changed: Arc::default(),
             deletions: Arc::default(),
+            asked: Arc::default(),
         };
         let app = Router::new()
             .route("/key/generate", post(generate))
@@ -155,8 +166,14 @@ impl Gateway {
     }
 
     pub async fn until_teams_are_deleted(&self) {
+        self.until_teams(|teams| teams.iter().all(|team| team.deleted))
+            .await;
+    }
+
+    /// Waits until the teams are as wanted.
+    pub async fn until_teams(&self, wanted: impl Fn(&[Team]) -> bool) {
         let mut changed = self.changed.subscribe();
-        let gone = |_: &u64| self.teams().iter().all(|team| team.deleted);
+        let gone = |_: &u64| wanted(&self.teams.lock().unwrap());
         let limit = std::time::Duration::from_secs(30);
         let waited = tokio::time::timeout(limit, changed.wait_for(gone)).await;
         assert!(waited.is_ok(), "{:?}", self.teams());
@@ -193,14 +210,36 @@ impl Gateway {
             .unwrap();
     }
 
+    /// Waits until it was asked to make so many teams, and has or will not.
+    pub async fn until_asked(&self, at_least: u64) {
+        let mut changed = self.changed.subscribe();
+        let there = changed.wait_for(|_| *self.asked.lock().unwrap() >= at_least);
+        let limit = std::time::Duration::from_secs(30);
+        tokio::time::timeout(limit, there)
+            .await
+            .expect("a question")
+            .unwrap();
+    }
+
     async fn think(&self) {
         if self.mood() == Mood::Slow {
             tokio::time::sleep(std::time::Duration::from_millis(700)).await;
         }
     }
 
+    /// Until it is in another mood.
+    async fn hang_in(&self, mood: Mood) {
+        let mut moods = self.mood.subscribe();
+        let _ = moods.wait_for(|now| *now != mood).await;
+    }
+
     fn mood(&self) -> Mood {
         *self.mood.borrow()
+    }
+
+    fn was_asked(&self) {
+        *self.asked.lock().unwrap() += 1;
+        self.touch();
     }
 
     fn touch(&self) {
@@ -261,10 +300,7 @@ async fn generate(
         });
     }
     gateway.touch();
-    if gateway.mood() == Mood::MakesAndHangs {
-        let mut mood = gateway.mood.subscribe();
-        let _ = mood.wait_for(|mood| *mood != Mood::MakesAndHangs).await;
-    }
+    gateway.hang_in(Mood::MakesAndHangs).await;
     Ok((
         StatusCode::OK,
         Json(json!({ "key": value, "key_alias": alias, "expires": null })),
@@ -308,19 +344,27 @@ async fn new_team(
 ) -> Result<Answer, Answer> {
     gateway.check(&headers)?;
     gateway.think().await;
-    let id = asked["team_id"].as_str().unwrap_or_default().to_owned();
-    let mut teams = gateway.teams.lock().unwrap();
-    if teams.iter().any(|team| team.id == id && !team.deleted) {
-        let text = format!("{{'error': 'Team id = {id} already exists.'}}");
-        return Err(error(StatusCode::BAD_REQUEST, "bad_request_error", &text));
+    if gateway.mood() == Mood::Hangs {
+        gateway.was_asked();
+        return std::future::pending().await;
     }
+    let id = asked["team_id"].as_str().unwrap_or_default().to_owned();
     let answer = json!({ "team_id": id });
-    teams.push(Team {
-        id,
-        asked,
-        spend: 0.0,
-        deleted: false,
-    });
+    {
+        let mut teams = gateway.teams.lock().unwrap();
+        if teams.iter().any(|team| team.id == id && !team.deleted) {
+            let text = format!("{{'error': 'Team id = {id} already exists.'}}");
+            return Err(error(StatusCode::BAD_REQUEST, "bad_request_error", &text));
+        }
+        teams.push(Team {
+            id,
+            asked,
+            spend: 0.0,
+            deleted: false,
+        });
+    }
+    gateway.was_asked();
+    gateway.hang_in(Mood::MakesTeamAndHangs).await;
     Ok((StatusCode::OK, Json(answer)))
 }
 
@@ -330,7 +374,14 @@ async fn delete_team(
     headers: HeaderMap,
     Json(asked): Json<Value>,
 ) -> Result<Answer, Answer> {
+    *gateway.deletions.lock().unwrap() += 1;
+    gateway.touch();
     gateway.check(&headers)?;
+    let refuses = [Mood::RefusesToDelete, Mood::RefusesToDeleteTeams];
+    if refuses.contains(&gateway.mood()) {
+        let text = format!("{{'error': 'not yours'}} {MASTER_KEY}");
+        return Err(error(StatusCode::FORBIDDEN, "auth_error", &text));
+    }
     let id = asked["team_ids"][0].as_str().unwrap_or_default();
     let found = {
         let mut teams = gateway.teams.lock().unwrap();
@@ -341,6 +392,7 @@ async fn delete_team(
         key.deleted |= key.asked["team_id"] == *id;
     }
     gateway.touch();
+    gateway.hang_in(Mood::DeletesTeamAndHangs).await;
     match found {
         true => Ok((StatusCode::OK, Json(json!({ "deleted_teams": [id] })))),
         false => {
