@@ -306,3 +306,49 @@ async fn a_purse_whose_job_got_no_key_is_closed() {
         .until_metric("arcpd_credentials_outstanding", none)
         .await;
 }
+
+/// A key never grows again: what its job's child had reserved when it was made was gone
+/// from it for good.
+#[tokio::test]
+async fn a_key_that_is_replaced_while_a_child_runs_is_not_smaller_for_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start().await;
+    let short = "ttl_sec = 4\nrotate_before_sec = 2\n";
+    let (runtime, mut host) = start(dir.path(), &gateway, short).await;
+    let mut alice = asking(&runtime.address, ALICE).await;
+    submitted(&mut alice, root("5")).await;
+    let (key, parent) = given(&mut host).await;
+    assert!(gateway.use_model(&key, 1.0));
+    host.report(&parent, vec![cost(1, 1.0)]).await;
+    delegate(&mut host, &parent, "d1", AGENTS[1], "3").await;
+    let (key, child) = given(&mut host).await;
+    assert!(gateway.use_model(&key, 0.5));
+    host.report(&child, vec![cost(1, 0.5)]).await;
+    // Of both jobs, the parent's twice.
+    let mut caps = Vec::new();
+    while caps.len() < 2 {
+        let Hear::Credentials(said) = host.next_beating().await else {
+            panic!("expected credentials")
+        };
+        let all: Value = serde_json::from_str(&said.credentials_json).unwrap();
+        let cap = all[0]["constraints"]["cost.budget"][0].clone();
+        match said.r#ref.unwrap() == parent {
+            true => caps.push(cap),
+            false => assert_eq!(cap, "USD:2.5"),
+        }
+    }
+    // What the child has spent is spent, what it has reserved comes back.
+    assert_eq!(caps, ["USD:3.5", "USD:3.5"]);
+    host.report(&parent, vec![host::result(2, "1")]).await;
+    gateway.until_teams_are_deleted().await;
+}
+
+fn cost(seq: u64, usd: f64) -> proto::Report {
+    let metric = proto::Metric {
+        name: "cost.call".into(),
+        value: usd,
+        unit: "USD".into(),
+        ..Default::default()
+    };
+    host::event(seq, proto::job_event::Body::Metric(metric))
+}

@@ -29,6 +29,7 @@ fn request(handle: &str) -> Request {
         models: vec!["tier-fast/*".into()],
         expires_at: Some(in_ms(59_999)),
         ends_at: None,
+        first_budget: Vec::new(),
         replaces: None,
         purse: None,
     }

@@ -84,6 +84,12 @@ impl Amount {
         self.checked_add(other).unwrap_or(most)
     }
 
+    /// Of what is left: as far below nothing as the range goes.
+    pub fn saturating_sub(self, other: Self) -> Self {
+        let least = Self::from_billionths(-BILLIONTHS_MAX);
+        self.checked_sub(other).unwrap_or(least)
+    }
+
     /// As a whole number, for sums that are kept up to date: they have to go back
     /// exactly by what they went up, so they may not stop at the range's end.
     pub(super) fn billionths(self) -> i128 {

@@ -183,6 +183,7 @@ impl Credentials {
             models: models.map(Pattern::to_string).collect(),
             expires_at: self.expiry(asked_at, ends_at),
             ends_at,
+            first_budget: Vec::new(),
             replaces: None,
             purse: None,
         }

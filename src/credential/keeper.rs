@@ -36,8 +36,8 @@ pub trait Holder: Send + Sync + 'static {
         event: EventBody,
     ) -> Pin<Box<dyn Future<Output = bool> + Send>>;
 
-    /// What is left of each budget of a job that runs.
-    fn budget_left(&self, job_id: &str) -> Option<Vec<Budget>>;
+    /// What is left of what the first credential of a job that runs was for.
+    fn unspent(&self, job_id: &str, first: &[Budget]) -> Option<Vec<Budget>>;
 }
 
 impl Credentials {

@@ -70,6 +70,9 @@ pub struct Request {
     pub expires_at: Option<Timestamp>,
     /// When the job ends at the latest; never before `expires_at`.
     pub ends_at: Option<Timestamp>,
+    /// What the first was made for, where it takes the place of another.
+    #[serde(default)]
+    pub first_budget: Vec<Budget>,
     /// The handle of the one that it takes the place of; what was spent with that
     /// is spent.
     pub replaces: Option<String>,

@@ -82,12 +82,17 @@ impl Credentials {
             return self.set(&row, row.state, 0, None, "").await;
         };
         let (generation, at) = (row.generation + 1, now());
+        let first = match &before.first_budget[..] {
+            [] => before.budget.clone(),
+            first => first.to_vec(),
+        };
         let next = Request {
             handle: format!("{}-{generation}", row.id),
             asked_at: at,
             expires_at: self.expiry(at, before.ends_at),
             replaces: Some(row.handle.clone()),
-            budget: holder.budget_left(&row.job_id).unwrap_or(before.budget),
+            budget: holder.unspent(&row.job_id, &first).unwrap_or(before.budget),
+            first_budget: first,
             ..before
         };
         let session_id = self

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::Jobs;
-use crate::authority::{Amounts, Capability, Lease, ModelDefault};
+use crate::authority::{Amount, Amounts, Capability, Currency, Lease, ModelDefault};
 use crate::credential::{Ask, Budget, Credentials, Fresh, Holder, Holding, Tree};
 use crate::log::{JobRow, StreamId};
 use crate::protocol::{EventBody, Failure, Timestamp};
@@ -93,10 +93,15 @@ impl Holder for Jobs {
         })
     }
 
-    fn budget_left(&self, job_id: &str) -> Option<Vec<Budget>> {
+    fn unspent(&self, job_id: &str, first: &[Budget]) -> Option<Vec<Budget>> {
         let context = self.live_context(job_id)?;
         let grant = context.grant()?;
-        let left = grant.family.spendable(context.stream()).into_iter();
+        let read = |budget: &Budget| {
+            let currency = Currency::parse(&budget.currency).ok()?;
+            Some((currency, Amount::parse(&budget.amount).ok()?))
+        };
+        let first = first.iter().map(read).collect::<Option<Amounts>>()?;
+        let left = grant.family.unspent(context.stream(), first).into_iter();
         let budget = left.map(|(currency, amount)| Budget {
             currency: currency.to_string(),
             amount: amount.to_string(),

@@ -93,6 +93,25 @@ impl Family {
         ledger.reserve_within(child, parent, asked, bounds)
     }
 
+    /// What the next of a job's credentials may spend, of what the first was for: less
+    /// what has been spent, not what those below have reserved. That comes back, and a
+    /// credential does not grow again.
+    pub fn unspent(&self, member: Member, first: Amounts) -> Amounts {
+        let ledger = self.ledger.lock();
+        let unspent = ledger.unspent(member);
+        let own = ledger.spent(member);
+        let left = first.into_iter().map(|(currency, first)| {
+            let spent = own.and_then(|own| own.get(&currency)).copied();
+            let left = first.saturating_sub(spent.unwrap_or(Amount::ZERO));
+            let left = match unspent.get(&currency) {
+                Some(unspent) => left.min(*unspent),
+                None => left,
+            };
+            (currency, left)
+        });
+        left.collect()
+    }
+
     /// What a job may spend in each currency: what is left of its own budget, or of the
     /// nearest above it that it shares.
     pub fn spendable(&self, member: Member) -> Amounts {

@@ -120,6 +120,11 @@ impl Purse {
         Amount::from_billionths(self.left_billionths())
     }
 
+    /// The same but for what is only reserved.
+    pub fn unspent(&self) -> Amount {
+        Amount::from_billionths(self.granted - self.spent.min(BILLIONTHS_MAX))
+    }
+
     fn left_billionths(&self) -> i128 {
         self.granted - self.held.min(BILLIONTHS_MAX)
     }

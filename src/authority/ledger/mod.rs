@@ -226,6 +226,18 @@ impl Ledger {
         left.collect()
     }
 
+    /// What nobody has spent yet of each budget of a job, and of those above that it
+    /// shares, whoever has reserved of it.
+    pub fn unspent(&self, member: Member) -> Amounts {
+        let mut all = Amounts::new();
+        for above in self.line(member) {
+            for (currency, purse) in self.purses(above) {
+                all.entry(currency.clone()).or_insert(purse.unspent());
+            }
+        }
+        all
+    }
+
     /// Budgets of a job that changed by a twentieth of what was granted since they
     /// were last told, or became none or some again. They count as told.
     pub fn changed(&mut self, member: Member) -> Amounts {
