@@ -186,6 +186,63 @@ async fn a_restart_loses_a_value_that_is_not_stored_and_makes_another() {
     }
 }
 
+/// The key whose answer was lost had the name and the number of the next one: until it was
+/// revoked there was no other, and then the job's own was taken for it.
+#[tokio::test]
+async fn a_replacement_whose_answer_is_lost_is_made_again_in_time_and_the_lost_one_revoked() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = Gateway::start().await;
+    // Whether the gateway is still at what was given up is open for 4 s: as long as the
+    // prior one has to live.
+    let short = "ttl_sec = 8\nrotate_before_sec = 4\nissue_timeout_sec = 1\n";
+    let hosting = HOSTING.replace("lost_after_sec = 2", "lost_after_sec = 30");
+    let runtime = runtime(dir.path(), &gateway, &format!("{short}{hosting}"));
+    let mut host = HostPeer::serving(&runtime.address, "h1", "acme.a", 1).await;
+    let mut alice = asking(&runtime.address, ALICE).await;
+    let keyed = proto::JobSubmit {
+        idempotency_key: "k".into(),
+        ..submit("acme.a", json!({}))
+    };
+    let (_, shown) = submitted(&mut alice, keyed.clone()).await;
+    let ends_at = &shown[0]["constraints"]["expires_at"];
+    let ends_at: jiff::Timestamp = ends_at.as_str().unwrap().parse().unwrap();
+    let (_, of) = host.assigned().await;
+    host.accept(&of).await;
+    gateway.set(Mood::MakesAndHangs);
+    let until_lost = async {
+        gateway.until(|keys| keys.len() == 2).await;
+        runtime.until_logged("no credential was issued").await;
+        gateway.set(Mood::Well);
+        std::future::pending::<()>().await;
+    };
+    let told = tokio::select! {
+        told = told(&mut host) => told,
+        () = until_lost => unreachable!(),
+    };
+    assert!(jiff::Timestamp::now() < ends_at, "the agent had none");
+    assert_eq!(told["value"], gateway.keys()[2].value);
+    let keys = gateway
+        .until(|keys| keys[0].deleted && keys[1].deleted)
+        .await;
+    assert!(!keys[2].deleted);
+    // What is revoked was never the job's, which keeps its own and hears of the next.
+    let (_, shown) = submitted(&mut alice, keyed).await;
+    assert_eq!(shown[0]["value"], keys[2].value);
+    let told = self::told(&mut host).await;
+    assert_eq!(told["value"], gateway.keys()[3].value);
+    host.report(&of, vec![support::host::result(1, "1")]).await;
+    gateway.until_all_deleted().await;
+}
+
+/// The next credential that a host is told of.
+async fn told(host: &mut HostPeer) -> Value {
+    let Hear::Credentials(said) = host.next_beating().await else {
+        panic!("expected credentials")
+    };
+    let all: Value = serde_json::from_str(&said.credentials_json).unwrap();
+    all[0].clone()
+}
+
 #[tokio::test]
 async fn an_agent_cannot_say_that_a_credential_was_rotated() {
     let dir = tempfile::tempdir().unwrap();

@@ -14,6 +14,8 @@ use crate::log::StreamId;
 #[derive(Debug)]
 pub struct Held {
     pub credential: Credential,
+    /// What the upstream knows it by.
+    pub handle: String,
     /// 1 for the first; one more with each rotation.
     pub generation: u32,
     /// Who submitted the job; empty for one without a session.
@@ -41,10 +43,10 @@ impl HeldMap {
     }
 
     /// The one that is revoked is the one that its job has: the job is over.
-    pub fn forget(&self, stream: StreamId, generation: u32) {
+    pub fn forget(&self, stream: StreamId, handle: &str) {
         self.0.lock().retain(|of, sender| {
             let held = sender.borrow().clone();
-            let over = *of == stream && held.is_some_and(|held| held.generation == generation);
+            let over = *of == stream && held.is_some_and(|held| held.handle == handle);
             // Nobody has a view of those whose jobs ended without a value.
             !over && !sender.is_closed()
         });

@@ -308,13 +308,14 @@ impl Credentials {
         let sealer = self.sealer.as_ref();
         let row = IssuedRow {
             sealed: sealer.and_then(|sealer| sealer.seal(&handle, value.expose_secret())),
-            handle,
+            handle: handle.clone(),
             expires_at_ms: expires_at.map(|at| at.0),
             next_at_ms: outlived.map(rotate_at),
             issued_json: serde_json::to_string(&terms).unwrap_or_default(),
         };
         let held = Held {
             credential: Credential { id, value, terms },
+            handle,
             generation,
             session_id,
         };

@@ -188,7 +188,7 @@ impl Credentials {
     }
 
     async fn revoke(&self, row: CredentialRow) -> Result<(), crate::log::Error> {
-        self.held.forget(row.stream, row.generation);
+        self.held.forget(row.stream, &row.handle);
         let asked = match row.provisioner == self.provisioner.name() {
             true => {
                 tokio::time::timeout(REVOKE_TIMEOUT, self.provisioner.revoke(row.handle.clone()))

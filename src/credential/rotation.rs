@@ -18,8 +18,8 @@ use super::purse::is_purse;
 use super::{Credential, Credentials, Request};
 use crate::clock::now;
 use crate::log::{Command, CredentialRow, CredentialState, Error, Outcome, StreamId};
-use crate::protocol::EventBody;
 use crate::protocol::event::ROTATED;
+use crate::protocol::{EventBody, id};
 
 /// What is under way with a value when it is replaced may end with it.
 const OVERLAP_MAX: Duration = Duration::from_secs(10);
@@ -67,6 +67,7 @@ impl Credentials {
         let id = row.id.clone();
         Some(Held {
             credential: Credential { id, value, terms },
+            handle: row.handle.clone(),
             generation: row.generation,
             session_id: session_id.into(),
         })
@@ -87,7 +88,8 @@ impl Credentials {
             first => first.to_vec(),
         };
         let next = Request {
-            handle: format!("{}-{generation}", row.id),
+            // Not by its number: one whose answer was lost may still have that.
+            handle: id::credential_id(),
             asked_at: at,
             expires_at: self.expiry(at, before.ends_at),
             replaces: Some(row.handle.clone()),
