@@ -516,6 +516,8 @@ async fn a_restart_gives_back_what_the_jobs_that_it_ends_had_reserved() {
 async fn a_job_that_was_asked_to_stop_makes_no_children() {
     let mut scene = Scene::of(lease()).await;
     let of = scene.of.clone();
+    // Behind the accept, which the cancel could overtake on its own connection.
+    assert_eq!(scene.call().await, "");
     let cancel = Payload::JobCancel(Default::default());
     scene.client.send(&of.job_id, cancel).await;
     let Hear::Cancel(_) = scene.host.next().await else {
