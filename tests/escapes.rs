@@ -621,3 +621,34 @@ async fn a_job_that_is_over_is_allowed_nothing() {
         .await
         .unwrap();
 }
+
+/// Readers of a stream take this metric for the runtime's word.
+#[tokio::test]
+async fn an_agent_cannot_say_what_is_left_of_its_budget() {
+    let mut scene = Scene::of(lease()).await;
+    let of = scene.of.clone();
+    let forged = proto::Metric {
+        name: "cost.budget.remaining".into(),
+        value: 1_000.0,
+        unit: "USD".into(),
+        ..Default::default()
+    };
+    let reports = vec![event(1, Body::Metric(forged)), cost(2, 1.0)];
+    scene.host.report(&of, reports).await;
+    let said = scene.host.rejected().await;
+    assert!(said.contains("name: cost.budget.remaining"), "{said}");
+    scene.host.report(&of, vec![result(3, "1")]).await;
+    scene.host.acked(3).await;
+    let mut client = jobs::connect(&scene.runtime, ALICE).await;
+    let records = jobs::watch_all(&mut client, &of.job_id).await;
+    let told = records.iter().filter_map(|record| match &record.record {
+        Some(Record::JobEvent(event)) => match &event.body {
+            Some(Body::Metric(metric)) if metric.name == "cost.budget.remaining" => {
+                Some(metric.value)
+            }
+            _ => None,
+        },
+        _ => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [4.0]);
+}

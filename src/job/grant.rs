@@ -15,9 +15,8 @@ use crate::authority::{
     Target, amounts_to_json,
 };
 use crate::log::{JobRow, StreamId};
+use crate::protocol::event::REMAINING;
 use crate::protocol::{ErrorCode, EventBody, Failure};
-
-const REMAINING: &str = "cost.budget.remaining";
 
 pub(super) struct Grant {
     pub lease: Lease,

@@ -4,6 +4,8 @@ use super::{Failure, Timestamp};
 
 /// The phase of a status that tells of a new credential (§9.8.2).
 pub const ROTATED: &str = "credential_rotated";
+/// A metric that only the runtime reports: what is left of a budget (§9.6).
+pub const REMAINING: &str = "cost.budget.remaining";
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {

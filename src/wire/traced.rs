@@ -6,6 +6,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 use super::proto;
 use super::proto::job_event::Body;
 use crate::protocol::EventBody;
+use crate::protocol::event::REMAINING;
 
 /// Tags of `Envelope.payload` and of `JobEvent`.
 const JOB_EVENT: u32 = 30;
@@ -16,8 +17,6 @@ const TOOL_RESULT: u32 = 5;
 const STATUS: u32 = 6;
 const METRIC: u32 = 7;
 const DELEGATE: u32 = 9;
-
-const REMAINING: &str = "cost.budget.remaining";
 
 #[derive(Debug, PartialEq)]
 pub struct Traced {

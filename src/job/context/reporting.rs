@@ -8,7 +8,7 @@ use crate::job::batch::Batch;
 use crate::job::buffer::{Encoded, Push, Pushed};
 use crate::job::{ChunkEncoding, ResultWriter, now};
 use crate::log::{BlockSource, JobEnd, ReportMark};
-use crate::protocol::event::ROTATED;
+use crate::protocol::event::{REMAINING, ROTATED};
 use crate::protocol::{Event, EventBody, Failure, Outcome};
 use crate::wire;
 
@@ -66,9 +66,17 @@ impl JobContext {
     /// The record of an event that keeps the rules of its kind and the limits.
     pub(crate) fn checked(&self, event: Event) -> Result<bytes::BytesMut, Failure> {
         event.body.check().map_err(Failure::invalid)?;
-        if matches!(&event.body, EventBody::Status { phase, .. } if phase == ROTATED) {
-            let text = "phase: credential_rotated is the runtime's to say";
-            return Err(Failure::invalid(text));
+        match &event.body {
+            EventBody::Status { phase, .. } if phase == ROTATED => {
+                let text = "phase: credential_rotated is the runtime's to say";
+                return Err(Failure::invalid(text));
+            }
+            // Who reads it acts on it, and cannot see who wrote it.
+            EventBody::Metric { name, .. } if name == REMAINING => {
+                let text = "name: cost.budget.remaining is the runtime's to say";
+                return Err(Failure::invalid(text));
+            }
+            _ => {}
         }
         wire::check_event_json(&event.body).map_err(|invalid| Failure::invalid(invalid.message))?;
         let mut record = bytes::BytesMut::new();
