@@ -652,3 +652,32 @@ async fn an_agent_cannot_say_what_is_left_of_its_budget() {
     });
     assert_eq!(told.collect::<Vec<_>>(), [4.0]);
 }
+
+/// §9.3: a process that does not run sees no clock, and what waits for it was asked
+/// while the lease was good.
+#[tokio::test]
+async fn a_runtime_that_was_stopped_over_the_end_of_a_lease_allows_nothing_after_it() {
+    let now = jiff::Timestamp::now();
+    let end = now.as_second() + 2;
+    let mut scene = Scene::until(lease(), at(end)).await;
+    assert_eq!(scene.call().await, "");
+    scene.runtime.signal("-STOP");
+    let of = scene.of.clone();
+    scene.say_authorize(&of, "tool.call", "t").await;
+    // Time itself is waited for: the end, and the grace after it.
+    let past = jiff::Timestamp::from_second(end + 2).unwrap();
+    let wait = past.duration_since(jiff::Timestamp::now()).unsigned_abs();
+    tokio::time::sleep(wait).await;
+    scene.runtime.signal("-CONT");
+    match scene.host.next().await {
+        Hear::AuthorizeResult(answer) => assert!(!answer.allowed, "{answer:?}"),
+        // The end of the job has gone ahead of the question.
+        Hear::Cancel(_) | Hear::Revoked(_) => {}
+        other => panic!("{other:?}"),
+    }
+    let seen = scene.client.until_terminal().await;
+    let Some(Payload::JobError(error)) = seen.last().and_then(|last| last.payload.clone()) else {
+        panic!("{seen:?}")
+    };
+    assert_eq!(error.code, "LEASE_EXPIRED");
+}
