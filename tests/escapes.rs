@@ -681,3 +681,40 @@ async fn a_runtime_that_was_stopped_over_the_end_of_a_lease_allows_nothing_after
     };
     assert_eq!(error.code, "LEASE_EXPIRED");
 }
+
+/// What a lease may cost is a bound on requests: a job that was granted more, by an
+/// earlier release, was ended by the restart into this one.
+#[tokio::test]
+async fn a_lease_that_would_be_refused_today_is_kept_by_the_job_that_has_it() {
+    let mut scene = Scene::of(lease()).await;
+    let of = scene.of.clone();
+    assert_eq!(scene.call().await, "");
+    scene.runtime.kill();
+    let dear: Vec<_> = (0..900).map(|n| format!("*a{n}b*c")).collect();
+    let currencies: Vec<_> = (0..40).map(|n| format!("C{n}:1")).collect();
+    let granted = json!({ "cost.budget": currencies, "tool.call": dear });
+    let store = rusqlite::Connection::open(scene.dir.path().join("arcpd.db")).unwrap();
+    let changed = store.execute("UPDATE job SET lease_json = ?1", [granted.to_string()]);
+    assert_eq!(changed.unwrap(), 1);
+    drop(store);
+    scene.runtime = start(&scene.dir);
+    let (host, registered) = serve(&scene.runtime, &[&of]).await;
+    scene.host = host;
+    assert_eq!(registered.keep.len(), 1, "{registered:?}");
+    assert_eq!(scene.call().await, "PERMISSION_DENIED");
+    let allowed = scene.authorize(&of, "tool.call", "xa899by-c").await;
+    assert_eq!(allowed, "");
+    // And nobody is granted it anew.
+    let submit = proto::JobSubmit {
+        agent: "w".into(),
+        lease_request_json: json!({ "tool.call": dear }).to_string(),
+        ..Default::default()
+    };
+    let mut client = Peer::connect(&scene.runtime.address, ALICE).await;
+    client.send("", Payload::JobSubmit(submit)).await;
+    let refused = client.error().await;
+    assert!(
+        refused.message.contains("lease_request.tool.call"),
+        "{refused:?}"
+    );
+}

@@ -15,7 +15,21 @@ const BYTES_MAX: usize = 64 * 1024;
 const PATTERNS_MAX: usize = 1_000;
 const CURRENCIES_MAX: usize = 32;
 
+/// Which bounds an object is held to, beside those of each pattern and amount.
+#[derive(Clone, Copy, PartialEq)]
+enum Limits {
+    Request,
+    /// It was held to those of its time.
+    None,
+}
+
 impl Lease {
+    /// What was granted before, as it was stored: what a request may hold and cost
+    /// today has no say in that.
+    pub fn stored(lease_json: &str) -> Result<Self, String> {
+        Self::read(read_entries(lease_json)?, "lease", Limits::None)
+    }
+
     /// A JSON object of arrays of strings; empty text asks for nothing. The error
     /// begins with the field: `lease_request.net.fetch[2]: …`.
     pub fn parse(
@@ -29,30 +43,7 @@ impl Lease {
         if expires_at.is_some_and(|at| at <= now) {
             return Err("lease_constraints.expires_at: must be in the future".into());
         }
-        let entries = match lease_request_json.trim_ascii() {
-            "" => Vec::new(),
-            text => {
-                let entries = serde_json::from_str::<Entries>(text);
-                entries
-                    .map_err(|error| format!("lease_request: {error}"))?
-                    .0
-            }
-        };
-        let mut asked = Vec::new();
-        for (namespace, list) in entries {
-            let field = format!("lease_request.{}", shown(&namespace));
-            let Value::Array(list) = list else {
-                return Err(format!("{field}: must be an array of strings"));
-            };
-            let mut texts = Vec::new();
-            for (at, text) in list.into_iter().enumerate() {
-                match text {
-                    Value::String(text) => texts.push(text),
-                    _ => return Err(format!("{field}[{at}]: must be a string")),
-                }
-            }
-            asked.push((namespace, texts));
-        }
+        let asked = read_entries(lease_request_json)?;
         let mut lease = Self::from_entries(asked, "lease_request")?;
         lease.expires_at = expires_at;
         Ok(lease)
@@ -63,18 +54,26 @@ impl Lease {
         entries: impl IntoIterator<Item = (String, Vec<String>)>,
         field: &str,
     ) -> Result<Self, String> {
+        Self::read(entries, field, Limits::Request)
+    }
+
+    fn read(
+        entries: impl IntoIterator<Item = (String, Vec<String>)>,
+        field: &str,
+        limits: Limits,
+    ) -> Result<Self, String> {
         let mut lease = Self::default();
         let mut seen = Vec::new();
         for (namespace, texts) in entries {
             let field = format!("{field}.{}", shown(&namespace));
-            if texts.len() > PATTERNS_MAX {
+            if limits == Limits::Request && texts.len() > PATTERNS_MAX {
                 return Err(format!("{field}: more than {PATTERNS_MAX} patterns"));
             }
             if seen.contains(&namespace) {
                 return Err(format!("{field}: given twice"));
             }
             if namespace == BUDGET {
-                lease.budget = parse_budget(&texts, &field)?;
+                lease.budget = parse_budget(&texts, &field, limits)?;
             } else {
                 let capability =
                     Capability::parse(&namespace).map_err(|why| format!("{field}: {why}"))?;
@@ -86,7 +85,9 @@ impl Lease {
                 // An empty list means something for models only.
                 if !patterns.is_empty() || capability == Capability::ModelUse {
                     let grants: Grants = patterns.into_iter().collect();
-                    check_cost(&grants).map_err(|why| format!("{field}: {why}"))?;
+                    if limits == Limits::Request {
+                        check_cost(&grants).map_err(|why| format!("{field}: {why}"))?;
+                    }
                     lease.grants.insert(capability, grants);
                 }
             }
@@ -94,6 +95,35 @@ impl Lease {
         }
         Ok(lease)
     }
+}
+
+/// The namespaces of a JSON object in order, with their texts.
+fn read_entries(json: &str) -> Result<Vec<(String, Vec<String>)>, String> {
+    let entries = match json.trim_ascii() {
+        "" => Vec::new(),
+        text => {
+            let entries = serde_json::from_str::<Entries>(text);
+            entries
+                .map_err(|error| format!("lease_request: {error}"))?
+                .0
+        }
+    };
+    let mut asked = Vec::new();
+    for (namespace, list) in entries {
+        let field = format!("lease_request.{}", shown(&namespace));
+        let Value::Array(list) = list else {
+            return Err(format!("{field}: must be an array of strings"));
+        };
+        let mut texts = Vec::new();
+        for (at, text) in list.into_iter().enumerate() {
+            match text {
+                Value::String(text) => texts.push(text),
+                _ => return Err(format!("{field}[{at}]: must be a string")),
+            }
+        }
+        asked.push((namespace, texts));
+    }
+    Ok(asked)
 }
 
 fn check_cost(grants: &Grants) -> Result<(), String> {
@@ -109,7 +139,11 @@ fn check_cost(grants: &Grants) -> Result<(), String> {
 }
 
 /// `currency:decimal`; what names a currency twice adds up (wire §4.10).
-fn parse_budget(texts: &[String], field: &str) -> Result<BTreeMap<Currency, Amount>, String> {
+fn parse_budget(
+    texts: &[String],
+    field: &str,
+    limits: Limits,
+) -> Result<BTreeMap<Currency, Amount>, String> {
     let mut budget: BTreeMap<Currency, Amount> = BTreeMap::new();
     for (at, text) in texts.iter().enumerate() {
         let fault = |why: String| format!("{field}[{at}]: {why}");
@@ -123,7 +157,7 @@ fn parse_budget(texts: &[String], field: &str) -> Result<BTreeMap<Currency, Amou
             .checked_add(amount)
             .ok_or_else(|| fault("the amounts of the currency add up to too much".into()))?;
     }
-    match budget.len() <= CURRENCIES_MAX {
+    match limits == Limits::None || budget.len() <= CURRENCIES_MAX {
         true => Ok(budget),
         false => Err(format!("{field}: more than {CURRENCIES_MAX} currencies")),
     }

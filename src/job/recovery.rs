@@ -187,7 +187,7 @@ impl Jobs {
 }
 
 fn stored_lease(row: &JobRow) -> Result<Lease, Failure> {
-    let lease = Lease::parse(&row.grant.lease_json, None, now());
+    let lease = Lease::stored(&row.grant.lease_json);
     let mut lease = lease.map_err(|error| {
         Failure::internal(format!(
             "the stored lease of {} cannot be read: {error}",
