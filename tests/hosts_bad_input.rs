@@ -390,6 +390,59 @@ async fn what_lacks_a_field_and_what_is_not_said_twice_is_answered_clearly() {
     assert!(host.rejected().await.contains("draining.deadline"));
 }
 
+/// The agent that asked waits for an answer, and found it in no message of its job's.
+#[tokio::test]
+async fn a_question_with_a_part_that_is_too_long_is_answered_as_that_question() {
+    let (_dir, runtime) = start(RIGHTS);
+    let (mut host, of, _beside, _, _alice) = at_work(&runtime).await;
+    let ask = |call_id: &str, capability: &str, target: &str| proto::Authorize {
+        r#ref: Some(of.clone()),
+        call_id: call_id.into(),
+        capability: capability.into(),
+        target: target.into(),
+    };
+    let long = |bytes| "x".repeat(bytes);
+    let asked = [
+        (ask(&long(129), "tool.call", "t"), "call_id", "128"),
+        (ask("c", &long(129), "t"), "capability", "128"),
+        (ask("c", "tool.call", &long(4_097)), "target", "4096"),
+    ];
+    for (question, field, limit) in asked {
+        host.say(Say::Authorize(question.clone())).await;
+        let mut answer = host.next().await;
+        // The stream of the job is its submitter's; the host reads the answer alone.
+        let Hear::AuthorizeResult(answer) = &mut answer else {
+            panic!("{answer:?}")
+        };
+        assert_eq!((answer.allowed, &answer.r#ref), (false, &question.r#ref));
+        assert_eq!(answer.call_id, question.call_id);
+        let said = format!("{field}: longer than {limit} bytes");
+        assert!(answer.message.contains(&said), "{}", answer.message);
+    }
+    let delegate = |delegate_id: &str, agent: &str| proto::DelegateJob {
+        r#ref: Some(of.clone()),
+        delegate_id: delegate_id.into(),
+        agent: agent.into(),
+        ..Default::default()
+    };
+    let asked = [
+        (delegate(&long(129), "count"), "delegate_id"),
+        (delegate("d", &long(129)), "agent"),
+    ];
+    for (question, field) in asked {
+        host.say(Say::Delegate(question.clone())).await;
+        let Hear::DelegateResult(answer) = host.next().await else {
+            panic!()
+        };
+        assert_eq!(
+            (answer.r#ref, &*answer.code),
+            (question.r#ref, "INVALID_REQUEST")
+        );
+        assert_eq!(answer.delegate_id, question.delegate_id);
+        assert!(answer.message.contains(field) && answer.message.contains("128"));
+    }
+}
+
 #[tokio::test]
 async fn a_message_that_is_too_large_costs_its_host_the_stream_and_nobody_else() {
     let (_dir, runtime) = start(RIGHTS);

@@ -39,7 +39,15 @@ impl JobContext {
         capability: &str,
         target: &str,
     ) -> Result<(), Failure> {
-        let checked = self.check(capability, target);
+        let checked = match call_id.len() <= NAME_BYTES_MAX {
+            true => self.check(capability, target),
+            false => {
+                let text = format!("call_id: longer than {NAME_BYTES_MAX} bytes");
+                let refused = Err(Failure::invalid(text));
+                audit::authorized(self, capability, target, &refused);
+                refused
+            }
+        };
         if let Err(failure) = &checked {
             self.refused(call_id, failure).await;
         }
@@ -65,6 +73,10 @@ impl JobContext {
     }
 
     fn decide(&self, capability: &str, target: &str) -> Result<Rule, Failure> {
+        if capability.len() > NAME_BYTES_MAX {
+            let text = format!("capability: longer than {NAME_BYTES_MAX} bytes");
+            return Err(Failure::invalid(text));
+        }
         let capability = Capability::parse(capability)
             .map_err(|why| Failure::invalid(format!("capability: {why}")))?;
         let target = Target::parse(&capability, target)
