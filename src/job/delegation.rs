@@ -202,10 +202,7 @@ impl Jobs {
         asked: &Delegation,
     ) {
         let (session_id, stream) = (row.session_id.clone(), row.stream);
-        let said = match parent.is_to_say(stream) {
-            true => parent.emit_own(said_of(asked, &row)).await,
-            false => Ok(()),
-        };
+        let said = parent.emit_own(said_of(asked, &row)).await;
         let context = self.context(row, 0, trace).provided(credential);
         let context = context.granted(Some(grant));
         self.observe(&session_id, stream);
@@ -295,14 +292,15 @@ impl Jobs {
         }
     }
 
-    /// A crash may have come between the child and the event that tells of it.
+    /// A crash may have come between the child and the event that tells of it. Who makes
+    /// a child in this process tells of it before anybody can ask for it again.
     async fn say_again(
         &self,
         parent: &JobContext,
         row: &JobRow,
         asked: &Delegation,
     ) -> Result<(), Failure> {
-        if !parent.is_to_say(row.stream) {
+        if row.stream >= self.first_stream || !parent.is_to_say(row.stream) {
             return Ok(());
         }
         let log = self.log();

@@ -46,7 +46,8 @@ pub(super) struct Family {
     ledger: Mutex<Ledger>,
     /// Those that run, to tell them what changed for them.
     members: Mutex<HashMap<Member, WeakJob>>,
-    /// Children that this process has told of in their parents' streams.
+    /// Of the children that an earlier process made, those that this one has told of
+    /// again, or has found told of: never more than there were at its start.
     said: Mutex<HashSet<Member>>,
 }
 
@@ -141,8 +142,8 @@ impl Family {
         }
     }
 
-    /// True for the one that is to tell of a child: the event may be on its way into
-    /// the log, where nobody sees it yet.
+    /// True for the one that is to tell of a child of an earlier process: the event may
+    /// be on its way into the log, where nobody sees it yet.
     pub fn is_to_say(&self, child: Member) -> bool {
         self.said.lock().insert(child)
     }

@@ -28,6 +28,8 @@ pub struct Jobs {
     log: Log,
     agents: AgentDirectory,
     limits: Limits,
+    /// Of this process; those below are of earlier ones.
+    pub(super) first_stream: StreamId,
     next_stream: AtomicI64,
     live: Arc<LiveJobs>,
     pub(super) policy: Policy,
@@ -136,6 +138,7 @@ impl Jobs {
             making: Arc::default(),
             log,
             agents,
+            first_stream: last_stream + 1,
             next_stream: AtomicI64::new(last_stream + 1),
             live: LiveJobs::new(limits.cancel_grace),
             limits,
