@@ -718,3 +718,38 @@ async fn a_lease_that_would_be_refused_today_is_kept_by_the_job_that_has_it() {
         "{refused:?}"
     );
 }
+
+/// §10: the word of a child was on its way into the log when its parent was told that
+/// there is one; who was killed then never said it.
+#[tokio::test]
+async fn a_child_that_its_parent_was_told_of_is_in_the_parents_stream_after_a_kill() {
+    let mut scene = Scene::of(lease()).await;
+    let of = scene.of.clone();
+    let mut made = Vec::new();
+    for n in 0..12 {
+        let name = format!("c{n}");
+        scene.say_delegate(&of, &name, "w", json!({})).await;
+        let child = loop {
+            match scene.host.next().await {
+                Hear::DelegateResult(made) => break made.child_job_id,
+                Hear::Assign(_) => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        made.push(child);
+        scene.runtime.kill();
+        scene.runtime = start(&scene.dir);
+        scene.host = serve(&scene.runtime, &[&of]).await.0;
+    }
+    scene.host.report(&of, vec![result(1, "1")]).await;
+    let mut client = jobs::connect(&scene.runtime, ALICE).await;
+    let records = jobs::watch_all(&mut client, &of.job_id).await;
+    let told = records.iter().filter_map(|record| match &record.record {
+        Some(Record::JobEvent(event)) => match &event.body {
+            Some(Body::Delegate(delegate)) => Some(&delegate.child_job_id),
+            _ => None,
+        },
+        _ => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), made.iter().collect::<Vec<_>>());
+}

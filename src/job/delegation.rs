@@ -203,6 +203,9 @@ impl Jobs {
     ) {
         let (session_id, stream) = (row.session_id.clone(), row.stream);
         let said = parent.emit_own(said_of(asked, &row)).await;
+        // Who has heard that there is a child does not ask again, and nobody else tells
+        // of it after a kill. While the store fails there is nothing to wait for.
+        let _ = self.log().settled().await;
         let context = self.context(row, 0, trace).provided(credential);
         let context = context.granted(Some(grant));
         self.observe(&session_id, stream);
@@ -317,7 +320,8 @@ impl Jobs {
                 return Ok(());
             }
         }
-        parent.emit_own(said_of(asked, row)).await
+        parent.emit_own(said_of(asked, row)).await?;
+        self.log().settled().await.map_err(unavailable)
     }
 
     /// Resolves when a child is over and that is durable; how it ended.

@@ -225,6 +225,14 @@ impl Log {
             .unwrap_or_else(|_| Err(Error::Unavailable("the log is closed".into())))
     }
 
+    /// Resolves once the records are durable that were ready before, or the store has
+    /// failed: blocks and commands that wait together are one transaction.
+    pub async fn settled(&self) -> Result<(), Error> {
+        self.execute(Command::AddViewOps(Vec::new()))
+            .await
+            .map(drop)
+    }
+
     /// Commits what is pending and ends the threads. Blocks; call it off the runtime.
     pub fn close(&self) {
         self.shared.state.closing.store(true, Ordering::Release);
