@@ -39,6 +39,13 @@ class Stream:
         """None at the end of what the host sends."""
         return self._in.get(timeout=TIMEOUT)
 
+    def ends(self) -> bool:
+        """Whether nothing but heartbeats comes before the end of what the host sends."""
+        while (request := self.next()) is not None:
+            if not request.HasField("heartbeat"):
+                return False
+        return True
+
     def expect(self, kind: str) -> Any:
         """The next request, heartbeats aside."""
         while True:

@@ -95,7 +95,8 @@ def test_a_silent_stream_is_dialled_again(runtime: FakeRuntime) -> None:
 def test_a_stream_that_is_answered_is_not_silent(runtime: FakeRuntime) -> None:
     Running(runtime, NOP)
     stream = runtime.stream()
-    stream.register(lost_after=duration(0.5), heartbeat_interval=duration(0.05))
+    # As short as leaves a busy machine time for a turn.
+    stream.register(lost_after=duration(2), heartbeat_interval=duration(0.1))
     # Longer than the silence that would end it.
     for _ in range(30):
         stream.say(heartbeat_ack=pb.HeartbeatAck(nonce=stream.expect("heartbeat").nonce))
@@ -103,7 +104,7 @@ def test_a_stream_that_is_answered_is_not_silent(runtime: FakeRuntime) -> None:
 
 
 def test_a_register_that_is_not_answered_is_sent_again(runtime: FakeRuntime) -> None:
-    Running(runtime, NOP, hello_timeout=0.1)
+    Running(runtime, NOP, hello_timeout=0.5)
     runtime.stream().expect("register")
     runtime.stream().expect("register")
 

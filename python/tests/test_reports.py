@@ -57,7 +57,7 @@ def test_a_job_from_assign_to_complete(runtime: FakeRuntime) -> None:
     running.host.stop()
     assert 19 < stream.expect("draining").deadline.ToMilliseconds() / 1000 <= 20
     stream.say(ack=pb.Ack(ref=ref, seq=8))
-    assert stream.next() is None
+    assert stream.ends()
     stream.end()
     running.result()
 

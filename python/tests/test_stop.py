@@ -191,7 +191,7 @@ def test_a_host_that_stops_takes_nothing_new_and_ends_with_its_last_job(
     go_on.set()
     assert until_complete(stream).result_json == "true"
     stream.say(ack=pb.Ack(ref=ref, seq=1))
-    assert stream.next() is None
+    assert stream.ends()
     stream.end()
     running.result()
 
@@ -210,6 +210,6 @@ def test_what_runs_at_the_drain_deadline_is_given_back(runtime: FakeRuntime) -> 
     running.host.stop()
     stream.expect("draining")
     assert stream.expect("decline").ref == ref
-    assert stream.next() is None and fenced.wait(TIMEOUT)
+    assert stream.ends() and fenced.wait(TIMEOUT)
     stream.end()
     running.result()
