@@ -162,7 +162,7 @@ async fn a_host_at_one_replica_serves_jobs_submitted_at_another() {
     let mut host = HostPeer::serving(&b.address, "h", "a", 4).await;
     // Known everywhere as soon as it is registered; placed once its room is known.
     let accepted = client.submit("a", json!(7)).await;
-    let (assign, of) = host.assigned_at_last().await;
+    let (assign, of) = host.assigned().await;
     assert_eq!(assign.input_json, "7");
     host.accept(&of).await;
     host.report(&of, vec![log(1, "working"), result(2, "8")])
@@ -172,12 +172,12 @@ async fn a_host_at_one_replica_serves_jobs_submitted_at_another() {
     assert_eq!(seen.last().unwrap()["payload"]["result"], 8);
     // Cancelled where it was submitted, told where its host is.
     let accepted = client.submit("a", json!(9)).await;
-    let (_, of) = host.assigned_at_last().await;
+    let (_, of) = host.assigned().await;
     host.accept(&of).await;
     let job = accepted["job_id"].as_str().unwrap();
     client.say_about(job, "job.cancel", json!({})).await;
     loop {
-        if let proto::serve_response::Message::Cancel(_) = host.next_beating().await {
+        if let proto::serve_response::Message::Cancel(_) = host.next().await {
             break;
         }
     }
@@ -191,7 +191,7 @@ async fn a_job_follows_its_host_to_another_replica() {
     let mut client = Ws::connect(&c, ALICE).await;
     let mut host = HostPeer::serving(&a.address, "h", "a", 4).await;
     client.submit("a", json!(1)).await;
-    let (_, of) = host.assigned_at_last().await;
+    let (_, of) = host.assigned().await;
     host.accept(&of).await;
     host.report(&of, vec![log(1, "one"), log(2, "two")]).await;
     host.acked(2).await;

@@ -90,7 +90,7 @@ async fn the_host_of_the_job_is_told() {
     submitted(&mut alice, submit("acme.a", json!({}))).await;
     let (_, of) = host.assigned().await;
     host.accept(&of).await;
-    let said = host.next_beating().await;
+    let said = host.next().await;
     let Hear::Credentials(said) = said else {
         panic!("expected credentials, got {said:?}")
     };
@@ -107,10 +107,9 @@ async fn the_host_of_the_job_is_told() {
 async fn a_host_that_was_away_at_a_rotation_is_told_when_it_is_back() {
     let dir = tempfile::tempdir().unwrap();
     let gateway = Gateway::start().await;
-    let hosting = HOSTING.replace("lost_after_sec = 2", "lost_after_sec = 30");
     // Time enough between two rotations to come back in.
     let slow = "ttl_sec = 6\nrotate_before_sec = 2\n";
-    let runtime = runtime(dir.path(), &gateway, &format!("{slow}{hosting}"));
+    let runtime = runtime(dir.path(), &gateway, &format!("{slow}{HOSTING}"));
     let mut host = HostPeer::serving(&runtime.address, "h1", "acme.a", 1).await;
     let mut alice = asking(&runtime.address, ALICE).await;
     submitted(&mut alice, submit("acme.a", json!({}))).await;
@@ -125,7 +124,7 @@ async fn a_host_that_was_away_at_a_rotation_is_told_when_it_is_back() {
     again.resume = vec![held(&of)];
     let (mut host, registered) = HostPeer::connect(&runtime.address, again).await.unwrap();
     assert_eq!(registered.keep.len(), 1);
-    let Hear::Credentials(said) = host.next_beating().await else {
+    let Hear::Credentials(said) = host.next().await else {
         panic!("expected credentials")
     };
     let all: Value = serde_json::from_str(&said.credentials_json).unwrap();
@@ -167,7 +166,7 @@ async fn a_restart_loses_a_value_that_is_not_stored_and_makes_another() {
         let (mut host, registered) = HostPeer::connect(&runtime.address, register).await.unwrap();
         assert_eq!(registered.keep.len(), 1);
         if !stored {
-            let said = host.next_beating().await;
+            let said = host.next().await;
             assert!(matches!(said, Hear::Credentials(_)), "{said:?}");
             // The first one is void within seconds.
             gateway
@@ -236,7 +235,7 @@ async fn a_replacement_whose_answer_is_lost_is_made_again_in_time_and_the_lost_o
 
 /// The next credential that a host is told of.
 async fn told(host: &mut HostPeer) -> Value {
-    let Hear::Credentials(said) = host.next_beating().await else {
+    let Hear::Credentials(said) = host.next().await else {
         panic!("expected credentials")
     };
     let all: Value = serde_json::from_str(&said.credentials_json).unwrap();

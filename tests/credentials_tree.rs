@@ -122,7 +122,7 @@ async fn grandchildren_share_the_purse_of_their_root_also_after_a_kill() {
     // Nobody takes up the jobs: they end as lost, and the purse with them.
     runtime.kill();
     drop(host);
-    let toml = format!("{}{}", gateway.toml(dir.path()), host::HOSTING);
+    let toml = format!("{}{}", gateway.toml(dir.path()), host::HOSTING_BRIEFLY);
     let _again = Runtime::start_with(dir.path(), &toml);
     gateway.until_teams_are_deleted().await;
     gateway.until_all_deleted().await;
@@ -183,7 +183,7 @@ async fn a_tree_whose_root_has_no_purse_gets_no_keys() {
     back.resume = vec![host::held(&parent)];
     let (mut host, _) = HostPeer::connect(&runtime.address, back).await.unwrap();
     delegate(&mut host, &parent, "d1", AGENTS[1], "3").await;
-    let Hear::DelegateResult(refused) = host.next_beating().await else {
+    let Hear::DelegateResult(refused) = host.next().await else {
         panic!()
     };
     assert_eq!(refused.code, "INVALID_REQUEST", "{refused:?}");
@@ -255,7 +255,7 @@ async fn a_key_in_the_place_of_another_spends_from_the_same_purse() {
     let mut alice = asking(&runtime.address, ALICE).await;
     submitted(&mut alice, root("5")).await;
     let (_, parent) = given(&mut host).await;
-    let Hear::Credentials(_) = host.next_beating().await else {
+    let Hear::Credentials(_) = host.next().await else {
         panic!("expected credentials")
     };
     let [team] = &gateway.teams()[..] else {
@@ -288,7 +288,7 @@ async fn a_purse_whose_job_got_no_key_is_closed() {
     // What was given up is asked for again after four times that.
     let dir = tempfile::tempdir().unwrap();
     let gateway = Gateway::start().await;
-    let (runtime, _host) = start(dir.path(), &gateway, "issue_timeout_sec = 1\n").await;
+    let (runtime, _host) = start(dir.path(), &gateway, "issue_timeout_sec = 3\n").await;
     let mut alice = asking(&runtime.address, ALICE).await;
     gateway.set(Mood::BudgetExceeded);
     alice
@@ -327,7 +327,7 @@ async fn a_key_that_is_replaced_while_a_child_runs_is_not_smaller_for_good() {
     // Of both jobs, the parent's twice.
     let mut caps = Vec::new();
     while caps.len() < 2 {
-        let Hear::Credentials(said) = host.next_beating().await else {
+        let Hear::Credentials(said) = host.next().await else {
             panic!("expected credentials")
         };
         let all: Value = serde_json::from_str(&said.credentials_json).unwrap();

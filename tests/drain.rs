@@ -22,8 +22,9 @@ const EVENTS_BETWEEN: u64 = 1_000;
 const UNACKED_MAX: u64 = 64;
 /// What the chart gives the pod without any values set.
 const GRACE: Duration = Duration::from_secs(30);
-/// To be back once it serves again, on a busy machine.
-const COMES_BACK: Duration = Duration::from_secs(1);
+/// To be back once it serves again. Far below the 30 s of the heartbeats and of a host
+/// that is lost: one of these would have to bring back a stream that nothing else does.
+const COMES_BACK: Duration = Duration::from_secs(10);
 
 /// How far a client is, and its longest silence.
 struct Progress {
@@ -269,7 +270,7 @@ async fn sessions_are_told_different_times() {
         }
     }
     after.sort_by(f64::total_cmp);
-    // Uniform between 0 and 2 s: thirds of them are not empty.
-    assert!(after[12] < 1.0 && after[37] > 1.0, "{after:?}");
+    // Uniform between 0 and 2 s: five on each side, but for one run in a thousand million.
+    assert!(after[4] < 1.0 && after[45] > 1.0, "{after:?}");
     assert!(after[0] >= 0.0 && after[49] <= 2.0, "{after:?}");
 }

@@ -17,6 +17,13 @@ fn start() -> (tempfile::TempDir, Runtime) {
     (dir, runtime)
 }
 
+/// The same for scripts that wait for a host to be lost.
+fn start_losing() -> (tempfile::TempDir, Runtime) {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start_with(dir.path(), HOSTING_BRIEFLY);
+    (dir, runtime)
+}
+
 /// Started again where it was, with the configuration it had.
 fn restart(dir: &tempfile::TempDir, address: &str) -> Runtime {
     let config = dir.path().join("arcpd.toml");
@@ -78,13 +85,14 @@ async fn running(host: &mut HostPeer) -> AssignmentRef {
 #[tokio::test]
 async fn a_host_that_falls_silent_loses_its_job_as_its_policy_says() {
     for policy in [Fail, Retry, Checkpoint] {
-        let (_dir, runtime) = start();
+        let (_dir, runtime) = start_losing();
         let mut silent = host_of(&runtime, "h1", policy).await;
         let mut alice = Peer::connect(&runtime.address, ALICE).await;
         alice.submit("a", json!(1)).await;
         let of = running(&mut silent).await;
         silent.report(&of, vec![checkpoint(2, b"half")]).await;
         silent.acked(2).await;
+        silent.stop_beating();
         if policy == Fail {
             // It is told, should it still listen.
             assert!(silent.revoked().await.contains("not heard"));
@@ -96,7 +104,7 @@ async fn a_host_that_falls_silent_loses_its_job_as_its_policy_says() {
             continue;
         }
         let mut other = host_of(&runtime, "h2", policy).await;
-        let (assign, second) = other.assigned_at_last().await;
+        let (assign, second) = other.assigned().await;
         assert_eq!(assign.attempt, 2);
         let state: &[u8] = if policy == Checkpoint { b"half" } else { b"" };
         // A checkpoint is taken whatever the policy, and handed on where it says so.
@@ -179,7 +187,7 @@ async fn a_second_stream_of_a_host_takes_over_from_the_first() {
 
 #[tokio::test]
 async fn a_cut_host_that_does_not_come_back_or_forgot_its_job_has_lost_it() {
-    let (_dir, runtime) = start();
+    let (_dir, runtime) = start_losing();
     let mut alice = Peer::connect(&runtime.address, ALICE).await;
     let mut host = host_of(&runtime, "h1", Fail).await;
     alice.submit("a", json!(1)).await;
@@ -231,7 +239,7 @@ async fn a_killed_runtime_takes_the_job_up_where_the_host_is() {
 
 #[tokio::test]
 async fn after_a_kill_what_no_host_comes_back_for_goes_its_policys_way() {
-    let (dir, runtime) = start();
+    let (dir, runtime) = start_losing();
     let address = runtime.address.clone();
     let mut alice = Peer::connect(&address, ALICE).await;
     let mut host = host_of(&runtime, "h1", Checkpoint).await;
@@ -253,7 +261,7 @@ async fn after_a_kill_what_no_host_comes_back_for_goes_its_policys_way() {
     assert_eq!(of.job_id, waiting);
     other.accept(&of).await;
     other.report(&of, vec![result(1, "2")]).await;
-    let (second, of) = other.assigned_at_last().await;
+    let (second, of) = other.assigned().await;
     assert_eq!((of.job_id.as_str(), second.attempt), (&*job, 2));
     assert_eq!(second.checkpoint, b"half");
     other.accept(&of).await;
@@ -322,7 +330,7 @@ async fn a_host_that_accepted_in_the_moment_of_a_kill_keeps_its_job() {
 #[tokio::test]
 async fn an_offer_whose_host_is_gone_with_the_runtime_goes_its_policys_way() {
     for policy in [Fail, Retry] {
-        let (dir, runtime) = start();
+        let (dir, runtime) = start_losing();
         let address = runtime.address.clone();
         let mut host = host_of(&runtime, "h1", policy).await;
         let mut alice = Peer::connect(&address, ALICE).await;
@@ -339,7 +347,7 @@ async fn an_offer_whose_host_is_gone_with_the_runtime_goes_its_policys_way() {
             assert_eq!(words(&seen), ["INTERNAL_ERROR true"]);
             continue;
         }
-        let (assign, of) = other.assigned_at_last().await;
+        let (assign, of) = other.assigned().await;
         assert_eq!(assign.attempt, 1);
         other.accept(&of).await;
         other.report(&of, vec![result(1, "1")]).await;
@@ -470,7 +478,8 @@ async fn a_job_that_ended_before_its_host_was_back_is_not_the_hosts_to_keep() {
     let mut host = host_of(&runtime, "h1", Retry).await;
     let mut alice = support::jobs::connect(&runtime, ALICE).await;
     let mut request = support::jobs::of("a", json!(1));
-    request.max_runtime_sec = 1;
+    // Time enough to begin in.
+    request.max_runtime_sec = 5;
     let job = alice.submit_job(request).await.unwrap().into_inner().job;
     let of = running(&mut host).await;
     let address = runtime.address.clone();

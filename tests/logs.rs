@@ -35,7 +35,7 @@ async fn what_is_logged_is_changed_while_it_runs() {
 #[tokio::test]
 async fn a_line_about_a_job_names_its_trace() {
     let dir = tempfile::tempdir().unwrap();
-    let runtime = Runtime::start_with(dir.path(), HOSTING);
+    let runtime = Runtime::start_with(dir.path(), HOSTING_BRIEFLY);
     let mut host = HostPeer::serving(&runtime.address, "h1", "a", 1).await;
     let mut peer = Peer::connect(&runtime.address, ALICE).await;
     let job_id = peer.submit("a", json!(1)).await;
@@ -48,12 +48,11 @@ async fn a_line_about_a_job_names_its_trace() {
     let trace_id = seen[0].trace_id.clone();
     runtime.signal("-TERM");
     drop(peer);
-    // The line was written before the job ended.
+    let said = "the host of a job is lost";
+    runtime.until_logged(said).await;
     let log = runtime.log();
-    let line = log
-        .lines()
-        .find(|line| line.contains("the host of a job is lost"));
-    let line: Value = serde_json::from_str(line.unwrap_or_else(|| panic!("{log}"))).unwrap();
+    let line = log.lines().find(|line| line.contains(said)).unwrap();
+    let line: Value = serde_json::from_str(line).unwrap();
     assert_eq!(line["fields"]["job_id"], job_id);
     assert_eq!(line["fields"]["trace_id"], trace_id);
     // One line for each thing to act on: none for an event or a session.

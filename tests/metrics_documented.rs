@@ -54,7 +54,7 @@ fn with_lease(agent: &str, input: serde_json::Value, lease: serde_json::Value) -
 async fn what_is_documented_moves_when_something_happens() {
     let (collector, dir) = (Collector::start().await, tempfile::tempdir().unwrap());
     let path = dir.path().join("arcpd.toml");
-    std::fs::write(&path, format!("{HOSTING}{SLOW_READERS}")).unwrap();
+    std::fs::write(&path, format!("{HOSTING_BRIEFLY}{SLOW_READERS}")).unwrap();
     let mut command = serve(dir.path());
     command.arg("--config").arg(path);
     let runtime = Runtime::spawn(command.envs(collector.env("http/protobuf")));

@@ -42,8 +42,8 @@ const COMMANDS: [&[&str]; 5] = [
 ];
 
 /// The default, and what stays so for all others once there is one.
-#[test]
-fn nobody_is_an_operator_until_it_is_said() {
+#[tokio::test]
+async fn nobody_is_an_operator_until_it_is_said() {
     for configuration in ["", OPERATORS] {
         let dir = tempfile::tempdir().unwrap();
         let runtime = Runtime::start_with(dir.path(), configuration);
@@ -56,7 +56,7 @@ fn nobody_is_an_operator_until_it_is_said() {
                 assert!(refused.stdout.is_empty(), "{refused:?}");
             }
         }
-        assert!(runtime.log().contains("\"operation\":\"inspect\""));
+        runtime.until_logged("\"operation\":\"inspect\"").await;
     }
 }
 

@@ -194,7 +194,8 @@ async fn what_the_gateway_says_is_told_apart_and_not_repeated() {
 #[tokio::test]
 async fn a_key_that_was_made_and_not_told_of_may_exist() {
     let gateway = Gateway::start().await;
-    let timeout = Duration::from_millis(300);
+    // Long enough to reach the gateway.
+    let timeout = Duration::from_secs(3);
     let litellm = litellm(Options {
         timeout,
         ..options(&gateway)

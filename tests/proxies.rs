@@ -45,7 +45,8 @@ async fn behind(kind: Kind, times: &Times) -> (tempfile::TempDir, Runtime, Front
 
 /// A job that says nothing for the time; its end comes on the same stream, with number 1.
 async fn session_over_grpc(address: &str, ms: u64) -> Result<(), String> {
-    let mut peer = Peer::connect(address, ALICE).await;
+    let peer = Peer::open(address, hello_with_heartbeat(ALICE)).await;
+    let mut peer = peer.welcomed().await;
     peer.submit("sleeper", json!({ "ms": ms })).await;
     loop {
         let envelope = peer.try_next().await.ok_or("the session's stream ended")?;
@@ -111,6 +112,8 @@ async fn watch(address: &str, ms: u64) -> Result<(), String> {
 /// Beats as it was told, and takes a job after the silence.
 async fn host(address: &str, beat: Duration, silence: Duration) -> Result<(), String> {
     let mut host = HostPeer::serving(address, "h", "a", 1).await;
+    // As often as the test says.
+    host.stop_beating();
     let mut beats = tokio::time::interval(beat);
     let over = tokio::time::sleep(silence);
     tokio::pin!(over);

@@ -194,7 +194,7 @@ async fn a_hosts_tools_are_in_the_job_and_its_own_spans_have_the_run_as_parent()
 #[tokio::test]
 async fn a_lost_host_and_the_retry_after_it_are_in_the_trace() {
     let (collector, dir) = (Collector::start().await, tempfile::tempdir().unwrap());
-    let runtime = collector.runtime(dir.path(), "http/protobuf", HOSTING);
+    let runtime = collector.runtime(dir.path(), "http/protobuf", HOSTING_BRIEFLY);
     let with = |policy| vec![with_policy("a", policy)];
     let first = register("h1", with(LossPolicy::Retry), 1);
     let (mut h1, _) = HostPeer::connect(&runtime.address, first).await.unwrap();
@@ -207,7 +207,7 @@ async fn a_lost_host_and_the_retry_after_it_are_in_the_trace() {
     drop(h1);
     let second = register("h2", with(LossPolicy::Retry), 1);
     let (mut h2, _) = HostPeer::connect(&runtime.address, second).await.unwrap();
-    let (again, of) = h2.assigned_at_last().await;
+    let (again, of) = h2.assigned().await;
     assert_eq!(
         (again.attempt, &again.traceparent),
         (2, &assign.traceparent)

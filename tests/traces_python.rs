@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::json;
 use support::collector::{Collector, Seen};
-use support::host::{HOSTING, WORKERS};
+use support::host::{HOSTING, HOSTING_BRIEFLY, WORKERS};
 use support::python::{Program, root};
 use support::*;
 
@@ -79,7 +79,7 @@ async fn a_client_the_runtime_a_host_and_a_child_are_one_trace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_was_killed_and_the_one_after_it_are_in_one_run() {
     let (collector, dir) = (Collector::start().await, tempfile::tempdir().unwrap());
-    let runtime = collector.runtime(dir.path(), "http/protobuf", HOSTING);
+    let runtime = collector.runtime(dir.path(), "http/protobuf", HOSTING_BRIEFLY);
     let first = host(&runtime, &collector, "first");
     let mut peer = Peer::connect(&runtime.address, ALICE).await;
     peer.submit("steps", json!(null)).await;

@@ -7,25 +7,44 @@ use arcpd::wire::proto::serve_request::Message as Say;
 use arcpd::wire::proto::serve_response::Message as Hear;
 use arcpd::wire::proto::{self, AssignmentRef, ServeRequest};
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
 
 pub const WORKERS: &str = "workers-token-01234567";
 
-/// A configuration that lets `workers` host everything, with short times.
+/// A configuration that lets `workers` host everything. A scripted host says only what
+/// its script says: where the script is about something else, no busy machine and no
+/// long step of it may cost it an offer or its job.
 pub const HOSTING: &str = r#"
 [[hosting]]
 principal = "workers"
 agents = ["*"]
 [hosts]
 heartbeat_interval_sec = 1
-lost_after_sec = 2
-accept_within_sec = 1
-pending_max_sec = 3
+lost_after_sec = 600
+accept_within_sec = 600
+pending_max_sec = 600
 "#;
+
+/// The same where a host is to be lost, in the time that a test waits for it.
+pub const HOSTING_BRIEFLY: &str = r#"
+[[hosting]]
+principal = "workers"
+agents = ["*"]
+[hosts]
+heartbeat_interval_sec = 1
+lost_after_sec = 4
+accept_within_sec = 600
+pending_max_sec = 600
+"#;
+
+/// Of the beats that a host says by itself; the acks of these are passed over.
+const OWN_BEAT: u64 = u64::MAX;
 
 pub struct HostPeer {
     requests: mpsc::Sender<ServeRequest>,
     responses: Streaming<proto::ServeResponse>,
+    beats: Option<AbortOnDropHandle<()>>,
 }
 
 pub fn agent(name: &str) -> proto::HostedAgent {
@@ -93,6 +112,17 @@ pub fn complete(seq: u64, outcome: proto::complete::Outcome) -> proto::Report {
     }
 }
 
+async fn beats(requests: mpsc::Sender<ServeRequest>) {
+    let mut beats = tokio::time::interval(Duration::from_millis(500));
+    loop {
+        beats.tick().await;
+        let message = Some(Say::Heartbeat(proto::Heartbeat { nonce: OWN_BEAT }));
+        if requests.send(ServeRequest { message }).await.is_err() {
+            return;
+        }
+    }
+}
+
 impl HostPeer {
     /// A stream with a token, nothing said.
     pub async fn dial(address: &str, token: &str) -> Result<Self, Status> {
@@ -110,6 +140,7 @@ impl HostPeer {
         Ok(Self {
             requests,
             responses: responses.into_inner(),
+            beats: None,
         })
     }
 
@@ -128,7 +159,12 @@ impl HostPeer {
         let mut host = Self::dial(address, token).await?;
         host.say(Say::Register(register)).await;
         match host.hear().await? {
-            Hear::Registered(registered) => Ok((host, registered)),
+            Hear::Registered(registered) => {
+                host.beats = Some(AbortOnDropHandle::new(tokio::spawn(beats(
+                    host.requests.clone(),
+                ))));
+                Ok((host, registered))
+            }
             other => panic!("expected registered, got {other:?}"),
         }
     }
@@ -139,6 +175,11 @@ impl HostPeer {
             .await
             .expect("registered")
             .0
+    }
+
+    /// From now on it says what its script says, and nothing else.
+    pub fn stop_beating(&mut self) {
+        self.beats = None;
     }
 
     pub async fn say(&mut self, message: Say) {
@@ -165,10 +206,19 @@ impl HostPeer {
 
     /// The next message, or why the stream ended.
     pub async fn hear(&mut self) -> Result<Hear, Status> {
-        let next = tokio::time::timeout(Duration::from_secs(30), self.responses.message());
-        match next.await.expect("a message within 30 s")? {
-            Some(response) => Ok(response.message.expect("a message")),
-            None => Err(Status::ok("the end")),
+        let next = tokio::time::timeout(Duration::from_secs(30), self.hear_at_last());
+        next.await.expect("a message within 30 s")
+    }
+
+    async fn hear_at_last(&mut self) -> Result<Hear, Status> {
+        loop {
+            let Some(response) = self.responses.message().await? else {
+                return Err(Status::ok("the end"));
+            };
+            match response.message.expect("a message") {
+                Hear::HeartbeatAck(ack) if ack.nonce == OWN_BEAT => {}
+                message => return Ok(message),
+            }
         }
     }
 
@@ -182,26 +232,6 @@ impl HostPeer {
         }
     }
 
-    /// The same of a host that lives on meanwhile.
-    pub async fn next_beating(&mut self) -> Hear {
-        let limit = tokio::time::sleep(Duration::from_secs(30));
-        let mut beats = tokio::time::interval(Duration::from_millis(500));
-        tokio::pin!(limit);
-        loop {
-            tokio::select! {
-                message = self.responses.message() => {
-                    let message = message.expect("an open stream").and_then(|m| m.message);
-                    match message.expect("a message") {
-                        Hear::Ack(_) | Hear::HeartbeatAck(_) => {}
-                        other => return other,
-                    }
-                }
-                _ = beats.tick() => self.beat().await,
-                () = &mut limit => panic!("no message within 30 s"),
-            }
-        }
-    }
-
     pub async fn assigned(&mut self) -> (proto::Assign, AssignmentRef) {
         match self.next().await {
             Hear::Assign(assign) => {
@@ -209,25 +239,6 @@ impl HostPeer {
                 (assign, of)
             }
             other => panic!("expected an assignment, got {other:?}"),
-        }
-    }
-
-    /// The same after a while, in which the host beats.
-    pub async fn assigned_at_last(&mut self) -> (proto::Assign, AssignmentRef) {
-        loop {
-            self.beat().await;
-            // A rest between two beats, not a wait for the assignment.
-            let rest = Duration::from_millis(500);
-            match tokio::time::timeout(rest, self.responses.message()).await {
-                Ok(Ok(Some(response))) => {
-                    if let Some(Hear::Assign(assign)) = response.message {
-                        let of = assign.r#ref.clone().expect("a ref");
-                        return (assign, of);
-                    }
-                }
-                Ok(end) => panic!("the stream ended: {end:?}"),
-                Err(_) => {}
-            }
         }
     }
 

@@ -6,6 +6,7 @@ pub mod both;
 pub mod buf;
 pub mod chromium;
 pub mod collector;
+pub mod cpu;
 pub mod credentials;
 pub mod front;
 pub mod gateway;
@@ -235,17 +236,26 @@ pub struct Peer {
     next_id: u32,
 }
 
+/// With all features but heartbeats: a script says only what it says, and is not given
+/// up where it takes long to read.
 pub fn hello(token: &str) -> proto::SessionHello {
+    let features = arcpd::protocol::feature::SUPPORTED.into_iter();
+    let features = features.filter(|feature| *feature != "heartbeat");
     proto::SessionHello {
         client_name: "test".into(),
         client_version: "1".into(),
         auth_scheme: "bearer".into(),
         auth_token: token.into(),
-        features: arcpd::protocol::feature::SUPPORTED
-            .map(String::from)
-            .to_vec(),
+        features: features.map(String::from).collect(),
         ..Default::default()
     }
+}
+
+/// Of a client that answers pings.
+pub fn hello_with_heartbeat(token: &str) -> proto::SessionHello {
+    let mut hello = hello(token);
+    hello.features.push("heartbeat".into());
+    hello
 }
 
 impl Peer {

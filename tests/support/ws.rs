@@ -120,10 +120,24 @@ impl Ws {
         loop {
             let next = tokio::time::timeout(limit, self.socket.next());
             match next.await.expect("a frame in time")? {
-                Ok(Message::Text(text)) => return Some(serde_json::from_str(&text).unwrap()),
+                Ok(Message::Text(text)) => {
+                    let frame = serde_json::from_str(&text).unwrap();
+                    self.answer(&frame).await;
+                    return Some(frame);
+                }
                 Ok(Message::Close(_)) | Err(_) => return None,
                 Ok(_) => {}
             }
+        }
+    }
+
+    /// As every client that has heartbeats it answers a ping when it reads it.
+    async fn answer(&mut self, frame: &Value) {
+        if frame["type"] == "session.ping" {
+            let nonce = &frame["payload"]["nonce"];
+            let pong = self.envelope("session.pong", json!({ "ping_nonce": nonce }));
+            // A socket that is closed is seen by whoever reads on.
+            let _ = self.socket.send(Message::text(pong.to_string())).await;
         }
     }
 
