@@ -123,6 +123,26 @@ async fn a_host_that_falls_silent_loses_its_job_as_its_policy_says() {
     }
 }
 
+/// Its beats were in the socket, and it was given up for silent without a look at them.
+#[tokio::test]
+async fn what_a_host_said_while_the_process_stood_still_is_heard() {
+    let dir = tempfile::tempdir().unwrap();
+    let toml = HOSTING.replace("lost_after_sec = 600", "lost_after_sec = 2");
+    let runtime = Runtime::start_with(dir.path(), &toml);
+    let mut host = host_of(&runtime, "h1", Fail).await;
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    alice.submit("a", json!(1)).await;
+    let of = running(&mut host).await;
+    runtime.signal("-STOP");
+    // It goes on beating. Longer than a host may be silent; nothing can tell when the
+    // runtime's clock has passed that.
+    tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+    runtime.signal("-CONT");
+    host.report(&of, vec![result(2, "2")]).await;
+    host.acked(2).await;
+    assert_eq!(words(&alice.until_terminal().await), ["one", "result 2"]);
+}
+
 #[tokio::test]
 async fn a_job_that_loses_every_host_is_given_up() {
     let dir = tempfile::tempdir().unwrap();

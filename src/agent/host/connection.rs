@@ -25,6 +25,10 @@ use crate::wire::Invalid;
 /// A drained host comes back after a part of this.
 const RECONNECT_MAX: Duration = Duration::from_secs(5);
 
+/// For what the host said while nobody listened: the process stood still, or had no
+/// turn on a busy machine. It is in the socket then, and read before this is over.
+const LAST_LOOK_MAX: Duration = Duration::from_secs(1);
+
 pub type Incoming = Pin<Box<dyn Stream<Item = Result<HostRequest, Invalid>> + Send>>;
 
 /// Serves a stream whose peer has shown `token`; returns why it ends.
@@ -112,8 +116,11 @@ impl Connection {
         // Also of a host that never beats.
         let interval = self.hosts.options.heartbeat_interval;
         let mut token_due = Instant::now() + interval;
+        let lost_after = self.hosts.options.lost_after;
+        // Set once the host was silent for too long: it is lost then, unless it is heard first.
+        let mut give_up_at = None;
         loop {
-            let lost_at = self.last_heard + self.hosts.options.lost_after;
+            let lost_at = give_up_at.unwrap_or(self.last_heard + lost_after);
             tokio::select! {
                 () = displaced.cancelled() => {
                     return unavailable("another connection of this host has taken over");
@@ -130,6 +137,7 @@ impl Connection {
                 () = host.outbox.filled() => {}
                 request = inbound.next() => {
                     self.last_heard = Instant::now();
+                    give_up_at = None;
                     let Some(request) = request else {
                         return unavailable("the host has gone");
                     };
@@ -146,7 +154,10 @@ impl Connection {
                     self.last_heard = Instant::now();
                 }
                 () = tokio::time::sleep_until(lost_at) => {
-                    return self.lost().await;
+                    if give_up_at.is_some() {
+                        return self.lost().await;
+                    }
+                    give_up_at = Some(Instant::now() + LAST_LOOK_MAX.min(lost_after / 4));
                 }
                 () = tokio::time::sleep_until(token_due) => {
                     if let Err(refusal) = self.authentic() {
