@@ -662,6 +662,21 @@ async fn a_runtime_that_was_stopped_over_the_end_of_a_lease_allows_nothing_after
     let mut scene = Scene::until(lease(), at(end)).await;
     assert_eq!(scene.call().await, "");
     scene.runtime.signal("-STOP");
+    // One thread takes the signal and stops the others, which run on until it does.
+    let stopped = |task: std::fs::DirEntry| {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')')
+            .next()
+            .unwrap_or("")
+            .trim_start()
+            .starts_with('T')
+    };
+    let tasks = format!("/proc/{}/task", scene.runtime.pid());
+    let is_still = || std::fs::read_dir(&tasks).unwrap().flatten().all(stopped);
+    while !is_still() {
+        assert!(jiff::Timestamp::now().as_second() < end, "it does not stop");
+        tokio::task::yield_now().await;
+    }
     let of = scene.of.clone();
     scene.say_authorize(&of, "tool.call", "t").await;
     // Time itself is waited for: the end, and the grace after it.
