@@ -202,6 +202,7 @@ impl Jobs {
         asked: &Delegation,
     ) {
         let (session_id, stream) = (row.session_id.clone(), row.stream);
+        parent.is_to_say(stream);
         let said = parent.emit_own(said_of(asked, &row)).await;
         // Who has heard that there is a child does not ask again, and nobody else tells
         // of it after a kill. While the store fails there is nothing to wait for.
@@ -295,18 +296,20 @@ impl Jobs {
         }
     }
 
-    /// A crash may have come between the child and the event that tells of it. Who makes
-    /// a child in this process tells of it before anybody can ask for it again.
+    /// A crash may have come between the child and the event that tells of it; the log
+    /// knows.
     async fn say_again(
         &self,
         parent: &JobContext,
         row: &JobRow,
         asked: &Delegation,
     ) -> Result<(), Failure> {
-        if row.stream >= self.first_stream || !parent.is_to_say(row.stream) {
+        if !parent.is_to_say(row.stream) {
             return Ok(());
         }
         let log = self.log();
+        // What is on its way there was said by this process.
+        log.settled().await.map_err(unavailable)?;
         let mut after = 0;
         loop {
             let blocks = log.read_stream(parent.stream(), after, log.committed(), 256 * 1024);

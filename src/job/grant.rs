@@ -18,6 +18,9 @@ use crate::log::{JobRow, StreamId};
 use crate::protocol::event::REMAINING;
 use crate::protocol::{ErrorCode, EventBody, Failure};
 
+/// Children of a tree that are remembered as told of.
+const SAID_MAX: usize = 4_096;
+
 pub(super) struct Grant {
     pub lease: Lease,
     pub models: ModelDefault,
@@ -46,8 +49,8 @@ pub(super) struct Family {
     ledger: Mutex<Ledger>,
     /// Those that run, to tell them what changed for them.
     members: Mutex<HashMap<Member, WeakJob>>,
-    /// Of the children that an earlier process made, those that this one has told of
-    /// again, or has found told of: never more than there were at its start.
+    /// Children that are told of in their parents' streams, to spare the look there;
+    /// some are forgotten.
     said: Mutex<HashSet<Member>>,
 }
 
@@ -142,10 +145,13 @@ impl Family {
         }
     }
 
-    /// True for the one that is to tell of a child of an earlier process: the event may
-    /// be on its way into the log, where nobody sees it yet.
+    /// True when it is not known that a child is told of; from now on it is.
     pub fn is_to_say(&self, child: Member) -> bool {
-        self.said.lock().insert(child)
+        let mut said = self.said.lock();
+        if said.len() >= SAID_MAX {
+            said.clear();
+        }
+        said.insert(child)
     }
 
     fn end(&self, member: Member) {

@@ -28,8 +28,6 @@ pub struct Jobs {
     log: Log,
     agents: AgentDirectory,
     limits: Limits,
-    /// Of this process; those below are of earlier ones.
-    pub(super) first_stream: StreamId,
     next_stream: AtomicI64,
     live: Arc<LiveJobs>,
     pub(super) policy: Policy,
@@ -138,7 +136,6 @@ impl Jobs {
             making: Arc::default(),
             log,
             agents,
-            first_stream: last_stream + 1,
             next_stream: AtomicI64::new(last_stream + 1),
             live: LiveJobs::new(limits.cancel_grace),
             limits,
