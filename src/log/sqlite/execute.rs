@@ -3,8 +3,8 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decode::job_from_row;
-use super::{credential, hosted, trace, trim, view_ops};
-use crate::log::{Command, JobRow, Outcome, PendingBlock, Position};
+use super::{credential, hosted, trim, view_ops};
+use crate::log::{Command, JobRow, Outcome, PendingBlock, Position, TraceRow};
 
 /// Whether there are credentials to be revoked after this.
 pub(super) struct Due(pub bool);
@@ -46,11 +46,12 @@ pub(super) fn insert_block(
     if let Some(end) = &block.terminal {
         hosted::end(connection, block.stream)?;
         due = credential::end(connection, block.stream, end.ended_at_ms)?;
-        trace::end(connection, block.stream)?;
         let last_seq = block.first_seq + u64::from(block.count) - 1;
         connection
             .prepare_cached(
-                "UPDATE job SET status = ?2, ended_at_ms = ?3, last_seq = ?4, end_position = ?5
+                // Nothing needs its trace context any more.
+                "UPDATE job SET status = ?2, ended_at_ms = ?3, last_seq = ?4, end_position = ?5,
+                   parent_span_id = NULL, sampled = NULL, tracestate = NULL, baggage = NULL
                  WHERE stream = ?1",
             )?
             .execute(params![
@@ -135,15 +136,12 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
             if !credential::all_issued(connection, credentials)? {
                 return Ok(Outcome::Stale);
             }
-            insert_job(connection, job)?;
+            insert_job(connection, job, trace.as_deref())?;
             if let Some(op) = op {
                 view_ops::insert(connection, op)?;
             }
             if let Some(row) = hosted {
                 hosted::insert(connection, row)?;
-            }
-            if let Some(row) = trace {
-                trace::insert(connection, job.stream, row)?;
             }
         }
         Command::IntendCredential(row) => credential::insert(connection, row)?,
@@ -234,11 +232,15 @@ fn same_child(connection: &Connection, job: &JobRow) -> rusqlite::Result<Option<
         .optional()
 }
 
-fn insert_job(connection: &Connection, job: &JobRow) -> rusqlite::Result<()> {
+fn insert_job(
+    connection: &Connection,
+    job: &JobRow,
+    trace: Option<&TraceRow>,
+) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "INSERT INTO job VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, 0,
-               ?16, ?17, ?18, ?19, ?20)",
+               ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)",
         )?
         .execute(params![
             job.stream,
@@ -261,6 +263,10 @@ fn insert_job(connection: &Connection, job: &JobRow) -> rusqlite::Result<()> {
             job.grant.parent_id,
             job.grant.delegate_id,
             job.grant.spent_json,
+            trace.and_then(|trace| trace.parent_span_id.as_ref()),
+            trace.map(|trace| trace.sampled),
+            trace.map(|trace| &trace.tracestate),
+            trace.map(|trace| &trace.baggage),
         ])?;
     Ok(())
 }

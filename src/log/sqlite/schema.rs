@@ -13,7 +13,7 @@ const APPLICATION_ID: i64 = 0x6172_6370;
 const CACHE_KIB: i64 = 16 * 1024;
 /// What each version of the format added to the one before. A store is brought
 /// up step by step when it is opened; a step, once released, is never changed.
-const STEPS: [&str; 8] = [
+const STEPS: [&str; 9] = [
     FIRST,
     RECENT_VIEW_OPS,
     HOSTED,
@@ -22,6 +22,7 @@ const STEPS: [&str; 8] = [
     CREDENTIALS,
     JOB_TRACE,
     REPLICAS,
+    TRACE_OF_JOB,
 ];
 /// `PRAGMA user_version`: how many of the steps a store has.
 const FORMAT: i64 = STEPS.len() as i64;
@@ -121,6 +122,18 @@ CREATE TABLE replica (
 CREATE TABLE owner (stream INTEGER PRIMARY KEY, replica INTEGER NOT NULL);
 CREATE INDEX owner_replica ON owner (replica);
 CREATE TABLE replicated (cluster TEXT NOT NULL, sequence INTEGER NOT NULL);
+";
+
+// A row of its own cost a job two writes more.
+const TRACE_OF_JOB: &str = "
+ALTER TABLE job ADD COLUMN parent_span_id TEXT;
+ALTER TABLE job ADD COLUMN sampled INTEGER;
+ALTER TABLE job ADD COLUMN tracestate TEXT;
+ALTER TABLE job ADD COLUMN baggage TEXT;
+UPDATE job SET (parent_span_id, sampled, tracestate, baggage) = (
+  SELECT parent_span_id, sampled, tracestate, baggage FROM job_trace WHERE job_trace.stream = job.stream)
+WHERE stream IN (SELECT stream FROM job_trace);
+DROP TABLE job_trace;
 ";
 
 /// The writer's connection and the last position in use.
@@ -259,5 +272,43 @@ mod tests {
             panic!("a younger store was opened");
         };
         assert!(matches!(refused, Error::Version { found, .. } if found == FORMAT + 1));
+    }
+
+    #[test]
+    fn a_live_jobs_trace_outlives_the_table_it_was_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("arcpd.db");
+        let old = Connection::open(&path).unwrap();
+        let steps = STEPS[..7].concat();
+        old.execute_batch(&format!(
+            "{steps} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 7;
+             INSERT INTO job (stream, id, session_id, principal, agent, input_json, trace_id,
+               created_at_ms, status, last_seq, fingerprint)
+             VALUES (1, 'traced', '', 'alice', 'a@1.0.0', '1', '', 0, 'running', 0, x''),
+                    (2, 'untraced', '', 'alice', 'a@1.0.0', '1', '', 0, 'running', 0, x'');
+             INSERT INTO job_trace VALUES (1, '00000000000000ab', 0, 'a=b', 'c=d');"
+        ))
+        .unwrap();
+        drop(old);
+        let (connection, _) = open_writer(&path, Durability::Process).unwrap();
+        let mut found = connection
+            .prepare("SELECT parent_span_id, sampled, tracestate, baggage FROM job ORDER BY stream")
+            .unwrap();
+        type Trace = (Option<String>, Option<bool>, Option<String>, Option<String>);
+        let found: Vec<Trace> = found
+            .query_map([], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+            })
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        let text = |text: &str| Some(text.to_owned());
+        let traced = (
+            text("00000000000000ab"),
+            Some(false),
+            text("a=b"),
+            text("c=d"),
+        );
+        assert_eq!(found, [traced, (None, None, None, None)]);
     }
 }
