@@ -198,7 +198,7 @@ impl Jobs {
         parent: &JobContext,
         row: JobRow,
         runner: Arc<dyn super::Agent>,
-        (grant, credential, trace): (Grant, Option<Holding>, JobTrace),
+        (grant, credential, trace): (Grant, Option<Holding>, Arc<JobTrace>),
         asked: &Delegation,
     ) {
         let (session_id, stream) = (row.session_id.clone(), row.stream);

@@ -119,7 +119,7 @@ impl Jobs {
         &self,
         row: &JobRow,
         is_hosted: bool,
-    ) -> Result<JobTrace, crate::log::Error> {
+    ) -> Result<Arc<JobTrace>, crate::log::Error> {
         let (telemetry, log) = (self.telemetry(), self.log());
         let stored = match telemetry.is_on() || is_hosted {
             true => log.job_trace(row.stream).await?,

@@ -73,7 +73,7 @@ struct Start {
     deadline: Option<Timestamp>,
     grant: Option<Grant>,
     credential: Option<Holding>,
-    trace: JobTrace,
+    trace: Arc<JobTrace>,
     /// Until it runs.
     _making: Making,
 }
@@ -94,7 +94,7 @@ impl Drop for Making {
 struct Refused {
     failure: Failure,
     /// What was said of it elsewhere before it was refused.
-    trace: Option<Box<JobTrace>>,
+    trace: Option<Arc<JobTrace>>,
 }
 
 impl From<Failure> for Refused {
@@ -280,7 +280,7 @@ impl Jobs {
         // Whoever was asked for it knows the trace.
         let credential = credential.await.map_err(|failure| Refused {
             failure,
-            trace: Some(Box::new(trace.clone())),
+            trace: Some(trace.clone()),
         })?;
         let is_hosted = hosted.is_some();
         // A key is in the memory of who asked for it: its job stays here.
@@ -449,7 +449,7 @@ impl Jobs {
         }
     }
 
-    pub(super) fn context(&self, row: JobRow, last_seq: u64, trace: JobTrace) -> JobContext {
+    pub(super) fn context(&self, row: JobRow, last_seq: u64, trace: Arc<JobTrace>) -> JobContext {
         let telemetry = (trace, self.telemetry.clone());
         JobContext::new(
             row,

@@ -68,14 +68,19 @@ impl AgentSpans {
 
 /// What an agent of that job is polled in; none where nothing is recorded.
 pub(crate) fn context_of(trace: &JobTrace) -> Option<Context> {
+    // First: it is asked for each job, and mostly nothing is recorded.
+    if !trace.recorded {
+        return None;
+    }
     let run = trace.run();
     let trace_id = TraceId::from_hex(&run.trace_id).ok()?;
     let span_id = OtelSpanId::from_bytes(run.span_id.0.to_be_bytes());
-    let state = trace.tracestate.parse().unwrap_or(TraceState::NONE);
+    let state = match &*trace.tracestate {
+        "" => TraceState::NONE,
+        list => list.parse().unwrap_or(TraceState::NONE),
+    };
     let of = SpanContext::new(trace_id, span_id, TraceFlags::SAMPLED, true, state);
-    trace
-        .recorded
-        .then(|| Context::new().with_remote_span_context(of))
+    Some(Context::new().with_remote_span_context(of))
 }
 
 /// Takes what is over from the SDK; nothing waits here.
@@ -116,7 +121,7 @@ fn own(data: SpanData) -> Span {
     span.tracestate = data.span_context.trace_state().header();
     span.kind = data.span_kind;
     for attribute in data.attributes.into_iter().take(ATTRIBUTES_MAX) {
-        span.set(attribute.key.to_string(), value(attribute.value));
+        span.set(attribute.key, value(attribute.value));
     }
     if let Status::Error { description } = data.status {
         span.error = Some(super::span::cut(&description).into());

@@ -1,5 +1,6 @@
 //! Our spans as the SDK's, which its processor and its exporters take.
 
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{
@@ -10,8 +11,14 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::names;
-use super::span::{Kind, Span, Value};
+use super::span::{Kind, Span};
 use crate::protocol::SpanRef;
+
+static SCOPE: LazyLock<InstrumentationScope> = LazyLock::new(|| {
+    InstrumentationScope::builder(names::SCOPE)
+        .with_version(env!("CARGO_PKG_VERSION"))
+        .build()
+});
 
 pub(super) fn resource(attributes: &[(String, String)]) -> Resource {
     let attributes = attributes.iter().cloned();
@@ -22,13 +29,17 @@ pub(super) fn resource(attributes: &[(String, String)]) -> Resource {
 
 impl From<Span> for SpanData {
     fn from(span: Span) -> Self {
-        // What is no list of W3C's is nobody's to read.
-        let tracestate = span.tracestate.parse().unwrap_or_default();
+        let tracestate = match &*span.tracestate {
+            "" => TraceState::NONE,
+            // What is no list of W3C's is nobody's to read.
+            list => list.parse().unwrap_or_default(),
+        };
         let mut events = SpanEvents::default();
-        events.events.extend(span.events.into_iter().map(|mark| {
-            let attributes = attributes(mark.attributes);
-            Event::new(mark.name, time(mark.at_ns), attributes, 0)
-        }));
+        events.events.extend(
+            span.events
+                .into_iter()
+                .map(|mark| Event::new(mark.name, time(mark.at_ns), mark.attributes, 0)),
+        );
         let mut links = SpanLinks::default();
         let linked = span.links.iter();
         links
@@ -40,17 +51,15 @@ impl From<Span> for SpanData {
             // A request's parent is its sender's.
             parent_span_is_remote: span.parent.is_some() && span.kind == Kind::Server,
             span_kind: span.kind,
-            name: span.name.into(),
+            name: span.name,
             start_time: time(span.start_ns),
             end_time: time(span.end_ns),
-            attributes: attributes(span.attributes),
+            attributes: span.attributes,
             dropped_attributes_count: 0,
             events,
             links,
             status: span.error.map_or(Status::Unset, Status::error),
-            instrumentation_scope: InstrumentationScope::builder(names::SCOPE)
-                .with_version(env!("CARGO_PKG_VERSION"))
-                .build(),
+            instrumentation_scope: SCOPE.clone(),
         }
     }
 }
@@ -73,11 +82,4 @@ pub(super) fn trace_id(hex: &str) -> TraceId {
 
 fn time(ns: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_nanos(ns)
-}
-
-fn attributes(attributes: Vec<(String, Value)>) -> Vec<KeyValue> {
-    attributes
-        .into_iter()
-        .map(|(key, of)| KeyValue::new(key, of.0))
-        .collect()
 }

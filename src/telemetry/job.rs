@@ -1,6 +1,8 @@
 //! The trace of one job: what is stored of it, what its spans are, and what whoever
 //! works on it is told.
 
+use std::sync::Arc;
+
 use super::span::{Span, span_id};
 use super::{Telemetry, names};
 use crate::log::{JobRow, TraceRow};
@@ -21,12 +23,12 @@ pub struct JobTrace {
 
 impl JobTrace {
     /// Of a job that is submitted now.
-    pub fn begin(telemetry: &Telemetry, row: &JobRow, context: &TraceContext) -> Self {
+    pub fn begin(telemetry: &Telemetry, row: &JobRow, context: &TraceContext) -> Arc<Self> {
         let sampled = match telemetry.sampler() {
             Some(sampler) => sampler.samples(&row.trace_id, context),
             None => context.sampled.unwrap_or(true),
         };
-        Self {
+        Arc::new(Self {
             trace_id: row.trace_id.clone(),
             job_id: row.id.clone(),
             parent: context.span_id,
@@ -34,11 +36,11 @@ impl JobTrace {
             recorded: telemetry.is_on() && sampled,
             tracestate: context.tracestate.clone(),
             baggage: context.baggage.clone(),
-        }
+        })
     }
 
     /// Of a job of an earlier run of the runtime.
-    pub fn stored(telemetry: &Telemetry, job: &JobRow, row: Option<TraceRow>) -> Self {
+    pub fn stored(telemetry: &Telemetry, job: &JobRow, row: Option<TraceRow>) -> Arc<Self> {
         // A job without a row was submitted while nothing was recorded.
         let recorded = telemetry.is_on() && row.as_ref().is_some_and(|row| row.sampled);
         let row = row.unwrap_or(TraceRow {
@@ -46,7 +48,7 @@ impl JobTrace {
             ..TraceRow::default()
         });
         let parent = row.parent_span_id.as_deref();
-        Self {
+        Arc::new(Self {
             trace_id: job.trace_id.clone(),
             job_id: job.id.clone(),
             parent: parent
@@ -56,7 +58,7 @@ impl JobTrace {
             recorded,
             tracestate: row.tracestate,
             baggage: row.baggage,
-        }
+        })
     }
 
     /// What to store; nothing for a job that neither caller nor runtime traces.
@@ -120,7 +122,7 @@ impl JobTrace {
     }
 
     /// A short span in the run, that ends now.
-    pub(super) fn in_run(&self, name: &str, start_ns: u64, end_ns: u64) -> Span {
+    pub(super) fn in_run(&self, name: &'static str, start_ns: u64, end_ns: u64) -> Span {
         let mut span = Span::within(&self.trace_id, name, start_ns, end_ns);
         span.parent = Some(self.run().span_id);
         span.tracestate.clone_from(&self.tracestate);

@@ -63,8 +63,7 @@ use crate::wire;
 use observer::{Inbox, Message, Waiting};
 use queue::Counts;
 use run::{Began, LeaseOf};
-use serde_json::Value;
-use span::{Kind, Span, now_of_records};
+use span::{Kind, Span, Value, now_of_records};
 
 /// Cheap to clone. The default exports nothing; instruments count in any case.
 #[derive(Clone, Default)]
@@ -173,25 +172,20 @@ impl Telemetry {
     // --- what happens to jobs ---
 
     /// A job that is durable and has not begun. Before its first record.
-    pub fn submitted(&self, trace: &JobTrace, submit: &Submitted<'_>) {
+    pub fn submitted(&self, trace: &Arc<JobTrace>, submit: &Submitted<'_>) {
         if !trace.recorded {
             return;
         }
         let row = submit.row;
-        // The run begins at a whole millisecond, and no child before its parent.
-        let start_ns = submit.start_ns.min(span::ms_to_ns(row.created_at_ms));
-        let mut span = Span::new(trace.submit(), names::SUBMIT, start_ns, now_ns());
-        span.parent = trace.parent;
-        span.tracestate.clone_from(&trace.tracestate);
-        span.links.extend(submit.context.link.clone());
-        span.urgent = true;
-        of_job(&mut span, row);
-        via(&mut span, submit.via, "job.submit");
-        if submit.context.ignored {
-            span.set(names::TRACE_ID_IGNORED, true);
-        }
-        self.send(Message::Began(row.stream, began(trace, row, submit.hosted)));
-        self.span(span);
+        let mut began = began(trace, row, submit.hosted);
+        began.submit = Some(run::Submit {
+            via: submit.via,
+            start_ns: submit.start_ns,
+            end_ns: now_ns(),
+            link: submit.context.link.clone(),
+            ignored: submit.context.ignored,
+        });
+        self.send(Message::Began(row.stream, began));
     }
 
     /// A submit that made no job: refused, or an earlier one's again. `own` is what
@@ -218,7 +212,12 @@ impl Telemetry {
         match ended {
             Err(code) => span.fail(code.as_str()),
             Ok(earlier) => {
-                of_job(&mut span, earlier);
+                span.attributes.extend(of_job(
+                    &earlier.id,
+                    &earlier.agent,
+                    earlier.grant.parent_id.as_deref(),
+                    &earlier.session_id,
+                ));
                 span.set(names::DUPLICATE, true);
                 span.links.push(run_of(earlier));
             }
@@ -227,7 +226,13 @@ impl Telemetry {
     }
 
     /// A job of an earlier run of the runtime, with its records so far.
-    pub fn taken_up(&self, trace: &JobTrace, row: &JobRow, hosted: bool, earlier: Vec<Arc<Block>>) {
+    pub fn taken_up(
+        &self,
+        trace: &Arc<JobTrace>,
+        row: &JobRow,
+        hosted: bool,
+        earlier: Vec<Arc<Block>>,
+    ) {
         if trace.recorded {
             self.send(Message::Began(row.stream, began(trace, row, hosted)));
             self.send(Message::Earlier(earlier));
@@ -313,7 +318,7 @@ impl Telemetry {
     }
 
     /// A short span of somebody's request, in the caller's trace or one of its own.
-    fn asked(&self, name: &str, context: &TraceContext, start_ns: u64) -> Option<Span> {
+    fn asked(&self, name: &'static str, context: &TraceContext, start_ns: u64) -> Option<Span> {
         let sampler = self.sampler()?;
         let trace_id = context.trace_id.clone();
         let trace_id = trace_id.unwrap_or_else(crate::protocol::id::trace_id);
@@ -341,9 +346,10 @@ pub struct Submitted<'a> {
     pub start_ns: u64,
 }
 
-fn began(trace: &JobTrace, row: &JobRow, hosted: bool) -> Box<Began> {
+fn began(trace: &Arc<JobTrace>, row: &JobRow, hosted: bool) -> Box<Began> {
     Box::new(Began {
         trace: trace.clone(),
+        submit: None,
         session_id: row.session_id.clone(),
         agent: row.agent.clone(),
         hosted,
@@ -357,7 +363,7 @@ fn began(trace: &JobTrace, row: &JobRow, hosted: bool) -> Box<Began> {
 fn lease(grant: &GrantRow) -> LeaseOf {
     // Of the runtime's own making; most jobs have none.
     let lease = match &*grant.lease_json {
-        "{}" => Value::Null,
+        "{}" => serde_json::Value::Null,
         json => serde_json::from_str(json).unwrap_or_default(),
     };
     let amounts = lease["cost.budget"].as_array().into_iter().flatten();
@@ -370,18 +376,29 @@ fn lease(grant: &GrantRow) -> LeaseOf {
     }
 }
 
-fn of_job(span: &mut Span, row: &JobRow) {
-    let (name, version) = row.agent.split_once('@').unwrap_or((&row.agent, ""));
-    span.set(names::JOB_ID, &*row.id);
-    span.set(names::AGENT_NAME, name);
-    span.set(names::AGENT_VERSION, version);
-    if let Some(parent_id) = &row.grant.parent_id {
-        span.set(names::PARENT_JOB_ID, &**parent_id);
+/// For the attributes of more than one span; `agent` is `name@version`.
+fn of_job(
+    job_id: &str,
+    agent: &str,
+    parent_id: Option<&str>,
+    session_id: &str,
+) -> Vec<opentelemetry::KeyValue> {
+    let (name, version) = agent.split_once('@').unwrap_or((agent, ""));
+    // The run's span has three more at the least.
+    let mut attributes = Vec::with_capacity(9);
+    let mut set = |name, value| attributes.push(span::attribute(name, value));
+    set(names::JOB_ID, Value::shared(job_id));
+    set(names::AGENT_NAME, Value::shared(name));
+    set(names::AGENT_VERSION, Value::shared(version));
+    if let Some(parent_id) = parent_id {
+        set(names::PARENT_JOB_ID, Value::shared(parent_id));
     }
-    if !row.session_id.is_empty() {
-        span.set(names::SESSION_ID, &*row.session_id);
-        span.set(names::CONVERSATION, &*row.session_id);
+    if !session_id.is_empty() {
+        let session_id = Value::shared(session_id);
+        set(names::SESSION_ID, session_id.clone());
+        set(names::CONVERSATION, session_id);
     }
+    attributes
 }
 
 fn run_of(row: &JobRow) -> SpanRef {
@@ -391,7 +408,7 @@ fn run_of(row: &JobRow) -> SpanRef {
     }
 }
 
-fn via(span: &mut Span, via: Via, message: &str) {
+fn via(span: &mut Span, via: Via, message: &'static str) {
     let (system, method) = match via {
         Via::Session => ("grpc", "arcp.v1.RuntimeService/Session"),
         Via::JobService(method) => ("grpc", method),
@@ -399,6 +416,6 @@ fn via(span: &mut Span, via: Via, message: &str) {
         Via::Inside => return,
     };
     span.kind = Kind::Server;
-    span.set(names::RPC_SYSTEM, system);
-    span.set(names::RPC_METHOD, method);
+    span.set(names::RPC_SYSTEM, Value::word(system));
+    span.set(names::RPC_METHOD, Value::word(method));
 }

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
@@ -21,6 +22,14 @@ const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 const WAITING_MESSAGES_MAX: usize = 65_536;
 /// Jobs followed at once; more are counted as dropped.
 const RUNS_MAX: usize = 200_000;
+
+/// Messages taken at a time.
+const RECEIVED_MAX: usize = 1_024;
+/// How long messages are let come together when all are dealt with: to be woken for
+/// each would cost those who send them more than the spans do.
+const GATHER: Duration = Duration::from_millis(5);
+
+type Runs = HashMap<StreamId, Box<Run>>;
 
 pub(super) enum Message {
     Began(StreamId, Box<Began>),
@@ -83,45 +92,64 @@ pub(super) async fn observe(
     waiting: Arc<Waiting>,
     queue: Arc<Queue>,
 ) {
-    let mut runs: HashMap<StreamId, Run> = HashMap::new();
-    let mut spans = Vec::new();
-    while let Some(message) = inbox.recv().await {
-        waiting.messages.fetch_sub(1, Ordering::Relaxed);
-        match message {
-            Message::Began(stream, began) if runs.len() < RUNS_MAX => {
-                runs.insert(stream, Run::new(*began));
-            }
-            Message::Began(..) => {
-                waiting.dropped.fetch_add(1, Ordering::Relaxed);
-            }
-            Message::Earlier(blocks) => {
-                apply(&mut runs, &blocks, &mut spans);
-                spans.clear();
-            }
-            Message::Running(stream, at_ns) => {
-                if let Some(run) = runs.get_mut(&stream) {
-                    run.running(at_ns);
-                }
-            }
-            Message::Blocks(blocks, bytes) => {
-                apply(&mut runs, &blocks, &mut spans);
-                waiting.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            }
-            Message::Span(span) => spans.push(*span),
-            Message::Flush(done) => {
+    let mut runs = Runs::new();
+    let (mut messages, mut spans) = (Vec::new(), Vec::new());
+    loop {
+        let received = inbox.recv_many(&mut messages, RECEIVED_MAX).await;
+        if received == 0 {
+            break;
+        }
+        for message in messages.drain(..) {
+            waiting.messages.fetch_sub(1, Ordering::Relaxed);
+            if let Message::Flush(done) = message {
                 queue.flush().await;
                 // Whoever asked may have stopped waiting.
                 let _ = done.send(());
+                continue;
+            }
+            on(message, &mut runs, &waiting, &mut spans);
+            for span in spans.drain(..) {
+                queue.push(span).await;
             }
         }
-        for span in spans.drain(..) {
-            queue.push(span).await;
+        if received < RECEIVED_MAX {
+            tokio::time::sleep(GATHER).await;
         }
     }
     queue.close();
 }
 
-fn apply(runs: &mut HashMap<StreamId, Run>, blocks: &[Arc<Block>], spans: &mut Vec<Span>) {
+fn on(message: Message, runs: &mut Runs, waiting: &Waiting, spans: &mut Vec<Span>) {
+    match message {
+        Message::Began(stream, began) => {
+            let (run, submit) = Run::new(*began);
+            spans.extend(submit);
+            if runs.len() < RUNS_MAX {
+                runs.insert(stream, Box::new(run));
+            } else {
+                waiting.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Message::Earlier(blocks) => {
+            apply(runs, &blocks, spans);
+            spans.clear();
+        }
+        Message::Running(stream, at_ns) => {
+            if let Some(run) = runs.get_mut(&stream) {
+                run.running(at_ns);
+            }
+        }
+        Message::Blocks(blocks, bytes) => {
+            apply(runs, &blocks, spans);
+            waiting.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        Message::Span(span) => spans.push(*span),
+        // Waited for where it was received.
+        Message::Flush(_) => {}
+    }
+}
+
+fn apply(runs: &mut Runs, blocks: &[Arc<Block>], spans: &mut Vec<Span>) {
     for block in blocks {
         if let Some(run) = runs.get_mut(&block.stream) {
             run.apply(block, now_ns(), spans);

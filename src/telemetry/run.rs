@@ -2,12 +2,15 @@
 //! end, its own when the terminal comes. Pure; the observer calls it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use opentelemetry::KeyValue;
 
 use super::job::JobTrace;
-use super::names;
-use super::span::{Kind, Mark, Span, cut, ms_to_ns, span_id};
+use super::span::{Kind, Mark, Span, Value, attribute, cut, ms_to_ns, span_id};
+use super::{Via, names, of_job, via};
 use crate::log::Block;
-use crate::protocol::SpanRef;
+use crate::protocol::{SpanId, SpanRef};
 use crate::wire::{self, Traced, What};
 
 /// Calls of tools that may be open at once; more are in the log and not in the trace.
@@ -17,9 +20,12 @@ const MARKS_MAX: usize = 128;
 const LINKS_MAX: usize = 128;
 
 pub(super) struct Run {
-    trace: JobTrace,
-    session_id: String,
+    trace: Arc<JobTrace>,
+    /// Of its submit.
+    parent: SpanId,
     agent: String,
+    /// What its own span and that of its submit say of the job alike.
+    of_job: Vec<KeyValue>,
     hosted: bool,
     created_ns: u64,
     /// None while no host has accepted it.
@@ -30,7 +36,6 @@ pub(super) struct Run {
     /// Of each budget; at first all of it.
     remaining: BTreeMap<String, f64>,
     lease: LeaseOf,
-    parent_id: Option<String>,
     attempt: u64,
     marks: Vec<Mark>,
     children: Vec<SpanRef>,
@@ -44,7 +49,9 @@ struct OpenTool {
 
 /// What the observer is told of a job that begins.
 pub(super) struct Began {
-    pub trace: JobTrace,
+    pub trace: Arc<JobTrace>,
+    /// None when an earlier run of the runtime has shown its submit.
+    pub submit: Option<Submit>,
     pub session_id: String,
     /// `name@version`.
     pub agent: String,
@@ -57,6 +64,16 @@ pub(super) struct Began {
     pub parent_id: Option<String>,
 }
 
+/// What the span of a submit says that the run's does not.
+pub(super) struct Submit {
+    pub via: Via,
+    pub start_ns: u64,
+    pub end_ns: u64,
+    pub link: Option<SpanRef>,
+    /// A `trace_id` was there and could not be read.
+    pub ignored: bool,
+}
+
 /// What a span says of a lease.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct LeaseOf {
@@ -66,12 +83,37 @@ pub(super) struct LeaseOf {
 }
 
 impl Run {
-    pub fn new(began: Began) -> Self {
+    /// With the span of its submit, which is over.
+    pub fn new(began: Began) -> (Self, Option<Span>) {
         let created_ns = ms_to_ns(began.created_ms);
-        Self {
+        let submitted = began.trace.submit();
+        let of_job = of_job(
+            &began.trace.job_id,
+            &began.agent,
+            began.parent_id.as_deref(),
+            &began.session_id,
+        );
+        let parent = submitted.span_id;
+        let submit = began.submit.map(|submit| {
+            // The run begins at a whole millisecond, and no child before its parent.
+            let start_ns = submit.start_ns.min(created_ns);
+            let mut span = Span::new(submitted, names::SUBMIT, start_ns, submit.end_ns);
+            span.parent = began.trace.parent;
+            span.tracestate.clone_from(&began.trace.tracestate);
+            span.links.extend(submit.link);
+            span.urgent = true;
+            span.attributes.clone_from(&of_job);
+            via(&mut span, submit.via, "job.submit");
+            if submit.ignored {
+                span.set(names::TRACE_ID_IGNORED, true);
+            }
+            span
+        });
+        let run = Self {
             trace: began.trace,
-            session_id: began.session_id,
+            parent,
             agent: began.agent,
+            of_job,
             hosted: began.hosted,
             created_ns,
             started_ns: (!began.pending).then_some(created_ns),
@@ -80,11 +122,11 @@ impl Run {
             costs: BTreeMap::new(),
             remaining: began.lease.budget.clone(),
             lease: began.lease,
-            parent_id: began.parent_id,
             attempt: 1,
             marks: Vec::new(),
             children: Vec::new(),
-        }
+        };
+        (run, submit)
     }
 
     /// A host has accepted it. The first time counts.
@@ -140,9 +182,9 @@ impl Run {
                     out.push(span);
                 } else if self.marks.len() < MARKS_MAX {
                     self.marks.push(Mark {
-                        name: "status".into(),
+                        name: "status",
                         at_ns,
-                        attributes: vec![(names::PHASE.into(), phase.into())],
+                        attributes: vec![attribute(names::PHASE, phase)],
                     });
                 }
             }
@@ -160,17 +202,17 @@ impl Run {
                 agent,
                 child_job_id,
             } => {
-                let mut attributes = vec![(names::AGENT_NAME.into(), agent.into())];
+                let mut attributes = vec![attribute(names::AGENT_NAME, agent)];
                 if !child_job_id.is_empty() && self.children.len() < LINKS_MAX {
                     self.children.push(SpanRef {
                         trace_id: self.trace.trace_id.clone(),
                         span_id: span_id(&child_job_id, "run"),
                     });
-                    attributes.push((names::CHILD_JOB_ID.into(), child_job_id.into()));
+                    attributes.push(attribute(names::CHILD_JOB_ID, child_job_id));
                 }
                 if self.marks.len() < MARKS_MAX {
                     self.marks.push(Mark {
-                        name: "delegate".into(),
+                        name: "delegate",
                         at_ns,
                         attributes,
                     });
@@ -193,7 +235,7 @@ impl Run {
         span.parent = Some(self.trace.run().span_id);
         span.tracestate.clone_from(&self.trace.tracestate);
         span.set(names::JOB_ID, &*self.trace.job_id);
-        span.set(names::OPERATION, names::EXECUTE_TOOL);
+        span.set(names::OPERATION, Value::word(names::EXECUTE_TOOL));
         span.set(names::TOOL_NAME, open.tool);
         span.set(names::TOOL_CALL_ID, call_id);
         span
@@ -207,7 +249,7 @@ impl Run {
             span.fail(status);
             out.push(span);
         }
-        let (name, version) = self.agent.split_once('@').unwrap_or((&self.agent, ""));
+        let name = self.agent.split('@').next().unwrap_or("");
         let start_ns = self.started_ns.unwrap_or(self.created_ns);
         let title = format!("{} {name}", names::INVOKE_AGENT);
         let mut span = Span::new(self.trace.run(), title, start_ns, now_ns);
@@ -216,24 +258,15 @@ impl Run {
         } else {
             Kind::Internal
         };
-        span.parent = Some(self.trace.submit().span_id);
+        span.parent = Some(self.parent);
         span.tracestate.clone_from(&self.trace.tracestate);
-        span.set(names::JOB_ID, &*self.trace.job_id);
+        span.attributes = std::mem::take(&mut self.of_job);
         span.set(names::JOB_STATUS, status);
         span.set(names::JOB_EVENTS, self.events);
-        span.set(names::OPERATION, names::INVOKE_AGENT);
-        span.set(names::AGENT_NAME, name);
-        span.set(names::AGENT_VERSION, version);
-        if !self.session_id.is_empty() {
-            span.set(names::SESSION_ID, &*self.session_id);
-            span.set(names::CONVERSATION, &*self.session_id);
-        }
+        span.set(names::OPERATION, Value::word(names::INVOKE_AGENT));
         if self.hosted {
             let waited_ns = start_ns.saturating_sub(self.created_ns);
             span.set(names::QUEUE_SECONDS, waited_ns as f64 / 1e9);
-        }
-        if let Some(parent_id) = &self.parent_id {
-            span.set(names::PARENT_JOB_ID, &**parent_id);
         }
         if self.attempt > 1 {
             span.set(names::ATTEMPT, self.attempt);

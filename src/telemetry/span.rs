@@ -4,7 +4,11 @@
 //! another run of the runtime than the one that began it, and named (as a parent, as
 //! a link) by whoever knows the job.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 pub use opentelemetry::trace::SpanKind as Kind;
+use opentelemetry::{Key, KeyValue};
 use sha2::{Digest, Sha256};
 
 use super::names;
@@ -21,9 +25,9 @@ pub struct Value(pub(super) opentelemetry::Value);
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mark {
-    pub name: String,
+    pub name: &'static str,
     pub at_ns: u64,
-    pub attributes: Vec<(String, Value)>,
+    pub attributes: Vec<KeyValue>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -31,11 +35,11 @@ pub struct Span {
     pub of: SpanRef,
     pub parent: Option<SpanId>,
     pub tracestate: String,
-    pub name: String,
+    pub name: Cow<'static, str>,
     pub kind: Kind,
     pub start_ns: u64,
     pub end_ns: u64,
-    pub attributes: Vec<(String, Value)>,
+    pub attributes: Vec<KeyValue>,
     pub events: Vec<Mark>,
     pub links: Vec<SpanRef>,
     /// The code of what went wrong.
@@ -77,7 +81,12 @@ pub fn ms_to_ns(ms: i64) -> u64 {
 }
 
 impl Span {
-    pub fn new(of: SpanRef, name: impl Into<String>, start_ns: u64, end_ns: u64) -> Self {
+    pub fn new(
+        of: SpanRef,
+        name: impl Into<Cow<'static, str>>,
+        start_ns: u64,
+        end_ns: u64,
+    ) -> Self {
         Self {
             of,
             parent: None,
@@ -97,7 +106,7 @@ impl Span {
     }
 
     /// A random id in a trace.
-    pub fn within(trace_id: &str, name: &str, start_ns: u64, end_ns: u64) -> Self {
+    pub fn within(trace_id: &str, name: &'static str, start_ns: u64, end_ns: u64) -> Self {
         let of = SpanRef {
             trace_id: trace_id.into(),
             span_id: random_id(),
@@ -105,14 +114,30 @@ impl Span {
         Self::new(of, name, start_ns, end_ns)
     }
 
-    pub fn set(&mut self, name: impl Into<String>, value: impl Into<Value>) {
-        self.attributes.push((name.into(), value.into()));
+    pub fn set(&mut self, name: impl Into<Key>, value: impl Into<Value>) {
+        self.attributes.push(attribute(name, value));
     }
 
     pub fn fail(&mut self, code: impl Into<String>) {
         let code = code.into();
         self.set(names::ERROR_TYPE, code.clone());
         self.error = Some(code);
+    }
+}
+
+pub fn attribute(name: impl Into<Key>, value: impl Into<Value>) -> KeyValue {
+    KeyValue::new(name, value.into().0)
+}
+
+impl Value {
+    /// One of the runtime's own words: not copied, not cut.
+    pub fn word(text: &'static str) -> Self {
+        Self(text.into())
+    }
+
+    /// A text that several spans have, copied once.
+    pub fn shared(text: &str) -> Self {
+        Self(Arc::<str>::from(cut(text)).into())
     }
 }
 

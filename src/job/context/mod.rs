@@ -48,7 +48,7 @@ struct Shared {
     begun: AtomicBool,
     /// No host has accepted it.
     pending: AtomicBool,
-    trace: JobTrace,
+    trace: Arc<JobTrace>,
     telemetry: Telemetry,
 }
 
@@ -69,7 +69,7 @@ impl JobContext {
         next_seq: u64,
         limits: Limits,
         log: Log,
-        (trace, telemetry): (JobTrace, Telemetry),
+        (trace, telemetry): (Arc<JobTrace>, Telemetry),
     ) -> Self {
         let shared = Shared {
             job_id: row.id,
