@@ -115,17 +115,21 @@ impl Connection {
         let host = self.host.clone();
         // Also of a host that never beats.
         let interval = self.hosts.options.heartbeat_interval;
-        let mut token_due = Instant::now() + interval;
+        // What is waited for all the time is made once: a host that asks before each
+        // operation waits for an answer.
+        let (displaced, draining) = (displaced.cancelled(), draining.cancelled());
         let lost_after = self.hosts.options.lost_after;
+        let silence = tokio::time::sleep_until(self.last_heard + lost_after);
+        let token_due = tokio::time::sleep(interval);
+        tokio::pin!(displaced, draining, silence, token_due);
         // Set once the host was silent for too long: it is lost then, unless it is heard first.
         let mut give_up_at = None;
         loop {
-            let lost_at = give_up_at.unwrap_or(self.last_heard + lost_after);
             tokio::select! {
-                () = displaced.cancelled() => {
+                () = &mut displaced => {
                     return unavailable("another connection of this host has taken over");
                 }
-                () = draining.cancelled() => return self.drain().await,
+                () = &mut draining => return self.drain().await,
                 permit = self.outbound.reserve(), if !host.outbox.is_empty() => match permit {
                     Ok(permit) => {
                         if let Some(reply) = host.outbox.pop() {
@@ -143,7 +147,7 @@ impl Connection {
                     };
                     let applied = tokio::select! {
                         applied = self.receive(request) => applied,
-                        () = displaced.cancelled() => {
+                        () = &mut displaced => {
                             return unavailable("another connection of this host has taken over");
                         }
                     };
@@ -153,17 +157,23 @@ impl Connection {
                     // Time in which nothing was read is not silence.
                     self.last_heard = Instant::now();
                 }
-                () = tokio::time::sleep_until(lost_at) => {
-                    if give_up_at.is_some() {
+                () = &mut silence => {
+                    let lost_at = self.last_heard + lost_after;
+                    let next = if Instant::now() < lost_at {
+                        lost_at
+                    } else if give_up_at.is_some() {
                         return self.lost().await;
-                    }
-                    give_up_at = Some(Instant::now() + LAST_LOOK_MAX.min(lost_after / 4));
+                    } else {
+                        let last_look = LAST_LOOK_MAX.min(lost_after / 4);
+                        *give_up_at.insert(Instant::now() + last_look)
+                    };
+                    silence.as_mut().reset(next);
                 }
-                () = tokio::time::sleep_until(token_due) => {
+                () = &mut token_due => {
                     if let Err(refusal) = self.authentic() {
                         return refusal;
                     }
-                    token_due = Instant::now() + interval;
+                    token_due.as_mut().reset(Instant::now() + interval);
                 }
             }
         }
