@@ -1,10 +1,12 @@
 //! The processes that are measured, and what the system says of them.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use tempfile::NamedTempFile;
 
 use super::client::{Dialler, Wire};
 
@@ -14,6 +16,8 @@ pub struct Process {
     pub address: String,
     /// Where it shows its metrics; empty for the floor.
     admin: String,
+    /// What it logs goes to a file: a reader would have to be woken for each line.
+    _log: NamedTempFile,
 }
 
 impl Process {
@@ -50,23 +54,22 @@ impl Process {
     }
 
     fn start(command: &mut Command) -> anyhow::Result<Self> {
-        let mut child = command.stderr(Stdio::piped()).spawn()?;
-        let stderr = child.stderr.take().context("no stderr")?;
-        let mut lines = BufReader::new(stderr).lines();
+        let log = NamedTempFile::new()?;
+        let mut child = command.stderr(log.as_file().try_clone()?).spawn()?;
+        let mut lines = BufReader::new(log.reopen()?);
         let (address, admin) = loop {
-            let line = lines.next().context("it ended before it was ready")??;
+            let line = next_line(&mut child, &mut lines)?;
             let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
             if let Some(address) = line["fields"]["listen"].as_str() {
                 let admin = line["fields"]["admin_listen"].as_str();
                 break (address.to_owned(), admin.unwrap_or_default().to_owned());
             }
         };
-        // Keep reading, or the process would block on a full pipe.
-        std::thread::spawn(move || lines.for_each(drop));
         Ok(Self {
             child,
             address,
             admin,
+            _log: log,
         })
     }
 
@@ -105,6 +108,21 @@ impl Process {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
         kib.unwrap_or(0.0) * 1024.0
+    }
+}
+
+/// Waits for a line to be whole: nothing tells of a file that it has grown.
+fn next_line(child: &mut Child, log: &mut BufReader<impl Read>) -> anyhow::Result<String> {
+    let mut line = String::new();
+    loop {
+        log.read_line(&mut line)?;
+        if line.ends_with('\n') {
+            return Ok(line);
+        }
+        if child.try_wait()?.is_some() {
+            bail!("it ended before it was ready");
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

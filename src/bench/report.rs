@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::median;
+
 #[derive(Default, Serialize)]
 pub struct Report {
     rows: Vec<Row>,
@@ -13,7 +15,7 @@ pub struct Row {
     pub unit: &'static str,
     pub arcpd: f64,
     pub floor: Option<f64>,
-    /// arcpd over floor.
+    /// arcpd over floor; of pairs, the middle of theirs.
     pub ratio: Option<f64>,
     pub target: Option<String>,
     pub met: Option<bool>,
@@ -39,6 +41,37 @@ impl Report {
         target: Target,
     ) {
         let ratio = floor.map(|floor| arcpd / floor);
+        self.row(measure.into(), unit, (arcpd, floor, ratio), target);
+    }
+
+    /// The middle of pairs that were measured next to each other. Its ratio is that of
+    /// the pairs' ratios: what the machine did meanwhile, it did to both of a pair.
+    pub fn add_pairs(
+        &mut self,
+        measure: impl Into<String>,
+        unit: &'static str,
+        pairs: &[(f64, f64)],
+        target: Target,
+    ) {
+        let middle =
+            |of: fn(&(f64, f64)) -> f64| median(&mut pairs.iter().map(of).collect::<Vec<_>>());
+        let (arcpd, floor) = (middle(|pair| pair.0), middle(|pair| pair.1));
+        let ratio = middle(|pair| pair.0 / pair.1);
+        self.row(
+            measure.into(),
+            unit,
+            (arcpd, Some(floor), Some(ratio)),
+            target,
+        );
+    }
+
+    fn row(
+        &mut self,
+        measure: String,
+        unit: &'static str,
+        (arcpd, floor, ratio): (f64, Option<f64>, Option<f64>),
+        target: Target,
+    ) {
         let (text, met) = match (target, ratio) {
             (Target::RatioAtLeast(t), Some(r)) => (Some(format!("≥ {t} × floor")), Some(r >= t)),
             (Target::RatioAtMost(t), Some(r)) => (Some(format!("≤ {t} × floor")), Some(r <= t)),
@@ -47,7 +80,7 @@ impl Report {
             _ => (None, None),
         };
         let row = Row {
-            measure: measure.into(),
+            measure,
             unit,
             arcpd,
             floor,

@@ -12,43 +12,50 @@ use super::client::Wire;
 use super::jobs::{self, Trip};
 use super::process::Process;
 use super::report::{Report, Target};
-use super::{Ground, median, stream};
+use super::{Ground, stream};
 
 const CLIENTS: u64 = 64;
+/// Of each runtime in a round: the shorter, the less the machine changes in between.
+const TURNS: u64 = 4;
 /// What full sampling may leave of a throughput.
 const LEFT: Target = Target::RatioAtLeast(0.9);
 
 pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let traced = Process::exporting(dir.path(), &sink().await?)?;
-    let each = ground.amount(60_000).div_ceil(CLIENTS);
+    let each = ground.amount(60_000).div_ceil(CLIENTS * TURNS);
     let events = ground.amount(200_000);
-    let (mut on, mut off) = (vec![], vec![]);
-    let (mut streamed_on, mut streamed_off) = (vec![], vec![]);
-    for _ in 0..ground.rounds {
-        for (process, rates, streamed) in [
-            (&ground.runtime, &mut off, &mut streamed_off),
-            (&traced, &mut on, &mut streamed_on),
-        ] {
-            let echo = Trip::Job("echo");
-            let (rate, _) = jobs::trips(process, Wire::Grpc, echo, CLIENTS, each).await?;
-            rates.push(rate);
-            streamed.push(stream::job_of(process, Wire::Grpc, events).await?);
-        }
+    let (mut rates, mut costs, mut streamed) = (vec![], vec![], vec![]);
+    for turn in 0..ground.rounds as u64 * TURNS {
+        // Neither is always the one that comes second.
+        let (on, off) = match turn % 2 {
+            0 => {
+                let off = echoes(&ground.runtime, each).await?;
+                (echoes(&traced, each).await?, off)
+            }
+            _ => {
+                let on = echoes(&traced, each).await?;
+                (on, echoes(&ground.runtime, each).await?)
+            }
+        };
+        rates.push((on.0, off.0));
+        costs.push((on.1, off.1));
     }
-    let (on, off) = (median(&mut on), median(&mut off));
+    for _ in 0..ground.rounds {
+        let off = stream::job_of(&ground.runtime, Wire::Grpc, events).await?;
+        let on = stream::job_of(&traced, Wire::Grpc, events).await?;
+        streamed.push((on, off));
+    }
     let name = format!("jobs, {CLIENTS} clients, every span exported");
-    report.add(name, "jobs/s", on, Some(off), LEFT);
-    let (on, off) = (median(&mut streamed_on), median(&mut streamed_off));
-    report.add(
-        "one job, its spans exported",
-        "events/s",
-        on,
-        Some(off),
-        LEFT,
-    );
+    report.add_pairs(name, "jobs/s", &rates, LEFT);
+    let name = "the same, the runtime's CPU a job";
+    report.add_pairs(name, "us", &costs, Target::None);
+    let name = "one job, its spans exported";
+    report.add_pairs(name, "events/s", &streamed, LEFT);
     // Fast, and with holes in the traces, would be no achievement.
-    let made = ground.rounds as f64 * (2.0 * (CLIENTS * each) as f64 + CLIENTS as f64 + 3.0);
+    let (rounds, clients) = (ground.rounds as f64, CLIENTS as f64);
+    let turns = TURNS as f64 * (2.0 * each as f64 + 1.0) * clients;
+    let made = rounds * (turns + 3.0);
     let dropped = traced.metric("arcpd_telemetry_spans_dropped_total").await?;
     let share = 100.0 * dropped / made;
     report.add(
@@ -59,6 +66,15 @@ pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
         Target::AtMost(0.0),
     );
     Ok(())
+}
+
+/// Jobs a second, and microseconds of the runtime's CPU for one.
+async fn echoes(process: &Process, each: u64) -> anyhow::Result<(f64, f64)> {
+    let before = process.cpu();
+    let echo = Trip::Job("echo");
+    let (rate, _) = jobs::trips(process, Wire::Grpc, echo, CLIENTS, each).await?;
+    let spent = process.cpu() - before;
+    Ok((rate, spent * 1e6 / (CLIENTS * each) as f64))
 }
 
 /// Where spans are taken and forgotten: its URL.
