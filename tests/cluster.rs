@@ -174,6 +174,9 @@ async fn a_host_at_one_replica_serves_jobs_submitted_at_another() {
     let accepted = client.submit("a", json!(9)).await;
     let (_, of) = host.assigned().await;
     host.accept(&of).await;
+    // Behind the accept, which the cancel could overtake on its own connection.
+    host.report(&of, vec![log(1, "begun")]).await;
+    host.acked(1).await;
     let job = accepted["job_id"].as_str().unwrap();
     client.say_about(job, "job.cancel", json!({})).await;
     loop {
