@@ -43,7 +43,7 @@ impl Gather {
                 return;
             }
             let mut group = Group::default();
-            self.queue.put_back(group.add(waiting, ENTRY_BYTES));
+            self.queue.put_back(group.add(waiting.items, ENTRY_BYTES));
             if !alive || !self.state.healthy.load(Ordering::Relaxed) {
                 group.refuse(&Error::Unavailable(match alive {
                     true => "the replicated log does not answer".into(),

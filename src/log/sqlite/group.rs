@@ -1,8 +1,9 @@
 //! What is committed together: commands and blocks, and who is told of them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::queue::{Answer, Waiting};
+use super::queue::{Answer, Item};
 use crate::log::{BlockSource, Command, Error, Outcome, PendingBlock};
 
 /// Blocks in one group; a group is one transaction.
@@ -27,35 +28,42 @@ pub(in crate::log) struct Told {
 }
 
 impl Group {
-    /// Adds what waits, up to about as many bytes; returns what there is no room for.
-    pub fn add(&mut self, waiting: Waiting, bytes_max: usize) -> Waiting {
-        let mut left = Waiting::default();
-        for (command, answer) in waiting.commands {
-            let bytes = self.bytes.saturating_add(command.bytes());
-            if bytes > bytes_max && !self.commands.is_empty() {
-                left.commands.push((command, answer));
-                continue;
-            }
-            self.bytes = bytes;
-            self.commands.push(command);
-            self.told.answers.push(answer);
-        }
-        for source in waiting.sources {
-            if self.bytes >= bytes_max || self.blocks.len() >= BLOCKS_MAX {
-                left.sources.push(source);
-                continue;
-            }
-            let Some(block) = source.take() else {
-                continue;
+    /// Adds what waits, in its order, up to about as many bytes; returns the rest. So
+    /// whoever waited before a command is committed with it or before it.
+    pub fn add(&mut self, mut waiting: VecDeque<Item>, bytes_max: usize) -> VecDeque<Item> {
+        while let Some(item) = waiting.pop_front() {
+            let bytes = match &item {
+                Item::Command(command, _) => command.bytes(),
+                // Known once it is taken, which cannot be taken back.
+                Item::Source(_) => 0,
             };
-            self.bytes += block.data.len();
-            // Kept only where there is something to tell.
-            if let Some(mark) = &block.mark {
-                self.told.sources.push((source, mark.seq));
+            let full = self.bytes >= bytes_max || self.bytes.saturating_add(bytes) > bytes_max;
+            if (full && !self.is_empty()) || self.blocks.len() >= BLOCKS_MAX {
+                waiting.push_front(item);
+                break;
             }
-            self.blocks.push(block);
+            match item {
+                Item::Command(command, answer) => {
+                    self.bytes = self.bytes.saturating_add(bytes);
+                    self.commands.push(command);
+                    self.told.answers.push(answer);
+                }
+                Item::Source(source) => self.take(source),
+            }
         }
-        left
+        waiting
+    }
+
+    fn take(&mut self, source: Arc<dyn BlockSource>) {
+        let Some(block) = source.take() else {
+            return;
+        };
+        self.bytes += block.data.len();
+        // Kept only where there is something to tell.
+        if let Some(mark) = &block.mark {
+            self.told.sources.push((source, mark.seq));
+        }
+        self.blocks.push(block);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -92,5 +100,53 @@ impl Told {
         for (source, report_seq) in self.sources {
             source.committed(report_seq);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// A job's buffer with one record of some bytes.
+    struct Records(usize);
+
+    impl BlockSource for Records {
+        fn take(&self) -> Option<PendingBlock> {
+            Some(PendingBlock {
+                stream: 1,
+                first_seq: 1,
+                count: 1,
+                data: Bytes::from(vec![0; self.0]),
+                terminal: None,
+                mark: None,
+                spent_json: None,
+                traced: false,
+            })
+        }
+
+        fn committed(&self, _: u64) {}
+    }
+
+    /// Commands went ahead of blocks that waited before them when not all fitted: who
+    /// had waited for a barrier found its own records missing.
+    #[test]
+    fn a_barrier_does_not_overtake_blocks_that_do_not_fit() {
+        let (answer, _answered) = oneshot::channel();
+        let source = || Item::Source(Arc::new(Records(60)));
+        let waiting = [
+            source(),
+            source(),
+            source(),
+            Item::Command(Command::Barrier, answer),
+        ];
+        let mut first = Group::default();
+        let left = first.add(waiting.into(), 100);
+        assert_eq!((first.blocks.len(), first.commands.len()), (2, 0));
+        let mut second = Group::default();
+        assert!(second.add(left, 100).is_empty());
+        assert_eq!((second.blocks.len(), second.commands.len()), (1, 1));
     }
 }

@@ -187,7 +187,7 @@ impl Log {
     /// Resolves once all that any replica was told is durable can be read here.
     pub async fn caught_up(&self) -> Result<(), Error> {
         match self.shared.is_replicated {
-            true => self.execute(Command::Barrier).await.map(drop),
+            true => self.settled().await,
             false => Ok(()),
         }
     }
@@ -226,11 +226,9 @@ impl Log {
     }
 
     /// Resolves once the records are durable that were ready before, or the store has
-    /// failed: blocks and commands that wait together are one transaction.
+    /// failed. In a cell it has then caught up, too.
     pub async fn settled(&self) -> Result<(), Error> {
-        self.execute(Command::AddViewOps(Vec::new()))
-            .await
-            .map(drop)
+        self.execute(Command::Barrier).await.map(drop)
     }
 
     /// Commits what is pending and ends the threads. Blocks; call it off the runtime.

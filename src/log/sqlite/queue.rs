@@ -1,5 +1,6 @@
 //! What waits for the writer.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,16 +21,28 @@ pub(in crate::log) struct Queue {
     more: Condvar,
 }
 
+/// In the order in which it came, which is the order in which it is committed.
 #[derive(Default)]
 pub(in crate::log) struct Waiting {
-    pub sources: Vec<Arc<dyn BlockSource>>,
-    pub commands: Vec<(Command, Answer)>,
+    pub items: VecDeque<Item>,
+    /// Of the items.
+    commands: usize,
     woken: bool,
+}
+
+pub(in crate::log) enum Item {
+    Source(Arc<dyn BlockSource>),
+    Command(Command, Answer),
 }
 
 impl Waiting {
     pub fn is_empty(&self) -> bool {
-        self.sources.is_empty() && self.commands.is_empty()
+        self.items.is_empty()
+    }
+
+    fn push(&mut self, item: Item) {
+        self.commands += usize::from(matches!(item, Item::Command(..)));
+        self.items.push_back(item);
     }
 
     /// A wake is the close, and stays: what was taken with it comes first.
@@ -43,20 +56,36 @@ impl Waiting {
 
 impl Queue {
     pub fn push_source(&self, source: Arc<dyn BlockSource>) {
-        self.waiting.lock().sources.push(source);
+        self.waiting.lock().push(Item::Source(source));
         self.more.notify_one();
     }
 
     pub fn push_command(&self, command: Command, answer: Answer) {
-        self.waiting.lock().commands.push((command, answer));
+        self.waiting.lock().push(Item::Command(command, answer));
         self.more.notify_one();
     }
 
-    /// What there was no room for.
-    pub fn put_back(&self, left: Waiting) {
+    /// What there was no room for: it goes before what has come since.
+    pub fn put_back(&self, left: VecDeque<Item>) {
         let mut waiting = self.waiting.lock();
-        waiting.sources.extend(left.sources);
-        waiting.commands.extend(left.commands);
+        let since = waiting.drain().items;
+        for item in left.into_iter().chain(since) {
+            waiting.push(item);
+        }
+    }
+
+    /// Refuses the commands that wait; what jobs have said stays.
+    pub fn refuse(&self, error: &Error) {
+        let mut waiting = self.waiting.lock();
+        for item in waiting.drain().items {
+            match item {
+                Item::Source(_) => waiting.push(item),
+                // A caller that went away needs no answer.
+                Item::Command(_, answer) => {
+                    let _ = answer.send(Err(Error::Unavailable(error.to_string())));
+                }
+            }
+        }
     }
 
     pub fn wake(&self) {
@@ -71,9 +100,7 @@ impl Queue {
         let mut waiting = self.waiting.lock();
         if busy && !waiting.woken {
             let until = Instant::now() + GATHER;
-            while waiting.commands.is_empty()
-                && !self.more.wait_until(&mut waiting, until).timed_out()
-            {}
+            while waiting.commands == 0 && !self.more.wait_until(&mut waiting, until).timed_out() {}
         }
         while waiting.is_empty() && !waiting.woken {
             self.more.wait(&mut waiting);
@@ -99,9 +126,9 @@ mod tests {
         let (answer, _answered) = oneshot::channel();
         queue.push_command(Command::ParkAll { at_ms: 0 }, answer);
         queue.wake();
-        assert_eq!(queue.take(false).commands.len(), 1);
+        assert_eq!(queue.take(false).items.len(), 1);
         let (done, ended) = std::sync::mpsc::channel();
-        std::thread::spawn(move || done.send(queue.take(false).commands.len()));
+        std::thread::spawn(move || done.send(queue.take(false).items.len()));
         assert_eq!(ended.recv_timeout(Duration::from_secs(5)), Ok(0));
     }
 }

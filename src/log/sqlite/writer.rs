@@ -64,7 +64,8 @@ impl Writer {
             if closing && (waiting.is_empty() || !self.state.healthy.load(Ordering::Relaxed)) {
                 return;
             }
-            self.queue.put_back(self.group.add(waiting, usize::MAX));
+            self.queue
+                .put_back(self.group.add(waiting.items, usize::MAX));
             busy = self.group.is_large();
             if self.commit() {
                 retry = RETRY_MIN;
@@ -91,6 +92,8 @@ impl Writer {
                 self.state.healthy.store(false, Ordering::Relaxed);
                 self.state.stats.commit_failures.inc();
                 self.group.refuse(&error);
+                // Those that did not fit have no better chance.
+                self.queue.refuse(&error);
                 false
             }
         }
