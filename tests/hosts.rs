@@ -377,9 +377,7 @@ async fn max_runtime_ends_the_job_and_takes_it_from_its_host() {
 #[tokio::test]
 async fn a_known_agent_without_a_place_waits_and_an_unknown_one_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    // An offer that is made while its host goes waits for this.
-    let toml = HOSTING.replace("accept_within_sec = 600", "accept_within_sec = 5");
-    let runtime = Runtime::start_with(dir.path(), &toml);
+    let runtime = Runtime::start_with(dir.path(), HOSTING);
     let mut alice = Peer::connect(&runtime.address, ALICE).await;
     let submit = |agent: &str| {
         Payload::JobSubmit(proto::JobSubmit {

@@ -368,15 +368,12 @@ impl Connection {
 
     /// The host may be back within the time it takes to be lost.
     fn leave(&self, displaced: &CancellationToken, end: &HostRefusal) {
-        if displaced.is_cancelled() || self.host.state.lock().lost {
+        if !self.host.leave(displaced) {
             return;
         }
         tracing::info!(host = self.host.name, reason = ?end, "a host is gone");
         self.hosts.set_accepting(&self.host, false);
-        for activation in self.host.held() {
-            // Nobody has said that it has begun: another host may have it at once.
-            activation.withdraw();
-        }
+        self.host.withdraw_offers();
         if self.host.held().is_empty() {
             return self.hosts.lose(&self.host, self.generation, "it has gone");
         }

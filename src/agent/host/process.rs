@@ -33,6 +33,8 @@ pub(super) struct State {
     pub displaced: CancellationToken,
     /// Turns when the connection has let go.
     pub released: CancellationToken,
+    /// Its last connection has ended and it has not dialled since.
+    pub away: bool,
     pub lost: bool,
 }
 
@@ -53,6 +55,7 @@ impl Host {
             generation: 0,
             displaced: CancellationToken::new(),
             released: CancellationToken::new(),
+            away: false,
             lost: false,
         };
         Self {
@@ -78,6 +81,7 @@ impl Host {
         let (displaced, released) = (CancellationToken::new(), CancellationToken::new());
         let mut state = self.state.lock();
         state.generation += 1;
+        state.away = false;
         state.displaced.cancel();
         state.displaced = displaced.clone();
         let before = std::mem::replace(&mut state.released, released.clone());
@@ -93,10 +97,39 @@ impl Host {
         }
     }
 
+    /// Its connection is over: it takes no offer until it dials again. False where another connection has it, or it is lost.
+    pub fn leave(&self, displaced: &CancellationToken) -> bool {
+        let mut state = self.state.lock();
+        if displaced.is_cancelled() || state.lost {
+            return false;
+        }
+        state.away = true;
+        true
+    }
+
+    /// What it was offered and has not accepted.
+    pub fn withdraw_offers(&self) {
+        for activation in self.held() {
+            // Nobody has said that it has begun: another host may have it at once.
+            activation.withdraw();
+        }
+    }
+
+    fn is_away(&self) -> bool {
+        let state = self.state.lock();
+        state.away || state.lost
+    }
+
     /// Offers an activation that is durable.
     pub fn assign(&self, activation: &Arc<Activation>, checkpoint: Option<Vec<u8>>) {
         activation.attach(&self.outbox, None);
         self.hold(activation.clone());
+        // Looked at after it is held: it went while the store was waited for, and either
+        // this withdraws the offer or whoever marked it does.
+        if self.is_away() {
+            activation.withdraw();
+            return;
+        }
         let job = &activation.job;
         let (agent, version) = job.agent().split_once('@').unwrap_or((job.agent(), ""));
         let assign = Assign {
@@ -180,19 +213,49 @@ mod tests {
     use crate::log::{Durability, Log, OpenOptions};
     use crate::protocol::host::LossPolicy;
 
-    /// A host was told that a job it had completed was not its own, ahead of the ack.
-    #[tokio::test]
-    async fn what_is_taken_away_is_said_and_what_is_completed_is_not_taken() {
-        let dir = tempfile::tempdir().unwrap();
+    fn activation(dir: &std::path::Path) -> Arc<Activation> {
         let options = OpenOptions {
-            dir: dir.path().into(),
+            dir: dir.into(),
             durability: Durability::Process,
         };
         let log = Log::open(options, tokio::sync::mpsc::channel(1).0).unwrap();
+        let job = JobContext::for_test(log);
+        Arc::new(Activation::new(job, 1, LossPolicy::Fail))
+    }
+
+    fn host() -> Host {
+        Host::new(1, "workers".into(), "h1".into(), "h1".into())
+    }
+
+    /// An offer that was stored while its host's connection ended waited for as long as an
+    /// offer may wait, although nobody was there to answer it.
+    #[tokio::test]
+    async fn an_offer_to_a_host_that_went_meanwhile_is_withdrawn() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = host();
+        let turn = host.claim();
+        assert!(host.leave(&turn.displaced));
+        let offered = activation(dir.path());
+        host.assign(&offered, None);
+        assert!(offered.is_lost() && !offered.has_started());
+        assert!(host.outbox.pop().is_none());
+        // It dials again and is offered as before; the connection before has no say.
+        let _turn = host.claim();
+        assert!(!host.leave(&turn.displaced));
+        let dir = tempfile::tempdir().unwrap();
+        let offered = activation(dir.path());
+        host.assign(&offered, None);
+        assert!(!offered.is_over());
+        assert!(matches!(host.outbox.pop(), Some(HostReply::Assign(_))));
+    }
+
+    /// A host was told that a job it had completed was not its own, ahead of the ack.
+    #[tokio::test]
+    async fn what_is_taken_away_is_said_and_what_is_completed_is_not_taken() {
         for last in [Phase::Completed, Phase::Running] {
-            let host = Host::new(1, "workers".into(), "h1".into(), "h1".into());
-            let job = JobContext::for_test(log.clone());
-            let activation = Arc::new(Activation::new(job, 1, LossPolicy::Fail));
+            let dir = tempfile::tempdir().unwrap();
+            let host = host();
+            let activation = activation(dir.path());
             host.hold(activation.clone());
             activation.move_to(last.clone());
             host.take_away("the end");
