@@ -5,7 +5,7 @@
 //! agents the first hundred names.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -21,6 +21,8 @@ use crate::protocol::ErrorCode;
 /// Values of the label `agent`; what comes later is `other`.
 const AGENTS_MAX: usize = 100;
 pub const OTHER: &str = "other";
+/// Of [`Via`].
+const TRANSPORTS: usize = 4;
 
 /// Values of the label `capability`; those of vendors are `other`.
 const CAPABILITIES: [&str; 7] = [
@@ -54,6 +56,29 @@ pub struct JobsOf {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Transport {
     transport: &'static str,
+}
+
+/// A counter for each transport that has been used, found without a lock: it counts
+/// every message.
+#[derive(Default)]
+struct ByTransport {
+    family: Family<Transport, Counter>,
+    found: [OnceLock<Counter>; TRANSPORTS],
+}
+
+impl ByTransport {
+    fn of(&self, via: Via) -> &Counter {
+        let index = match via {
+            Via::Session => 0,
+            Via::WebSocket => 1,
+            Via::JobService(_) => 2,
+            Via::Inside => 3,
+        };
+        self.found[index].get_or_init(|| {
+            let transport = transport_of(via);
+            self.family.get_or_create(&Transport { transport }).clone()
+        })
+    }
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -92,10 +117,10 @@ pub struct Metrics {
     sessions: Family<SessionState, Gauge>,
     opened: Family<Code, Counter>,
     resumes: Family<Outcome, Counter>,
-    requests: Family<Transport, Counter>,
-    received_bytes: Family<Transport, Counter>,
-    sent: Family<Transport, Counter>,
-    sent_bytes: Family<Transport, Counter>,
+    requests: ByTransport,
+    received_bytes: ByTransport,
+    sent: ByTransport,
+    sent_bytes: ByTransport,
     pub acks: Counter,
     pub back_pressure: Counter,
     submitted: Family<Agent, Counter>,
@@ -128,10 +153,10 @@ impl Default for Metrics {
             sessions: Family::default(),
             opened: Family::default(),
             resumes: Family::default(),
-            requests: Family::default(),
-            received_bytes: Family::default(),
-            sent: Family::default(),
-            sent_bytes: Family::default(),
+            requests: ByTransport::default(),
+            received_bytes: ByTransport::default(),
+            sent: ByTransport::default(),
+            sent_bytes: ByTransport::default(),
             acks: Counter::default(),
             back_pressure: Counter::default(),
             submitted: Family::default(),
@@ -155,10 +180,10 @@ impl Metrics {
         to.register("sessions", "Sessions, by transport and state; parked ones have no connection, and so no transport", self.sessions.clone());
         to.register("session_hellos", "Sessions asked for, by the code of a refusal or OK", self.opened.clone());
         to.register("session_resumes", "Sessions taken up again, or not", self.resumes.clone());
-        to.register("session_requests", "Messages of clients, by transport", self.requests.clone());
-        to.register_with_unit("session_received", "Bytes of messages of clients, by transport", Unit::Bytes, self.received_bytes.clone());
-        to.register("session_sent_messages", "Messages to clients, by transport", self.sent.clone());
-        to.register_with_unit("session_sent", "Bytes to clients, by transport", Unit::Bytes, self.sent_bytes.clone());
+        to.register("session_requests", "Messages of clients, by transport", self.requests.family.clone());
+        to.register_with_unit("session_received", "Bytes of messages of clients, by transport", Unit::Bytes, self.received_bytes.family.clone());
+        to.register("session_sent_messages", "Messages to clients, by transport", self.sent.family.clone());
+        to.register_with_unit("session_sent", "Bytes to clients, by transport", Unit::Bytes, self.sent_bytes.family.clone());
         to.register("session_acks", "Acknowledgements of clients", self.acks.clone());
         to.register("session_back_pressure", "Clients told that they are behind", self.back_pressure.clone());
         to.register("jobs_submitted", "Jobs accepted, by agent", self.submitted.clone());
@@ -220,20 +245,13 @@ impl Metrics {
 
     /// A message of a client, whatever is in it.
     pub fn received(&self, via: Via, bytes: usize) {
-        let of = Transport {
-            transport: transport_of(via),
-        };
-        self.requests.get_or_create(&of).inc();
-        let received = self.received_bytes.get_or_create(&of);
-        received.inc_by(bytes as u64);
+        self.requests.of(via).inc();
+        self.received_bytes.of(via).inc_by(bytes as u64);
     }
 
     pub fn sent(&self, via: Via, messages: usize, bytes: usize) {
-        let of = Transport {
-            transport: transport_of(via),
-        };
-        self.sent.get_or_create(&of).inc_by(messages as u64);
-        self.sent_bytes.get_or_create(&of).inc_by(bytes as u64);
+        self.sent.of(via).inc_by(messages as u64);
+        self.sent_bytes.of(via).inc_by(bytes as u64);
     }
 
     /// Jobs that are not over, made when asked for: 0 where an agent has had some.
