@@ -38,8 +38,11 @@ impl HeldMap {
         sender.subscribe()
     }
 
+    /// None also of a job that no longer runs here.
     pub fn get(&self, stream: StreamId) -> Option<Arc<Held>> {
-        self.0.lock().get(&stream)?.borrow().clone()
+        let map = self.0.lock();
+        let sender = map.get(&stream).filter(|sender| !sender.is_closed())?;
+        sender.borrow().clone()
     }
 
     /// The one that is revoked is the one that its job has: the job is over.

@@ -159,9 +159,19 @@ impl Credentials {
     }
 
     /// What the session that submitted a job, or the same principal again, is shown
-    /// of it.
-    pub fn of(&self, stream: StreamId) -> Option<Arc<Held>> {
-        self.held.get(stream)
+    /// of it. Of a job that another replica runs it is read from the log.
+    pub async fn of(&self, stream: StreamId) -> Option<Arc<Held>> {
+        let held = self.held.get(stream);
+        if held.is_some() || !self.log.is_replicated() {
+            return held;
+        }
+        match self.stored(stream).await {
+            Ok(held) => held.map(Arc::new),
+            Err(error) => {
+                tracing::warn!(%error, "a credential is not shown");
+                None
+            }
+        }
     }
 
     fn request(&self, ask: &Ask<'_>) -> Request {
@@ -329,6 +339,13 @@ impl Fresh {
     /// To be stored with the job.
     pub fn rows(&self) -> Vec<IssuedRow> {
         self.rows.clone()
+    }
+
+    /// The job is durable and another replica's, which reads the credential from the log.
+    pub fn leave(self) {
+        for owed in self.owed {
+            owed.release();
+        }
     }
 
     /// The job is durable, and this is its credential; none if it got a purse alone.

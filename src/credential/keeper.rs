@@ -6,6 +6,8 @@
 //! An upstream that refuses to revoke leaves a credential `unrevocable`: the
 //! operator is told, and it is asked again every hour, at a restart, and when the
 //! operator says so.
+//!
+//! Of several replicas each sees to those that the log says are its own.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -123,11 +125,9 @@ impl Credentials {
     }
 
     async fn ask_refusers_again(&self) -> Result<(), crate::log::Error> {
-        for row in self.log.credentials(None).await? {
-            if row.state == CredentialState::Unrevocable {
-                self.set(&row, row.state, row.attempts, Some(now().0), &row.error)
-                    .await?;
-            }
+        for row in self.log.credentials_refused().await? {
+            self.set(&row, row.state, row.attempts, Some(now().0), &row.error)
+                .await?;
         }
         Ok(())
     }

@@ -58,6 +58,19 @@ impl Credentials {
         Ok(Some(self.held.put(stream, held)))
     }
 
+    /// The newest that is live, where its value is kept.
+    pub(super) async fn stored(&self, stream: StreamId) -> Result<Option<Held>, Error> {
+        let rows = self.log.credentials(Some(stream)).await?;
+        let live = rows
+            .into_iter()
+            .filter(|row| row.state == CredentialState::Live && !is_purse(&row.handle));
+        let Some(newest) = live.max_by_key(|row| row.generation) else {
+            return Ok(None);
+        };
+        let job = self.log.job_by_stream(stream).await?;
+        Ok(job.and_then(|job| self.open(&newest, &job.session_id)))
+    }
+
     fn open(&self, row: &CredentialRow, session_id: &str) -> Option<Held> {
         let value = self
             .sealer

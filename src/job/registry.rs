@@ -283,9 +283,8 @@ impl Jobs {
             trace: Some(trace.clone()),
         })?;
         let is_hosted = hosted.is_some();
-        // A key is in the memory of who asked for it: its job stays here.
-        let owner = match (&credential, self.elsewhere.get()) {
-            (None, Some(elsewhere)) if is_hosted => elsewhere(&job.agent),
+        let owner = match self.elsewhere.get() {
+            Some(elsewhere) if is_hosted => elsewhere(&job.agent),
             _ => None,
         };
         let making = self.making(stream);
@@ -313,6 +312,9 @@ impl Jobs {
                 };
                 self.telemetry.submitted(&trace, &submitted);
                 if owner.is_some() {
+                    if let Some(fresh) = credential {
+                        fresh.leave();
+                    }
                     return Ok(Accepted {
                         row: job,
                         duplicate: false,

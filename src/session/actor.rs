@@ -273,23 +273,24 @@ impl Actor {
             Some(header) => header.clone(),
             None => self.header_of(block.stream).await?,
         };
+        let rotated = self.rotated(block.stream).await;
         self.runs.push_back(Run {
             header,
             block: block.clone(),
             index: (first_new - block.first_seq) as usize,
             end: (to_seq + 1 - block.first_seq) as usize,
             event_seq: base + known,
-            rotated: self.rotated(block.stream),
+            rotated,
         });
         Ok(())
     }
 
-    fn rotated(&self, stream: StreamId) -> Option<Arc<Held>> {
-        let credentials = self.sessions.jobs.credentials()?;
-        // For each block: the shared map is asked only for who is told at all.
-        let held = self
-            .has(feature::CREDENTIALS)
-            .then(|| credentials.of(stream))??;
+    /// For each block: only for who is told at all.
+    async fn rotated(&self, stream: StreamId) -> Option<Arc<Held>> {
+        if !self.has(feature::CREDENTIALS) {
+            return None;
+        }
+        let held = self.sessions.jobs.credentials()?.of(stream).await?;
         (held.session_id == self.row.id && held.generation > 1).then_some(held)
     }
 

@@ -49,7 +49,7 @@ impl Actor {
         let jobs = self.sessions.jobs.clone();
         let accepted = jobs.submit(new, op).await?;
         let row = accepted.row.clone();
-        self.accept(request_id, &row);
+        self.accept(request_id, &row).await;
         if accepted.duplicate {
             // Whoever retries gets the one job from its start, terminal included,
             // unless it is on its way to this session anyway: a handle for which
@@ -79,30 +79,30 @@ impl Actor {
             .try_for_each(|feature| self.require(feature))
     }
 
-    fn accept(&mut self, request_id: &str, row: &JobRow) {
+    async fn accept(&mut self, request_id: &str, row: &JobRow) {
         let body = ReplyBody::Accepted {
             request_id: request_id.into(),
             agent: row.agent.clone(),
             accepted_at: row.created_at(),
             grant: granted(&row.grant),
-            credentials_json: self.credentials(row),
+            credentials_json: self.credentials(row).await,
         };
         self.reply_about(Some(row.id.clone()), Some(row.trace_id.clone()), body);
     }
 
     /// What the job was given, for a client that asked to be told. The row is of a
     /// job of this session's principal; it may be somebody else's session.
-    fn credentials(&self, row: &JobRow) -> Option<SecretString> {
+    async fn credentials(&self, row: &JobRow) -> Option<SecretString> {
         if !self.has(feature::CREDENTIALS) {
             return None;
         }
-        self.sessions.credentials_of(row)
+        self.sessions.credentials_of(row).await
     }
 
     /// The answer to a submit that this connection sent before, id and all.
     pub(super) async fn accept_again(&mut self, request_id: &str, job_id: &str) {
         match self.visible(Some(job_id)).await {
-            Ok(row) => self.accept(request_id, &row),
+            Ok(row) => self.accept(request_id, &row).await,
             Err(failure) => self.error(Some(request_id.into()), None, failure),
         }
     }

@@ -99,8 +99,8 @@ impl Sessions {
 
     /// What a job has been given, as JSON; none when it has none or has ended. For
     /// its principal, in the answer to a submit and nowhere else.
-    pub fn credentials_of(&self, row: &JobRow) -> Option<SecretString> {
-        let held = self.jobs.credentials()?.of(row.stream)?;
+    pub async fn credentials_of(&self, row: &JobRow) -> Option<SecretString> {
+        let held = self.jobs.credentials()?.of(row.stream).await?;
         let json = serde_json::Value::from(vec![held.credential.to_json()]);
         Some(json.to_string().into())
     }

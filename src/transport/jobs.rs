@@ -58,7 +58,7 @@ async fn submit(
     let submit = wire::submit_from_proto(call.message).map_err(invalid)?;
     let submitted = sessions.submit(call.principal, call.trace, submit);
     let (row, duplicate) = submitted.await?;
-    let credentials = sessions.credentials_of(&row);
+    let credentials = sessions.credentials_of(&row).await;
     let job = Some(described(&sessions, row).await?);
     Ok(proto::SubmitJobResponse {
         job,

@@ -250,10 +250,9 @@ impl Drive {
     }
 
     /// Gives the job to a replica that has room for it, once there is one: this ends with
-    /// the job's run here. A key is in the memory of who asked for it, so its job stays.
+    /// the job's run here.
     async fn offer_elsewhere(&self) -> std::convert::Infallible {
-        let elsewhere = self.hosts.elsewhere.get();
-        let Some(elsewhere) = elsewhere.filter(|_| self.job.holding().is_none()) else {
+        let Some(elsewhere) = self.hosts.elsewhere.get() else {
             return std::future::pending().await;
         };
         let mut look = tokio::time::interval(LOOK_ELSEWHERE);

@@ -167,6 +167,7 @@ impl Log {
                 None => return Err(closed()),
             }
         };
+        log.set_replica(number);
         Ok((
             log,
             Joined {

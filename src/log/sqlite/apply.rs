@@ -17,7 +17,7 @@ use crate::log::{Block, Command, Outcome, PendingBlock, Position, ReplicaNumber}
 pub(in crate::log) struct Applied {
     pub outcomes: Vec<Outcome>,
     pub blocks: Vec<Arc<Block>>,
-    /// There are credentials to be revoked after it.
+    /// There may be credentials to see to after it.
     due: bool,
 }
 
@@ -38,6 +38,7 @@ pub(in crate::log) fn apply(
         outcomes: outcomes.collect::<rusqlite::Result<_>>()?,
         ..Applied::default()
     };
+    applied.due = commands.iter().any(may_make_due);
     let mut position = tail;
     for block in pending {
         match origin {
@@ -66,6 +67,17 @@ pub(in crate::log) fn apply(
         }
     }
     Ok(applied)
+}
+
+/// Beside terminals.
+fn may_make_due(command: &Command) -> bool {
+    match command {
+        Command::SetCredential { .. } | Command::MoveJob { .. } | Command::Inherit { .. } => true,
+        Command::CreateJob {
+            owner, credentials, ..
+        } => owner.is_some() && !credentials.is_empty(),
+        _ => false,
+    }
 }
 
 impl Applied {

@@ -4,12 +4,15 @@
 //! revocation, so that nothing it may have made is ever forgotten. A terminal
 //! makes its job's credentials due in its own transaction. One that is `issuing`
 //! becomes due by itself: whoever asked for it may be gone.
+//!
+//! Of several replicas one has to see to each: the one that asked, then the one that
+//! has its job, then whoever inherits from that.
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Log;
-use crate::log::{CredentialRow, CredentialState, Error, IssuedRow, StreamId};
+use crate::log::{CredentialRow, CredentialState, Error, IssuedRow, ReplicaNumber, StreamId};
 
 impl Log {
     /// Credentials, of all jobs or of one, in the order they were asked for.
@@ -25,29 +28,46 @@ impl Log {
         .await
     }
 
-    /// Those of which something is to be done by then, the longest due first.
-    pub async fn credentials_due(
-        &self,
-        at_ms: i64,
-        limit: usize,
-    ) -> Result<Vec<CredentialRow>, Error> {
+    /// Those that this process is to revoke and the upstream refuses to.
+    pub async fn credentials_refused(&self) -> Result<Vec<CredentialRow>, Error> {
+        let replica = self.replica();
         self.read(move |connection| {
             connection
                 .prepare_cached(
-                    "SELECT * FROM credential WHERE next_at_ms <= ?1 ORDER BY next_at_ms LIMIT ?2",
+                    "SELECT * FROM credential WHERE state = 'unrevocable' AND replica = ?1",
                 )?
-                .query_map(params![at_ms, limit as i64], from_row)?
+                .query_map([replica], from_row)?
                 .collect()
         })
         .await
     }
 
-    /// When the next one is due.
-    pub async fn credential_next_at(&self) -> Result<Option<i64>, Error> {
-        self.read(|connection| {
+    /// Those of which this process is to do something by then, the longest due first.
+    pub async fn credentials_due(
+        &self,
+        at_ms: i64,
+        limit: usize,
+    ) -> Result<Vec<CredentialRow>, Error> {
+        let replica = self.replica();
+        self.read(move |connection| {
             connection
-                .prepare_cached("SELECT min(next_at_ms) FROM credential")?
-                .query_row([], |row| row.get(0))
+                .prepare_cached(
+                    "SELECT * FROM credential WHERE next_at_ms <= ?1 AND replica = ?3
+                     ORDER BY next_at_ms LIMIT ?2",
+                )?
+                .query_map(params![at_ms, limit as i64, replica], from_row)?
+                .collect()
+        })
+        .await
+    }
+
+    /// When the next one is due here.
+    pub async fn credential_next_at(&self) -> Result<Option<i64>, Error> {
+        let replica = self.replica();
+        self.read(move |connection| {
+            connection
+                .prepare_cached("SELECT min(next_at_ms) FROM credential WHERE replica = ?1")?
+                .query_row([replica], |row| row.get(0))
         })
         .await
     }
@@ -94,7 +114,7 @@ pub(super) fn insert(connection: &Connection, row: &CredentialRow) -> rusqlite::
     connection
         .prepare_cached(
             "INSERT INTO credential VALUES
-               (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+               (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, 0)",
         )?
         .execute(params![
             row.handle,
@@ -203,6 +223,55 @@ pub(super) fn end(
         )?
         .execute(params![stream, ended_at_ms])?;
     Ok(due > 0)
+}
+
+// --- which replica sees to it ---
+
+/// Whether a replica may change a credential; of one that is not there any may say so.
+pub(super) fn keeps(
+    connection: &Connection,
+    replica: ReplicaNumber,
+    handle: &str,
+) -> rusqlite::Result<bool> {
+    let keeper: Option<ReplicaNumber> = connection
+        .prepare_cached("SELECT replica FROM credential WHERE handle = ?1")?
+        .query_row([handle], |row| row.get(0))
+        .optional()?;
+    Ok(keeper.is_none_or(|keeper| keeper == replica))
+}
+
+pub(super) fn keep(
+    connection: &Connection,
+    replica: ReplicaNumber,
+    handle: &str,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE credential SET replica = ?2 WHERE handle = ?1")?
+        .execute(params![handle, replica])
+        .map(drop)
+}
+
+/// They go where their job goes.
+pub(super) fn follow(
+    connection: &Connection,
+    stream: StreamId,
+    to: ReplicaNumber,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE credential SET replica = ?2 WHERE stream = ?1")?
+        .execute(params![stream, to])
+        .map(drop)
+}
+
+pub(super) fn inherit(
+    connection: &Connection,
+    of: ReplicaNumber,
+    heir: ReplicaNumber,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("UPDATE credential SET replica = ?2 WHERE replica = ?1")?
+        .execute(params![of, heir])
+        .map(drop)
 }
 
 // === impl CredentialState ===

@@ -45,7 +45,7 @@ impl Group {
             match item {
                 Item::Command(command, answer) => {
                     self.bytes = self.bytes.saturating_add(bytes);
-                    self.commands.push(command);
+                    self.commands.push(*command);
                     self.told.answers.push(answer);
                 }
                 Item::Source(source) => self.take(source),
@@ -140,7 +140,7 @@ mod tests {
             source(),
             source(),
             source(),
-            Item::Command(Command::Barrier, answer),
+            Item::Command(Box::new(Command::Barrier), answer),
         ];
         let mut first = Group::default();
         let left = first.add(waiting.into(), 100);

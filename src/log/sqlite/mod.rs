@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Block, BlockSource, Command, Error, Outcome, Position};
+use super::{Block, BlockSource, Command, Error, Outcome, Position, ReplicaNumber};
 use queue::Queue;
 pub use seek::Reached;
 pub use stats::Stats;
@@ -75,6 +75,8 @@ struct Shared {
     state: Arc<State>,
     readers: reader::Pool,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// 0 where nobody else writes to it.
+    replica: AtomicI64,
     is_replicated: bool,
     /// Held for its lock: one process has the file.
     _lock: File,
@@ -86,7 +88,7 @@ pub(in crate::log) struct State {
     pub(in crate::log) healthy: AtomicBool,
     pub(in crate::log) closing: AtomicBool,
     recent: recent::Recent,
-    /// Told when a terminal left credentials to be revoked.
+    /// Told when there may be a credential that is due.
     credentials_due: tokio::sync::Notify,
     pub(in crate::log) stats: Stats,
 }
@@ -171,6 +173,7 @@ impl Log {
             state,
             readers,
             threads: Mutex::new(threads),
+            replica: AtomicI64::new(0),
             is_replicated,
             _lock: lock,
         };
@@ -182,6 +185,15 @@ impl Log {
     /// Whether other replicas write to it too.
     pub fn is_replicated(&self) -> bool {
         self.shared.is_replicated
+    }
+
+    /// This one of them, once it has joined; 0 where there are no others.
+    pub fn replica(&self) -> ReplicaNumber {
+        self.shared.replica.load(Ordering::Acquire)
+    }
+
+    pub(in crate::log) fn set_replica(&self, number: ReplicaNumber) {
+        self.shared.replica.store(number, Ordering::Release);
     }
 
     /// Resolves once all that any replica was told is durable can be read here.
@@ -206,7 +218,8 @@ impl Log {
         &self.shared.state.stats
     }
 
-    /// Resolves once a terminal has left credentials to be revoked. For one waiter.
+    /// Resolves once there may be a credential that is due sooner than was known. For one
+    /// waiter.
     pub async fn until_credentials_due(&self) {
         self.shared.state.credentials_due.notified().await;
     }

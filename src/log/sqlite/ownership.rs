@@ -6,9 +6,9 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::Log;
 use super::decode::job_from_row;
 use super::execute::execute;
+use super::{Log, credential};
 use crate::log::{Command, Error, JobRow, Outcome, ReplicaNumber, StreamId};
 
 /// What becomes of an entry of a replica.
@@ -133,7 +133,10 @@ pub(super) fn execute_of(
         Command::Inherit { replica: of, at_ms } => {
             return inherit(connection, replica, *of, *at_ms);
         }
-        Command::MoveJob { stream, to, .. } => take(connection, *to, *stream)?,
+        Command::MoveJob { stream, to, .. } => {
+            take(connection, *to, *stream)?;
+            credential::follow(connection, *stream, *to)?;
+        }
         Command::Forget {
             parked_before_ms, ..
         } => {
@@ -152,7 +155,11 @@ pub(super) fn execute_of(
             Command::CreateSession(row) => take(connection, replica, row.stream)?,
             Command::CreateJob { job, owner, .. } => {
                 take(connection, owner.unwrap_or(replica), job.stream)?;
+                if let Some(owner) = owner {
+                    credential::follow(connection, job.stream, *owner)?;
+                }
             }
+            Command::IntendCredential(row) => credential::keep(connection, replica, &row.handle)?,
             Command::ClaimSession { id, .. } => {
                 if let Some(stream) = session_stream(connection, id)? {
                     take(connection, replica, stream)?;
@@ -204,6 +211,12 @@ fn may(
                 None => has(*stream)?,
                 Some(hash) => *to == replica && is_at(connection, *stream, hash)?,
             }),
+        // A sooner revocation is everybody's to ask for; see `Applied::due`.
+        Command::SetCredential { seen: None, .. } => Ok(true),
+        Command::RemoveCredential { handle } | Command::SetCredential { handle, .. } => {
+            credential::keeps(connection, replica, handle)
+        }
+        Command::CredentialIssued(row) => credential::keeps(connection, replica, &row.handle),
         // Of one process that has the file for itself.
         Command::ParkAll { .. } => Ok(false),
         _ => Ok(true),
@@ -236,6 +249,7 @@ fn inherit(
     connection
         .prepare_cached("UPDATE owner SET replica = ?2 WHERE replica = ?1")?
         .execute(params![of, heir])?;
+    credential::inherit(connection, of, heir)?;
     Ok(Outcome::Done)
 }
 

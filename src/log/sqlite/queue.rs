@@ -32,7 +32,7 @@ pub(in crate::log) struct Waiting {
 
 pub(in crate::log) enum Item {
     Source(Arc<dyn BlockSource>),
-    Command(Command, Answer),
+    Command(Box<Command>, Answer),
 }
 
 impl Waiting {
@@ -61,7 +61,9 @@ impl Queue {
     }
 
     pub fn push_command(&self, command: Command, answer: Answer) {
-        self.waiting.lock().push(Item::Command(command, answer));
+        self.waiting
+            .lock()
+            .push(Item::Command(Box::new(command), answer));
         self.more.notify_one();
     }
 

@@ -13,7 +13,7 @@ const APPLICATION_ID: i64 = 0x6172_6370;
 const CACHE_KIB: i64 = 16 * 1024;
 /// What each version of the format added to the one before. A store is brought
 /// up step by step when it is opened; a step, once released, is never changed.
-const STEPS: [&str; 9] = [
+const STEPS: [&str; 10] = [
     FIRST,
     RECENT_VIEW_OPS,
     HOSTED,
@@ -23,6 +23,7 @@ const STEPS: [&str; 9] = [
     JOB_TRACE,
     REPLICAS,
     TRACE_OF_JOB,
+    KEEPER,
 ];
 /// `PRAGMA user_version`: how many of the steps a store has.
 const FORMAT: i64 = STEPS.len() as i64;
@@ -122,6 +123,11 @@ CREATE TABLE replica (
 CREATE TABLE owner (stream INTEGER PRIMARY KEY, replica INTEGER NOT NULL);
 CREATE INDEX owner_replica ON owner (replica);
 CREATE TABLE replicated (cluster TEXT NOT NULL, sequence INTEGER NOT NULL);
+";
+
+/// The replica that is to replace and revoke it; 0 where there is one process only.
+const KEEPER: &str = "
+ALTER TABLE credential ADD COLUMN replica INTEGER NOT NULL DEFAULT 0;
 ";
 
 // A row of its own cost a job two writes more.

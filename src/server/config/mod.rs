@@ -241,10 +241,13 @@ impl Settings {
                 "credentials: with dev they would be anybody's; give tokens_file or ARCPD_TOKENS"
             );
         }
-        if self.cluster.servers.is_some() && self.credentials.provisioner.is_some() {
+        if self.cluster.servers.is_some()
+            && self.credentials.provisioner.is_some()
+            && self.credentials.encryption_key_file.is_none()
+        {
             bail!(
-                "credentials: cannot be made by one of several replicas; leave out cluster.servers \
-                 or credentials.provisioner"
+                "credentials.encryption_key_file: is needed with cluster.servers, and the same at \
+                 each replica: a job may go on at another, with its credential"
             );
         }
         self.hosting.iter().try_for_each(Hosting::check)
