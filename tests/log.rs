@@ -38,6 +38,7 @@ fn block(stream: StreamId, first_seq: u64, records: &[u8], end: Option<JobEnd>) 
         mark: None,
         spent_json: None,
         traced: false,
+        epoch: 0,
     };
     Arc::new(Once(Mutex::new(Some(pending))))
 }

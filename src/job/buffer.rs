@@ -21,6 +21,7 @@ const KEPT_BYTES_MIN: usize = 4 * 1024;
 
 pub(super) struct Buffer {
     stream: StreamId,
+    epoch: u64,
     state: Mutex<State>,
     taken: Notify,
     on_durable: Mutex<Option<OnDurable>>,
@@ -36,6 +37,14 @@ struct State {
     spent_json: Option<String>,
     traced: bool,
     closed: bool,
+}
+
+/// Where a job's records go on from, and under which epoch they count; a new job's
+/// begin at 1, under 0.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Since {
+    pub last_seq: u64,
+    pub epoch: u64,
 }
 
 /// What is pushed at once: all in one block.
@@ -67,11 +76,10 @@ pub(super) enum Pushed {
 }
 
 impl Buffer {
-    /// `next_seq` is 1 for a new job and goes on after the log's last for one taken up again.
-    pub(super) fn new(stream: StreamId, next_seq: u64) -> Self {
+    pub(super) fn new(stream: StreamId, since: Since) -> Self {
         let state = State {
             data: BytesMut::new(),
-            next_seq,
+            next_seq: since.last_seq + 1,
             count: 0,
             queued: false,
             end: None,
@@ -82,6 +90,7 @@ impl Buffer {
         };
         Self {
             stream,
+            epoch: since.epoch,
             state: Mutex::new(state),
             taken: Notify::new(),
             on_durable: Mutex::new(None),
@@ -172,6 +181,7 @@ impl BlockSource for Buffer {
             mark: state.mark.take(),
             spent_json: state.spent_json.take(),
             traced: std::mem::take(&mut state.traced),
+            epoch: self.epoch,
         };
         state.next_seq += u64::from(state.count);
         state.count = 0;

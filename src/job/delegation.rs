@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::buffer::Since;
 use super::credentials::Wanted;
 use super::grant::Grant;
 use super::idempotency::{fingerprint, same_or_conflict};
@@ -207,7 +208,9 @@ impl Jobs {
         // Who has heard that there is a child does not ask again, and nobody else tells
         // of it after a kill. While the store fails there is nothing to wait for.
         let _ = self.log().settled().await;
-        let context = self.context(row, 0, trace).provided(credential);
+        let context = self
+            .context(row, Since::default(), trace)
+            .provided(credential);
         let context = context.granted(Some(grant));
         self.observe(&session_id, stream);
         if said.is_err() {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::buffer::Since;
 use super::delegation::parent_is_over;
 use super::directory::Agent;
 use super::grant::{Family, Grant};
@@ -46,23 +47,28 @@ impl Jobs {
         let mut taken_up: HashMap<String, (Arc<Family>, u32)> = HashMap::new();
         let mut budgets = Vec::new();
         for row in rows {
-            let last_seq = self
-                .log()
-                .seq_at(row.stream, self.log().committed())
-                .await?;
+            // Read before the records are counted: those of this epoch are only what is
+            // said from here on.
+            let Some(epoch) = self.log().epoch(row.stream).await? else {
+                // It went on to another replica meanwhile.
+                continue;
+            };
+            let (log, stream) = (self.log(), row.stream);
+            let last_seq = log.seq_at(stream, log.committed()).await?;
+            let since = Since { last_seq, epoch };
             let agent = self.agents().recover(&row.agent);
             let is_hosted = hosted.contains_key(&row.stream);
             let trace = self.take_up_trace(&row, is_hosted).await?;
             let above = row.grant.parent_id.as_ref();
             let above = above.map(|parent| taken_up.get(parent).cloned());
             let (Some(hosted), Some(agent)) = (hosted.remove(&row.stream), agent) else {
-                self.context(row, last_seq, trace)
+                self.context(row, since, trace)
                     .end(Outcome::Failed(Failure::internal(text)));
                 ended += 1;
                 continue;
             };
             if let Some(None) = above {
-                self.context(row, last_seq, trace).end(parent_is_over());
+                self.context(row, since, trace).end(parent_is_over());
                 ended += 1;
                 continue;
             }
@@ -75,11 +81,11 @@ impl Jobs {
                     }
                     let stream = row.stream;
                     let credential = self.credential_again(stream, &row.session_id).await?;
-                    let context = self.context(row, last_seq, trace);
+                    let context = self.context(row, since, trace);
                     self.take_up(context, hosted, agent, (grant, credential));
                 }
                 Err(failure) => {
-                    self.context(row, last_seq, trace)
+                    self.context(row, since, trace)
                         .end(Outcome::Failed(failure));
                     ended += 1;
                 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::buffer::Since;
 use super::credentials::Wanted;
 use super::directory::{Agent, AgentDirectory};
 use super::grant::{Family, Grant};
@@ -369,7 +370,7 @@ impl Jobs {
         let Some(start) = accepted.start else {
             return;
         };
-        let context = self.context(accepted.row, 0, start.trace);
+        let context = self.context(accepted.row, Since::default(), start.trace);
         let context = context.with(start.deadline, None);
         let context = context.provided(start.credential).granted(start.grant);
         self.start_job(context, start.agent, start.max_runtime);
@@ -451,15 +452,9 @@ impl Jobs {
         }
     }
 
-    pub(super) fn context(&self, row: JobRow, last_seq: u64, trace: Arc<JobTrace>) -> JobContext {
+    pub(super) fn context(&self, row: JobRow, since: Since, trace: Arc<JobTrace>) -> JobContext {
         let telemetry = (trace, self.telemetry.clone());
-        JobContext::new(
-            row,
-            last_seq + 1,
-            self.limits.clone(),
-            self.log.clone(),
-            telemetry,
-        )
+        JobContext::new(row, since, self.limits.clone(), self.log.clone(), telemetry)
     }
 
     /// Asks a live job to stop. True when it was live; authority is the caller's to check

@@ -39,6 +39,9 @@ pub struct PendingBlock {
     pub spent_json: Option<String>,
     /// There is something in it that a trace shows.
     pub traced: bool,
+    /// Its job's, when its writer took the job up: see [`super::Log::epoch`].
+    #[serde(default)]
+    pub epoch: u64,
 }
 
 /// How far the reports of a job's activation are in the log, and what the next

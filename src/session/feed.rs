@@ -302,6 +302,7 @@ mod tests {
             mark: None,
             spent_json: None,
             traced: false,
+            epoch: 0,
         };
         log.ready(Arc::new(Once(Mutex::new(Some(block)))));
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::buffer::{Buffer, OnDurable};
+use super::buffer::{Buffer, OnDurable, Since};
 use super::grant::Grant;
 use super::places::{Place, Places};
 use super::{Limits, now};
@@ -63,10 +63,9 @@ impl WeakJob {
 }
 
 impl JobContext {
-    /// `next_seq` is the number of the job's next record.
     pub(super) fn new(
         row: JobRow,
-        next_seq: u64,
+        since: Since,
         limits: Limits,
         log: Log,
         (trace, telemetry): (Arc<JobTrace>, Telemetry),
@@ -81,7 +80,7 @@ impl JobContext {
             recovered: None,
             credential: None,
             limits,
-            buffer: Arc::new(Buffer::new(row.stream, next_seq)),
+            buffer: Arc::new(Buffer::new(row.stream, since)),
             log,
             cancelled: CancellationToken::new(),
             result_started: AtomicBool::new(false),
@@ -89,7 +88,7 @@ impl JobContext {
             over: CancellationToken::new(),
             place: Mutex::default(),
             created_at: Timestamp(row.created_at_ms),
-            begun: AtomicBool::new(next_seq > 1),
+            begun: AtomicBool::new(since.last_seq > 0),
             pending: AtomicBool::new(row.status == "pending"),
             trace,
             telemetry,
@@ -121,7 +120,13 @@ impl JobContext {
         };
         let telemetry = Telemetry::default();
         let trace = JobTrace::stored(&telemetry, &row, None);
-        Self::new(row, 1, Limits::default(), log, (trace, telemetry))
+        Self::new(
+            row,
+            Since::default(),
+            Limits::default(),
+            log,
+            (trace, telemetry),
+        )
     }
 
     /// Before the context is shared.

@@ -12,8 +12,8 @@ use super::entry::Entry;
 use super::news::{self, News};
 use super::outstanding::Outstanding;
 use super::tail::Received;
-use crate::log::sqlite::apply::{Applied, apply};
-use crate::log::sqlite::ownership::{Verdict, receive};
+use crate::log::sqlite::apply::Applied;
+use crate::log::sqlite::ownership::Verdict;
 use crate::log::sqlite::{State, unavailable, view_ops};
 use crate::log::{Block, Error, Position};
 
@@ -109,16 +109,7 @@ impl Applier {
         let mut done = Vec::with_capacity(entries.len());
         let mut records = 0;
         for (at, entry) in entries {
-            let verdict = receive(&transaction, &entry.origin, entry.number, &entry.commands)
-                .map_err(unavailable)?;
-            let applied = match verdict {
-                Verdict::Apply(replica) => {
-                    let (commands, blocks) = (&entry.commands, &entry.blocks);
-                    apply(&transaction, Some(replica), commands, blocks, tail)
-                        .map_err(unavailable)?
-                }
-                Verdict::Again | Verdict::Gap | Verdict::Fenced => Applied::default(),
-            };
+            let (verdict, applied) = entry.apply(&transaction, tail).map_err(unavailable)?;
             tail = applied.tail(tail);
             sequence = *at;
             records += applied.blocks.iter().map(|block| block.count).sum::<u32>();

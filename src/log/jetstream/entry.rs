@@ -2,9 +2,12 @@
 //! fields, so that a field that is added has a default where it is missing.
 
 use bytes::Bytes;
+use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
-use crate::log::{Command, PendingBlock};
+use crate::log::sqlite::apply::{Applied, apply};
+use crate::log::sqlite::ownership::{Verdict, receive};
+use crate::log::{Command, PendingBlock, Position};
 
 /// A reader knows the formats up to its own.
 const FORMAT: u8 = 1;
@@ -43,6 +46,28 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// What it does to a store in which all before it has been applied: the same in each.
+    pub fn apply(
+        &self,
+        connection: &Connection,
+        tail: Position,
+    ) -> rusqlite::Result<(Verdict, Applied)> {
+        let verdict = receive(connection, &self.origin, self.number, &self.commands)?;
+        let applied = match verdict {
+            Verdict::Apply(replica) => apply(
+                connection,
+                Some(replica),
+                &self.commands,
+                &self.blocks,
+                tail,
+            )?,
+            Verdict::Again | Verdict::Gap | Verdict::Fenced => Applied::default(),
+        };
+        Ok((verdict, applied))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +91,7 @@ mod tests {
             }),
             spent_json: None,
             traced: true,
+            epoch: 0,
         };
         let agent = HostedAgentRow {
             name: "a".into(),

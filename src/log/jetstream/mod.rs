@@ -24,6 +24,8 @@ mod gather;
 mod news;
 mod outstanding;
 mod publisher;
+#[cfg(test)]
+mod simulation;
 mod tail;
 
 use std::path::Path;

@@ -17,6 +17,8 @@ use crate::log::{Block, Command, Outcome, PendingBlock, Position, ReplicaNumber}
 pub(in crate::log) struct Applied {
     pub outcomes: Vec<Outcome>,
     pub blocks: Vec<Arc<Block>>,
+    /// Of what was sent, the blocks that do not count: their job is another's.
+    left_out: Vec<usize>,
     /// There may be credentials to see to after it.
     due: bool,
 }
@@ -40,9 +42,12 @@ pub(in crate::log) fn apply(
     };
     applied.due = commands.iter().any(may_make_due);
     let mut position = tail;
-    for block in pending {
+    for (index, block) in pending.iter().enumerate() {
         match origin {
-            Some(replica) if !ownership::owns(connection, replica, block.stream)? => continue,
+            Some(replica) if !ownership::accepts(connection, replica, block)? => {
+                applied.left_out.push(index);
+                continue;
+            }
             _ => applied.insert(connection, &mut position, block)?,
         }
         if origin.is_some() && block.terminal.is_some() {
@@ -62,6 +67,7 @@ pub(in crate::log) fn apply(
                 mark: None,
                 spent_json: None,
                 traced: false,
+                epoch: 0,
             };
             applied.insert(connection, &mut position, &own)?;
         }
@@ -122,7 +128,7 @@ impl Applied {
             state.committed.store(last.position, Ordering::Release);
         }
         if let Some(told) = told {
-            told.committed(self.outcomes);
+            told.committed(self.outcomes, &self.left_out);
         }
         if !self.blocks.is_empty() {
             // No dispatcher is no reason not to commit.

@@ -23,8 +23,8 @@ pub(in crate::log) struct Group {
 #[derive(Default)]
 pub(in crate::log) struct Told {
     answers: Vec<Answer>,
-    /// With the last of their reports in the group.
-    sources: Vec<(Arc<dyn BlockSource>, u64)>,
+    /// With the last of their reports in the group, and which block has it.
+    sources: Vec<(Arc<dyn BlockSource>, u64, usize)>,
 }
 
 impl Group {
@@ -61,7 +61,9 @@ impl Group {
         self.bytes += block.data.len();
         // Kept only where there is something to tell.
         if let Some(mark) = &block.mark {
-            self.told.sources.push((source, mark.seq));
+            self.told
+                .sources
+                .push((source, mark.seq, self.blocks.len()));
         }
         self.blocks.push(block);
     }
@@ -93,12 +95,15 @@ impl Told {
         }
     }
 
-    pub fn committed(self, outcomes: Vec<Outcome>) {
+    /// Who has said what was left out is not told that it is durable.
+    pub fn committed(self, outcomes: Vec<Outcome>, left_out: &[usize]) {
         for (outcome, answer) in outcomes.into_iter().zip(self.answers) {
             let _ = answer.send(Ok(outcome));
         }
-        for (source, report_seq) in self.sources {
-            source.committed(report_seq);
+        for (source, report_seq, block) in self.sources {
+            if !left_out.contains(&block) {
+                source.committed(report_seq);
+            }
         }
     }
 }
@@ -124,6 +129,7 @@ mod tests {
                 mark: None,
                 spent_json: None,
                 traced: false,
+                epoch: 0,
             })
         }
 
@@ -148,5 +154,38 @@ mod tests {
         let mut second = Group::default();
         assert!(second.add(left, 100).is_empty());
         assert_eq!((second.blocks.len(), second.commands.len()), (1, 1));
+    }
+
+    /// Counts what it is told.
+    struct Heard(std::sync::atomic::AtomicU64);
+
+    impl BlockSource for Heard {
+        fn take(&self) -> Option<PendingBlock> {
+            let mark = Some(crate::log::ReportMark {
+                seq: 5,
+                ..Default::default()
+            });
+            Records(1)
+                .take()
+                .map(|block| PendingBlock { mark, ..block })
+        }
+
+        fn committed(&self, report_seq: u64) {
+            self.0
+                .fetch_add(report_seq, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// A host was told that its reports are durable although their job was another
+    /// replica's by then: it forgot them, and nobody else had them.
+    #[test]
+    fn whoever_says_what_does_not_count_is_not_told_that_it_is_durable() {
+        let heard = [(); 2].map(|()| Arc::new(Heard(Default::default())));
+        let items = heard.iter().map(|source| Item::Source(source.clone()));
+        let mut group = Group::default();
+        group.add(items.collect(), usize::MAX);
+        group.told.committed(Vec::new(), &[0]);
+        let told = heard.map(|source| source.0.load(std::sync::atomic::Ordering::Relaxed));
+        assert_eq!(told, [0, 5]);
     }
 }

@@ -14,7 +14,7 @@ pub(in crate::log) mod ownership;
 pub(in crate::log) mod queue;
 mod reader;
 mod recent;
-mod schema;
+pub(in crate::log) mod schema;
 mod seek;
 mod stats;
 mod trace;

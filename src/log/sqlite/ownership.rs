@@ -2,14 +2,17 @@
 //! the fence is in the log, and no clock has a say in it.
 //!
 //! A stream, of a job or a session, is written by the replica that has it. A replica
-//! that is gone writes nothing, whatever it had sent when it was declared gone.
+//! that is gone writes nothing, whatever it had sent when it was declared gone. Each time
+//! a stream changes hands its epoch grows, and a block counts only under the epoch of
+//! which its writer took the job up: one that was on its way when the job went and came
+//! back is not taken for one of what goes on.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decode::job_from_row;
 use super::execute::execute;
 use super::{Log, credential};
-use crate::log::{Command, Error, JobRow, Outcome, ReplicaNumber, StreamId};
+use crate::log::{Command, Error, JobRow, Outcome, PendingBlock, ReplicaNumber, StreamId};
 
 /// What becomes of an entry of a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +64,22 @@ impl Log {
                 .collect()
         })
         .await
+    }
+
+    /// The epoch under which this process may write a stream; none when it may not.
+    pub async fn epoch(&self, stream: StreamId) -> Result<Option<u64>, Error> {
+        if !self.is_replicated() {
+            return Ok(Some(0));
+        }
+        let replica = self.replica();
+        self.read(move |connection| {
+            connection
+                .prepare_cached("SELECT epoch FROM owner WHERE stream = ?1 AND replica = ?2")?
+                .query_row(params![stream, replica], |row| row.get::<_, i64>(0))
+                .optional()
+        })
+        .await
+        .map(|epoch| epoch.map(|epoch| epoch as u64))
     }
 
     /// The replica that has a stream.
@@ -247,7 +266,7 @@ fn inherit(
         )?
         .execute(params![of, at_ms])?;
     connection
-        .prepare_cached("UPDATE owner SET replica = ?2 WHERE replica = ?1")?
+        .prepare_cached("UPDATE owner SET replica = ?2, epoch = epoch + 1 WHERE replica = ?1")?
         .execute(params![of, heir])?;
     credential::inherit(connection, of, heir)?;
     Ok(Outcome::Done)
@@ -260,7 +279,7 @@ fn owner(connection: &Connection, stream: StreamId) -> rusqlite::Result<Option<R
         .optional()
 }
 
-pub(super) fn owns(
+fn owns(
     connection: &Connection,
     replica: ReplicaNumber,
     stream: StreamId,
@@ -268,9 +287,27 @@ pub(super) fn owns(
     Ok(owner(connection, stream)? == Some(replica))
 }
 
+/// Whether a block of a replica counts.
+pub(super) fn accepts(
+    connection: &Connection,
+    replica: ReplicaNumber,
+    block: &PendingBlock,
+) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM owner WHERE stream = ?1 AND replica = ?2 AND epoch = ?3)",
+        )?
+        .query_row(params![block.stream, replica, block.epoch as i64], |row| {
+            row.get(0)
+        })
+}
+
 fn take(connection: &Connection, replica: ReplicaNumber, stream: StreamId) -> rusqlite::Result<()> {
     connection
-        .prepare_cached("INSERT OR REPLACE INTO owner VALUES (?1, ?2)")?
+        .prepare_cached(
+            "INSERT INTO owner VALUES (?1, ?2, 0)
+             ON CONFLICT (stream) DO UPDATE SET replica = ?2, epoch = epoch + 1",
+        )?
         .execute(params![stream, replica])
         .map(drop)
 }

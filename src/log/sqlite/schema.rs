@@ -23,7 +23,7 @@ const STEPS: [&str; 10] = [
     JOB_TRACE,
     REPLICAS,
     TRACE_OF_JOB,
-    KEEPER,
+    EPOCHS,
 ];
 /// `PRAGMA user_version`: how many of the steps a store has.
 const FORMAT: i64 = STEPS.len() as i64;
@@ -125,9 +125,11 @@ CREATE INDEX owner_replica ON owner (replica);
 CREATE TABLE replicated (cluster TEXT NOT NULL, sequence INTEGER NOT NULL);
 ";
 
-/// The replica that is to replace and revoke it; 0 where there is one process only.
-const KEEPER: &str = "
+/// Of a credential, the replica that is to replace and revoke it; 0 where there is one
+/// process only. Of an owner, how often the stream had another before.
+const EPOCHS: &str = "
 ALTER TABLE credential ADD COLUMN replica INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE owner ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0;
 ";
 
 // A row of its own cost a job two writes more.
@@ -202,7 +204,7 @@ fn prepare(connection: &Connection, durability: Durability) -> rusqlite::Result<
 }
 
 /// All steps a store lacks, in one transaction.
-pub(super) fn bring_up(connection: &Connection, found: i64) -> rusqlite::Result<()> {
+pub(in crate::log) fn bring_up(connection: &Connection, found: i64) -> rusqlite::Result<()> {
     let missing: String = STEPS.into_iter().skip(found as usize).collect();
     if missing.is_empty() {
         return Ok(());

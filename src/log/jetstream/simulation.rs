@@ -1,0 +1,572 @@
+//! What replicas decide, without servers: a stream that loses, repeats and reorders
+//! what it is sent, replicas that are killed, paused, given up and made anew, each
+//! with a store of its own. Thousands of seeds; a seed that fails is printed and plays
+//! the same again with `ARCPD_SIMULATION_SEED`.
+//!
+//! The rules are the product's ([`Entry::apply`]); the driver here only does what a
+//! publisher and a job's owner do.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rusqlite::Connection;
+
+use super::entry::Entry;
+use crate::log::sqlite::ownership::Verdict;
+use crate::log::sqlite::{schema, view_ops};
+use crate::log::{
+    Command, GrantRow, JobEnd, JobRow, Outcome, PendingBlock, Position, ReplicaNumber, StreamId,
+    first_stream,
+};
+
+const REPLICAS: usize = 3;
+const SEEDS: u64 = 400;
+const STEPS: usize = 120;
+/// Idempotency keys, few: the same job is asked for again and again.
+const KEYS: u8 = 6;
+
+/// A process: gone with a kill, unlike its store.
+struct Life {
+    origin: String,
+    last: u64,
+    /// Sent and not seen applied.
+    unapplied: VecDeque<(u64, Bytes)>,
+    /// Known once its `Join` is applied.
+    replica: Option<ReplicaNumber>,
+    next_stream: StreamId,
+    /// The jobs that it runs: the epoch of each and its next record.
+    jobs: HashMap<StreamId, (i64, u64)>,
+}
+
+struct Replica {
+    store: Connection,
+    /// Entries of the stream in the store.
+    at: usize,
+    tail: Position,
+    life: Option<Life>,
+}
+
+struct World {
+    random: StdRng,
+    lives: u32,
+    stream: Vec<Bytes>,
+    network: Vec<Bytes>,
+    replicas: Vec<Replica>,
+    /// The job that a client was told is its key's.
+    told: BTreeMap<u8, String>,
+}
+
+fn store() -> Connection {
+    let store = Connection::open_in_memory().unwrap();
+    schema::bring_up(&store, 0).unwrap();
+    store
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let replicas = (0..REPLICAS).map(|_| Replica {
+            store: store(),
+            at: 0,
+            tail: 0,
+            life: None,
+        });
+        Self {
+            random: StdRng::seed_from_u64(seed),
+            lives: 0,
+            stream: Vec::new(),
+            network: Vec::new(),
+            replicas: replicas.collect(),
+            told: BTreeMap::new(),
+        }
+    }
+
+    fn step(&mut self) {
+        let who = self.random.random_range(0..REPLICAS);
+        match self.random.random_range(0..100) {
+            0..30 => self.arrive(),
+            30..58 => self.apply(who),
+            58..72 => self.submit(who),
+            72..86 => self.report(who),
+            86..89 => self.give_away(who),
+            89..92 => self.declare_gone(who),
+            92..95 => self.kill(who),
+            _ => self.again(who),
+        }
+        if self.replicas[who].life.is_none() {
+            self.start(who);
+        }
+    }
+
+    // --- the network and the stream ---
+
+    /// Something that was sent is in the stream: whichever, perhaps not for the last time.
+    fn arrive(&mut self) {
+        if self.network.is_empty() {
+            return;
+        }
+        let index = self.random.random_range(0..self.network.len());
+        match self.random.random_range(0..10) {
+            0 => drop(self.network.swap_remove(index)),
+            1 => self.stream.push(self.network[index].clone()),
+            _ => {
+                let arrived = self.network.swap_remove(index);
+                self.stream.push(arrived);
+            }
+        }
+    }
+
+    fn send(&mut self, who: usize, commands: Vec<Command>, blocks: Vec<PendingBlock>) {
+        let Some(life) = &mut self.replicas[who].life else {
+            return;
+        };
+        life.last += 1;
+        let entry = Entry {
+            origin: life.origin.clone(),
+            number: life.last,
+            commands,
+            blocks,
+        };
+        let bytes = entry.encode().unwrap();
+        life.unapplied.push_back((life.last, bytes.clone()));
+        self.network.push(bytes);
+    }
+
+    /// What was not applied is sent once more.
+    fn again(&mut self, who: usize) {
+        if let Some(life) = &self.replicas[who].life {
+            let unapplied = life.unapplied.iter().map(|(_, bytes)| bytes.clone());
+            self.network.extend(unapplied);
+        }
+    }
+
+    /// Some more of the stream, in one transaction.
+    fn apply(&mut self, who: usize) {
+        let more = self.random.random_range(1..=4);
+        let until = self.stream.len().min(self.replicas[who].at + more);
+        self.apply_to(who, until);
+    }
+
+    fn apply_to(&mut self, who: usize, until: usize) {
+        let replica = &mut self.replicas[who];
+        if replica.at >= until {
+            return;
+        }
+        let transaction = replica.store.transaction().unwrap();
+        let (mut done, mut tail) = (Vec::new(), replica.tail);
+        for bytes in &self.stream[replica.at..until] {
+            let entry = Entry::decode(bytes).unwrap();
+            let (verdict, applied) = entry.apply(&transaction, tail).unwrap();
+            tail = applied.tail(tail);
+            done.push((entry, verdict, applied.outcomes));
+        }
+        view_ops::settle(&transaction).unwrap();
+        transaction.commit().unwrap();
+        (replica.at, replica.tail) = (until, tail);
+        for (entry, verdict, outcomes) in done {
+            self.heard(who, &entry, verdict, outcomes);
+        }
+    }
+
+    /// Of its own entries a replica learns what became of them; of others' what is its.
+    fn heard(&mut self, who: usize, entry: &Entry, verdict: Verdict, outcomes: Vec<Outcome>) {
+        let Some(life) = &mut self.replicas[who].life else {
+            return;
+        };
+        let own = life.origin == entry.origin;
+        match verdict {
+            Verdict::Fenced if own => self.replicas[who].life = None,
+            Verdict::Gap if own => self.again(who),
+            Verdict::Apply(number) => {
+                if own {
+                    life.replica = Some(number);
+                    life.next_stream = life.next_stream.max(first_stream(number));
+                    life.unapplied.retain(|(sent, _)| *sent > entry.number);
+                    self.answer(&entry.commands, outcomes);
+                }
+                self.take_up(who);
+            }
+            _ => {}
+        }
+    }
+
+    // --- what a client is told ---
+
+    fn answer(&mut self, commands: &[Command], outcomes: Vec<Outcome>) {
+        for (command, outcome) in commands.iter().zip(outcomes) {
+            let Command::CreateJob { job, .. } = command else {
+                continue;
+            };
+            let key = job.fingerprint[0];
+            let job = match outcome {
+                Outcome::Done => job.id.clone(),
+                Outcome::Duplicate(earlier) => earlier.id,
+                Outcome::Stale => continue,
+            };
+            let told = self.told.entry(key).or_insert_with(|| job.clone());
+            assert_eq!(*told, job, "two jobs for key {key}");
+        }
+    }
+
+    // --- what replicas do ---
+
+    fn start(&mut self, who: usize) {
+        self.lives += 1;
+        if self.random.random_bool(0.1) {
+            // The file is gone with the machine.
+            let replica = &mut self.replicas[who];
+            (replica.store, replica.at, replica.tail) = (store(), 0, 0);
+        }
+        // It reads what there is before it joins.
+        self.apply_to(who, self.stream.len());
+        let origin = format!("life {}", self.lives);
+        self.replicas[who].life = Some(Life {
+            origin: origin.clone(),
+            last: 0,
+            unapplied: VecDeque::new(),
+            replica: None,
+            next_stream: 0,
+            jobs: HashMap::new(),
+        });
+        self.send(who, vec![Command::Join { name: origin }], Vec::new());
+    }
+
+    fn kill(&mut self, who: usize) {
+        self.replicas[who].life = None;
+    }
+
+    fn submit(&mut self, who: usize) {
+        let key = self.random.random_range(0..KEYS);
+        let elsewhere = self.random.random_bool(0.2).then(|| self.another(who));
+        let Some(life) = &mut self.replicas[who].life else {
+            return;
+        };
+        if life.replica.is_none() {
+            return;
+        }
+        let stream = life.next_stream;
+        life.next_stream += 1;
+        let command = Command::CreateJob {
+            job: Box::new(job(stream, key)),
+            op: None,
+            hosted: None,
+            credentials: Vec::new(),
+            trace: None,
+            owner: elsewhere.flatten(),
+        };
+        self.send(who, vec![command], Vec::new());
+    }
+
+    /// Jobs that the store says are its own and that it does not run yet.
+    fn take_up(&mut self, who: usize) {
+        let replica = &mut self.replicas[who];
+        let Some(life) = &mut replica.life else {
+            return;
+        };
+        let Some(number) = life.replica else {
+            return;
+        };
+        let own = rows(
+            &replica.store,
+            "SELECT owner.stream, coalesce((SELECT max(first_seq + count) FROM block
+               WHERE block.stream = owner.stream), 1), replica, epoch FROM owner",
+        );
+        let own: HashMap<StreamId, (i64, u64)> = own
+            .into_iter()
+            .filter(|row| row[2] == number)
+            .map(|row| (row[0], (row[3], row[1] as u64)))
+            .collect();
+        // What went and came back is taken up anew.
+        let same = |stream: &StreamId, epoch: i64| own.get(stream).is_some_and(|of| of.0 == epoch);
+        life.jobs.retain(|stream, (epoch, _)| same(stream, *epoch));
+        for (stream, of) in own {
+            life.jobs.entry(stream).or_insert(of);
+        }
+    }
+
+    /// Records of a job that it runs, the last of them perhaps.
+    fn report(&mut self, who: usize) {
+        let Some(life) = &mut self.replicas[who].life else {
+            return;
+        };
+        let mut jobs: Vec<_> = life.jobs.keys().copied().collect();
+        jobs.sort_unstable();
+        let Some(stream) = jobs.choose(&mut self.random).copied() else {
+            return;
+        };
+        let count: u32 = self.random.random_range(1..4);
+        let ends = self.random.random_bool(0.15);
+        let (epoch, next) = life.jobs.get_mut(&stream).expect("chosen from them");
+        let block = PendingBlock {
+            stream,
+            first_seq: *next,
+            count,
+            data: Bytes::from(vec![0; count as usize]),
+            terminal: ends.then(|| JobEnd {
+                status: "success".into(),
+                ended_at_ms: 1,
+            }),
+            mark: None,
+            spent_json: None,
+            traced: false,
+            epoch: *epoch as u64,
+        };
+        *next += u64::from(count);
+        if ends {
+            // Nothing follows, whatever becomes of it.
+            life.jobs.remove(&stream);
+        }
+        self.send(who, Vec::new(), vec![block]);
+    }
+
+    fn give_away(&mut self, who: usize) {
+        let Some(to) = self.another(who) else {
+            return;
+        };
+        let Some(life) = &self.replicas[who].life else {
+            return;
+        };
+        let Some(stream) = life.jobs.keys().min().copied() else {
+            return;
+        };
+        let moved = Command::MoveJob {
+            stream,
+            job_id: format!("job_{stream}"),
+            to,
+            token_hash: None,
+        };
+        self.send(who, vec![moved], Vec::new());
+    }
+
+    /// Rightly or not: it may only have been slow.
+    fn declare_gone(&mut self, who: usize) {
+        let Some(replica) = self.another(who) else {
+            return;
+        };
+        let gone = Command::Inherit { replica, at_ms: 1 };
+        self.send(who, vec![gone], Vec::new());
+    }
+
+    /// As this replica's store has it.
+    fn another(&mut self, who: usize) -> Option<ReplicaNumber> {
+        let own = self.replicas[who].life.as_ref()?.replica?;
+        let known = "SELECT number FROM replica WHERE heir IS NULL";
+        let known = rows(&self.replicas[who].store, known);
+        let others: Vec<_> = known.iter().map(|row| row[0]).collect();
+        let others: Vec<_> = others.into_iter().filter(|other| *other != own).collect();
+        others.choose(&mut self.random).copied()
+    }
+
+    // --- the end ---
+
+    /// All arrives, and all that runs reads it: until nobody has anything to send.
+    fn settle(&mut self) {
+        for _ in 0..100 {
+            for who in 0..REPLICAS {
+                if self.replicas[who].life.is_none() {
+                    self.start(who);
+                }
+                self.again(who);
+            }
+            // Each in its own order, which the repeats see to.
+            self.stream.append(&mut self.network);
+            for who in 0..REPLICAS {
+                self.apply_to(who, self.stream.len());
+            }
+            let idle = |replica: &Replica| {
+                let life = replica.life.as_ref();
+                life.is_some_and(|life| life.unapplied.is_empty())
+            };
+            if self.replicas.iter().all(idle) && self.network.is_empty() {
+                return;
+            }
+        }
+        panic!("it does not come to rest");
+    }
+
+    fn check(&self) {
+        let all = dump(&self.replicas[0].store);
+        for other in &self.replicas[1..] {
+            assert_eq!(dump(&other.store), all, "replicas differ");
+        }
+        let store = &self.replicas[0].store;
+        for (key, job) in &self.told {
+            let sql = format!("SELECT count(*) FROM job WHERE id = '{job}'");
+            assert_eq!(rows(store, &sql)[0][0], 1, "job of key {key} is lost");
+        }
+        let twice = "SELECT count(*) FROM job GROUP BY idempotency_key HAVING count(*) > 1";
+        assert!(rows(store, twice).is_empty(), "a key has two jobs");
+        let blocks = "SELECT stream, first_seq, count, terminal FROM block ORDER BY position";
+        let mut next: HashMap<i64, Option<i64>> = HashMap::new();
+        for row in rows(store, blocks) {
+            let [stream, first, count, terminal] = row[..] else {
+                panic!("{row:?}")
+            };
+            let expected = next.entry(stream).or_insert(Some(1));
+            assert_eq!(*expected, Some(first), "records of job {stream}");
+            *expected = (terminal == 0).then_some(first + count);
+        }
+        // Nobody has a job of somebody who is gone and inherited from.
+        let orphans = "SELECT owner.stream FROM owner JOIN replica ON number = replica
+                       WHERE heir IS NOT NULL";
+        assert!(rows(store, orphans).is_empty(), "a job nobody runs");
+    }
+}
+
+fn job(stream: StreamId, key: u8) -> JobRow {
+    JobRow {
+        id: format!("job_{stream}"),
+        stream,
+        session_id: String::new(),
+        principal: "alice".into(),
+        agent: "a@1.0.0".into(),
+        input_json: "null".into(),
+        trace_id: "t".into(),
+        created_at_ms: 1,
+        status: "running".into(),
+        ended_at_ms: None,
+        last_seq: 0,
+        end_position: None,
+        idempotency_key: Some(format!("key {key}")),
+        fingerprint: vec![key],
+        idempotency_expires_at_ms: Some(i64::MAX),
+        grant: GrantRow::default(),
+    }
+}
+
+fn rows(store: &Connection, sql: &str) -> Vec<Vec<i64>> {
+    let mut statement = store.prepare(sql).unwrap();
+    let columns = statement.column_count();
+    let rows = statement.query_map([], |row| (0..columns).map(|i| row.get(i)).collect());
+    rows.unwrap().map(Result::unwrap).collect()
+}
+
+/// Every row of every table, as text.
+fn dump(store: &Connection) -> Vec<String> {
+    let mut tables = store
+        .prepare("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name")
+        .unwrap();
+    let tables: Vec<String> = tables
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    let mut all = Vec::new();
+    for table in tables {
+        let mut statement = store.prepare(&format!("SELECT * FROM {table}")).unwrap();
+        let columns = statement.column_count();
+        let mut of_table: Vec<String> = statement
+            .query_map([], |row| {
+                let values = (0..columns).map(|i| row.get::<_, rusqlite::types::Value>(i));
+                let values: Result<Vec<_>, _> = values.collect();
+                Ok(format!("{table} {:?}", values?))
+            })
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        of_table.sort();
+        all.append(&mut of_table);
+    }
+    all
+}
+
+fn play(seed: u64) -> World {
+    let mut world = World::new(seed);
+    for _ in 0..STEPS {
+        world.step();
+    }
+    world.settle();
+    world.check();
+    world
+}
+
+#[test]
+fn replicas_agree_whatever_the_stream_and_the_processes_do() {
+    if let Ok(seed) = std::env::var("ARCPD_SIMULATION_SEED") {
+        play(seed.parse().unwrap());
+        return;
+    }
+    let given = std::env::var("ARCPD_SIMULATION_SEEDS");
+    let seeds = given.map_or(SEEDS, |seeds| seeds.parse().unwrap());
+    let (mut jobs, mut records) = (0, 0);
+    for seed in 0..seeds {
+        let played = std::panic::catch_unwind(|| {
+            let world = play(seed);
+            let count = |sql| rows(&world.replicas[0].store, sql)[0][0];
+            (
+                count("SELECT count(*) FROM job"),
+                count("SELECT coalesce(sum(count), 0) FROM block"),
+            )
+        });
+        let Ok((of_seed, said)) = played else {
+            panic!("seed {seed}: play it with ARCPD_SIMULATION_SEED={seed}");
+        };
+        (jobs, records) = (jobs + of_seed, records + said);
+    }
+    // The scripts do something.
+    let least = seeds as i64;
+    assert!(
+        jobs > least && records > least,
+        "{jobs} jobs, {records} records"
+    );
+    println!("{seeds} seeds, {jobs} jobs, {records} records");
+}
+
+/// A job went to another replica and came back while a block of its first time was on
+/// its way: that counted, although whoever had the job meanwhile knew nothing of it.
+#[test]
+fn a_block_from_before_a_job_went_and_came_back_does_not_count() {
+    let store = store();
+    let mut tail = 0;
+    let mut sent = HashMap::new();
+    let mut apply = |origin: &str, commands, blocks: Vec<(u64, u64)>| {
+        let number = sent.entry(origin.to_owned()).or_insert(0);
+        *number += 1;
+        let blocks = blocks.into_iter().map(|(first_seq, epoch)| PendingBlock {
+            stream: 7,
+            first_seq,
+            count: 1,
+            data: Bytes::from_static(&[0]),
+            terminal: None,
+            mark: None,
+            spent_json: None,
+            traced: false,
+            epoch,
+        });
+        let entry = Entry {
+            origin: origin.into(),
+            number: *number,
+            commands,
+            blocks: blocks.collect(),
+        };
+        let (_, applied) = entry.apply(&store, tail).unwrap();
+        tail = applied.tail(tail);
+        applied.blocks.len()
+    };
+    let join = |name: &str| vec![Command::Join { name: name.into() }];
+    let to = |to| {
+        vec![Command::MoveJob {
+            stream: 7,
+            job_id: "job_7".into(),
+            to,
+            token_hash: None,
+        }]
+    };
+    let create = Command::CreateJob {
+        job: Box::new(job(7, 1)),
+        op: None,
+        hosted: None,
+        credentials: Vec::new(),
+        trace: None,
+        owner: None,
+    };
+    apply("a", join("a"), Vec::new());
+    apply("b", join("b"), Vec::new());
+    assert_eq!(apply("a", vec![create], vec![(1, 0)]), 1);
+    apply("a", to(2), Vec::new());
+    apply("b", to(1), Vec::new());
+    assert_eq!(apply("a", Vec::new(), vec![(2, 0)]), 0);
+    assert_eq!(apply("a", Vec::new(), vec![(2, 2)]), 1);
+}
