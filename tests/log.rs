@@ -148,6 +148,7 @@ async fn join(nats: &Nats, dir: &Path) -> Result<(Log, Joined, Committed), Error
         name: "test".into(),
         replica: "r".into(),
         replication: 1,
+        access: Default::default(),
     };
     let (log, joined) = Log::join(options(dir), cluster, tx).await?;
     Ok((log, joined, rx))

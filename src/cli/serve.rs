@@ -72,7 +72,7 @@ pub(super) struct Serve {
 
 #[derive(clap::Args, Serialize)]
 struct ClusterFlags {
-    /// NATS servers with the log of several replicas, nats://HOST:PORT[,…]
+    /// NATS servers with the log of several replicas, nats://HOST:PORT[,…] or tls://…
     #[arg(long = "cluster", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     servers: Option<String>,
@@ -137,7 +137,7 @@ fn config(settings: Settings) -> anyhow::Result<Config> {
         admin_listen: settings.admin_listen,
         data_dir: settings.data_dir.clone(),
         durability: settings.durability,
-        cluster: settings.cluster.options(),
+        cluster: settings.cluster.options()?,
         tokens: tokens(&settings)?,
         tls,
         cors: settings.cors()?,

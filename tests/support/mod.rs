@@ -15,6 +15,7 @@ pub mod host;
 pub mod jaeger;
 pub mod jobs;
 pub mod nats;
+pub mod pki;
 pub mod plane;
 pub mod promtool;
 pub mod proxy;

@@ -88,8 +88,13 @@ pub struct Nats {
 impl Nats {
     /// A server without others.
     pub fn single() -> Self {
+        Self::single_with("")
+    }
+
+    /// The same with more in its configuration.
+    pub fn single_with(more: &str) -> Self {
         let mut nats = Self::stopped("n0");
-        nats.configure("");
+        nats.configure(more);
         nats.restart();
         nats
     }
@@ -126,12 +131,12 @@ impl Nats {
         }
     }
 
-    fn configure(&self, cluster: &str) {
+    fn configure(&self, more: &str) {
         let (client, monitor) = (self.client.number, self.monitor.number);
         let store = self.dir.path().join("store");
         let config = format!(
             "server_name: {}\nlisten: '127.0.0.1:{client}'\nhttp: '127.0.0.1:{monitor}'\n\
-             max_payload: 8MB\njetstream {{ store_dir: '{}' }}\n{cluster}",
+             max_payload: 8MB\njetstream {{ store_dir: '{}' }}\n{more}",
             self.name,
             store.display()
         );

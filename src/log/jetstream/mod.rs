@@ -19,6 +19,7 @@
 //! depend on a clock, show anything that has not been acknowledged and applied.
 
 mod applier;
+mod connect;
 mod entry;
 mod gather;
 mod news;
@@ -30,9 +31,7 @@ mod tail;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use async_nats::jetstream::{self, stream};
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +40,8 @@ use super::sqlite::queue::Queue;
 use super::sqlite::{Files, unavailable};
 use super::{Block, Command, Error, Log, OpenOptions, Position, ReplicaNumber};
 use applier::Applier;
+use connect::connect;
+pub use connect::{Access, Login};
 use gather::Gather;
 pub use news::News;
 use outstanding::Outstanding;
@@ -50,16 +51,12 @@ use publisher::Publisher;
 const HANDED_MAX: usize = 16;
 /// Entries that were read and not applied.
 const RECEIVED_MAX: usize = 1024;
-/// An entry with the largest command or block there is, and a full one beside it.
-const PAYLOAD_MIN: usize = 2 * 1024 * 1024;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 const FORMAT_KEY: &str = "arcpd-cluster";
 
 /// Which stream, and what it is to be.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
-    /// `nats://host:port`, several separated by commas.
+    /// `nats://host:port` or `tls://host:port`, several separated by commas.
     pub servers: String,
     /// Of the cell: its stream is `ARCP_LOG_<name>`.
     pub name: String,
@@ -67,6 +64,7 @@ pub struct ClusterOptions {
     pub replica: String,
     /// How many servers are to have each entry. A stream that has fewer is refused.
     pub replication: usize,
+    pub access: Access,
 }
 
 /// What a replica has joined.
@@ -179,65 +177,6 @@ impl Log {
             },
         ))
     }
-}
-
-async fn connect(
-    cluster: &ClusterOptions,
-) -> Result<(async_nats::Client, jetstream::Context, stream::Stream), Error> {
-    let unreachable = |error: String| {
-        Error::Unavailable(format!(
-            "cluster: cannot reach {}: {error}; check --cluster and that JetStream is on",
-            cluster.servers
-        ))
-    };
-    let servers: Vec<_> = cluster.servers.split(',').map(str::trim).collect();
-    let client = async_nats::ConnectOptions::new()
-        .name(format!("arcpd {}", cluster.replica))
-        .connection_timeout(CONNECT_TIMEOUT)
-        .connect(servers)
-        .await
-        .map_err(|error| unreachable(error.to_string()))?;
-    let payload = client.server_info().max_payload;
-    if payload < PAYLOAD_MIN {
-        return Err(refused(
-            cluster,
-            &format!(
-                "its servers take messages of {payload} bytes, {PAYLOAD_MIN} are needed; set \
-                 max_payload: 8MB in their configuration"
-            ),
-        ));
-    }
-    let mut jetstream = jetstream::new(client.clone());
-    jetstream.set_timeout(ACK_TIMEOUT);
-    let wanted = stream::Config {
-        name: stream_name(&cluster.name),
-        subjects: vec![subject(&cluster.name)],
-        storage: stream::StorageType::File,
-        num_replicas: cluster.replication,
-        // Nothing is refused or lost for age or size: a log that is too large is an
-        // operator's to shorten, after all replicas have read it.
-        retention: stream::RetentionPolicy::Limits,
-        discard: stream::DiscardPolicy::New,
-        deny_delete: true,
-        allow_direct: true,
-        metadata: [(FORMAT_KEY.into(), ulid::Ulid::generate().to_string())].into(),
-        description: Some("The log of an arcpd cell; see docs/cluster.md".into()),
-        ..stream::Config::default()
-    };
-    let stream = jetstream.get_or_create_stream(wanted).await;
-    let stream = stream.map_err(|error| unreachable(error.to_string()))?;
-    let has = stream.cached_info().config.num_replicas;
-    if has < cluster.replication {
-        return Err(refused(
-            cluster,
-            &format!(
-                "it is kept {has} times and {} are asked for; raise its replicas, or say \
-                 --cluster-replication {has}",
-                cluster.replication
-            ),
-        ));
-    }
-    Ok((client, jetstream, stream))
 }
 
 /// Where the file is in the stream; a new one is at its beginning.

@@ -5,6 +5,7 @@
 //! `ARCPD_LIMITS__HEARTBEAT_INTERVAL_SEC` in the environment. A key nobody knows
 //! is refused by name, wherever it comes from: a typo must not pass for a setting.
 
+mod cluster;
 mod credentials;
 mod hosts;
 mod limits;
@@ -19,6 +20,7 @@ use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use cluster::ClusterSettings;
 pub use credentials::{CredentialSettings, Provisioning};
 pub use hosts::HostSettings;
 pub use limits::Limits;
@@ -29,7 +31,6 @@ use crate::agent::command::CommandAgent;
 use crate::authority::Policy;
 use crate::job::AgentDirectory;
 use crate::log::Durability;
-use crate::log::jetstream::ClusterOptions;
 use crate::telemetry::logs;
 use crate::transport::Cors;
 
@@ -76,54 +77,6 @@ pub struct Settings {
     pub hosting: Vec<Hosting>,
     /// Programs to offer as agents.
     pub agent: Vec<CommandSettings>,
-}
-
-/// Several replicas with one log; see `docs/cluster.md`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct ClusterSettings {
-    /// `nats://host:port`, several separated by commas. None: a runtime of its own.
-    pub servers: Option<String>,
-    /// Of the cell: letters, digits, `-` and `_`. Its stream is `ARCP_LOG_<name>`.
-    pub name: String,
-    /// How many servers have each entry; less than 3 does not outlive one of them.
-    pub replication: usize,
-}
-
-impl Default for ClusterSettings {
-    fn default() -> Self {
-        Self {
-            servers: None,
-            name: "arcpd".into(),
-            replication: 3,
-        }
-    }
-}
-
-impl ClusterSettings {
-    fn check(&self) -> anyhow::Result<()> {
-        let word = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        ensure!(
-            (1..=64).contains(&self.name.len()) && self.name.chars().all(word),
-            "cluster.name: must have 1 to 64 letters, digits, - or _"
-        );
-        ensure!(
-            matches!(self.replication, 1 | 3 | 5),
-            "cluster.replication: must be 1, 3 or 5"
-        );
-        Ok(())
-    }
-
-    /// None for a runtime of its own.
-    pub fn options(&self) -> Option<ClusterOptions> {
-        let host = std::env::var("HOSTNAME").unwrap_or_default();
-        Some(ClusterOptions {
-            servers: self.servers.clone()?,
-            name: self.name.clone(),
-            replica: format!("{host}/{}", std::process::id()),
-            replication: self.replication,
-        })
-    }
 }
 
 /// Pages of other origins, and what a browser lets them use.

@@ -1,0 +1,154 @@
+//! The connection to the servers that have the log, and the stream there.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::jetstream::{self, stream};
+use async_nats::{ConnectErrorKind, ConnectOptions};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{ClusterOptions, FORMAT_KEY, refused, stream_name, subject};
+use crate::log::Error;
+
+/// An entry with the largest command or block there is, and a full one beside it.
+const PAYLOAD_MIN: usize = 2 * 1024 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Who this replica is to the servers, and how it knows them.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    pub login: Login,
+    pub require_tls: bool,
+    /// PEM; trusted instead of the machine's authorities. Read for each connection, as
+    /// the identity is: a renewed certificate is used from the next one.
+    pub tls_ca: Option<PathBuf>,
+    /// PEM: the certificate and its key.
+    pub tls_identity: Option<(PathBuf, PathBuf)>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub enum Login {
+    #[default]
+    Nobody,
+    /// A `.creds` file: a JWT and the key it is for.
+    Credentials(SecretString),
+    Password {
+        user: String,
+        password: SecretString,
+    },
+    Token(SecretString),
+}
+
+pub(super) async fn connect(
+    cluster: &ClusterOptions,
+) -> Result<(async_nats::Client, jetstream::Context, stream::Stream), Error> {
+    let servers: Vec<_> = cluster.servers.split(',').map(str::trim).collect();
+    let client = options(cluster)?
+        .connect(servers)
+        .await
+        .map_err(|error| unreachable(cluster, &error.to_string(), hint(cluster, error.kind())))?;
+    let payload = client.server_info().max_payload;
+    if payload < PAYLOAD_MIN {
+        return Err(refused(
+            cluster,
+            &format!(
+                "its servers take messages of {payload} bytes, {PAYLOAD_MIN} are needed; set \
+                 max_payload: 8MB in their configuration"
+            ),
+        ));
+    }
+    let mut jetstream = jetstream::new(client.clone());
+    jetstream.set_timeout(ACK_TIMEOUT);
+    let stream = jetstream.get_or_create_stream(wanted(cluster)).await;
+    let stream = stream.map_err(|error| {
+        let hint = "check that JetStream is on and that this user may use it";
+        unreachable(cluster, &error.to_string(), hint)
+    })?;
+    let has = stream.cached_info().config.num_replicas;
+    if has < cluster.replication {
+        return Err(refused(
+            cluster,
+            &format!(
+                "it is kept {has} times and {} are asked for; raise its replicas, or say \
+                 --cluster-replication {has}",
+                cluster.replication
+            ),
+        ));
+    }
+    Ok((client, jetstream, stream))
+}
+
+fn options(cluster: &ClusterOptions) -> Result<ConnectOptions, Error> {
+    let access = &cluster.access;
+    let mut options = ConnectOptions::new()
+        .name(format!("arcpd {}", cluster.replica))
+        .connection_timeout(CONNECT_TIMEOUT)
+        .require_tls(access.require_tls);
+    if let Some(path) = &access.tls_ca {
+        options = options.add_root_certificates(path.clone());
+    }
+    if let Some((cert, key)) = &access.tls_identity {
+        options = options.add_client_certificate(cert.clone(), key.clone());
+    }
+    Ok(match &access.login {
+        Login::Nobody => options,
+        Login::Credentials(text) => options
+            // It has to end as a line does, and a secret's file is read without its end.
+            .credentials(&format!("{}\n", text.expose_secret()))
+            // What it says may have a part of the file in it.
+            .map_err(|_| {
+                let why = "cluster.credentials_file: has no JWT and key as nsc writes them";
+                Error::Unavailable(why.into())
+            })?,
+        Login::Password { user, password } => {
+            options.user_and_password(user.clone(), password.expose_secret().into())
+        }
+        Login::Token(token) => options.token(token.expose_secret().into()),
+    })
+}
+
+fn wanted(cluster: &ClusterOptions) -> stream::Config {
+    stream::Config {
+        name: stream_name(&cluster.name),
+        subjects: vec![subject(&cluster.name)],
+        storage: stream::StorageType::File,
+        num_replicas: cluster.replication,
+        // Nothing is refused or lost for age or size: a log that is too large is an
+        // operator's to shorten, after all replicas have read it.
+        retention: stream::RetentionPolicy::Limits,
+        discard: stream::DiscardPolicy::New,
+        deny_delete: true,
+        allow_direct: true,
+        metadata: [(FORMAT_KEY.into(), ulid::Ulid::generate().to_string())].into(),
+        description: Some("The log of an arcpd cell; see docs/cluster.md".into()),
+        ..stream::Config::default()
+    }
+}
+
+/// What to look at when there is no connection.
+fn hint(cluster: &ClusterOptions, kind: ConnectErrorKind) -> &'static str {
+    match (kind, &cluster.access.login) {
+        (ConnectErrorKind::AuthorizationViolation, Login::Nobody) => {
+            "they ask who this is; give cluster.credentials_file, cluster.user with \
+             cluster.password_file, or cluster.token_file"
+        }
+        (ConnectErrorKind::AuthorizationViolation, Login::Credentials(_)) => {
+            "check cluster.credentials_file"
+        }
+        (ConnectErrorKind::AuthorizationViolation, Login::Password { .. }) => {
+            "check cluster.user and cluster.password_file"
+        }
+        (ConnectErrorKind::AuthorizationViolation, Login::Token(_)) => "check cluster.token_file",
+        _ if cluster.access.require_tls || kind == ConnectErrorKind::Tls => {
+            "check --cluster, and for TLS cluster.tls_ca_file, cluster.tls_cert_file and \
+             cluster.tls_key_file"
+        }
+        _ => "check --cluster",
+    }
+}
+
+fn unreachable(cluster: &ClusterOptions, error: &str, hint: &str) -> Error {
+    let servers = &cluster.servers;
+    Error::Unavailable(format!("cluster: cannot reach {servers}: {error}; {hint}"))
+}
