@@ -234,6 +234,23 @@ async fn a_replica_that_is_drained_is_not_missed() {
     );
 }
 
+/// What a replica reads before it has joined waited for a reader that was not there yet.
+#[tokio::test]
+async fn a_replica_without_a_file_reads_a_long_log_before_it_is_ready() {
+    let (cell, [a, _b, _c]) = Cell::start();
+    let mut client = Ws::connect(&a, ALICE).await;
+    // More entries with records than anybody has room for unread.
+    let entries = "arcpd_cluster_entries_applied_total";
+    let input = json!({ "count": 1_000_000, "interval_ms": 1 });
+    client.submit("ticker", input).await;
+    a.until_metric(entries, |applied| applied > 2_000).await;
+    let dir = tempfile::tempdir().unwrap();
+    let late = replica(&cell.nats, dir.path());
+    assert!(late.metric(entries) > 2_000);
+    let mut resumed = resume(&late, &client, 0).await;
+    assert_eq!(resumed.hear_type("job.event").await["event_seq"], 1);
+}
+
 #[tokio::test]
 async fn a_stream_of_less_replication_than_asked_for_is_refused() {
     let nats = Nats::single();

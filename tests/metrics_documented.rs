@@ -9,6 +9,7 @@ use arcpd::wire::proto::{self, envelope::Payload};
 use serde_json::json;
 use support::collector::Collector;
 use support::host::*;
+use support::nats::Nats;
 use support::scrape::{names, sums, value};
 use support::ws::Ws;
 use support::*;
@@ -28,16 +29,20 @@ const TROUBLE: [&str; 6] = [
 
 const SLOW_READERS: &str = "[limits]\nack_lag_max = 1\n";
 
-/// The first column of the table of metrics.
-fn documented() -> BTreeSet<String> {
+/// What only a replica of a cell has.
+const OF_A_CELL: &str = "arcpd_cluster_";
+
+/// The first column of the tables of metrics: of any runtime, and of a cell's only.
+fn documented() -> (BTreeSet<String>, BTreeSet<String>) {
     let rows = DOCUMENTED.lines();
     let names = rows.filter_map(|row| row.strip_prefix("| `arcpd_")?.split('`').next());
-    names.map(|name| format!("arcpd_{name}")).collect()
+    let names = names.map(|name| format!("arcpd_{name}"));
+    names.partition(|name| !name.starts_with(OF_A_CELL))
 }
 
 #[test]
 fn the_documentation_has_a_table_of_metrics() {
-    assert!(documented().len() > 40, "{:?}", documented());
+    assert!(documented().0.len() > 40, "{:?}", documented());
 }
 
 fn with_lease(agent: &str, input: serde_json::Value, lease: serde_json::Value) -> Payload {
@@ -121,7 +126,7 @@ async fn what_is_documented_moves_when_something_happens() {
     let (_, text) = runtime.admin_get("/metrics");
     assert_eq!(
         names(&text),
-        documented(),
+        documented().0,
         "in a scrape, in the documentation"
     );
     let still: BTreeSet<_> = sums(&text)
@@ -148,4 +153,35 @@ async fn what_is_documented_moves_when_something_happens() {
     ] {
         assert_eq!(value(&text, sample), expected, "{sample}");
     }
+}
+
+/// A replica works, hears of another, and takes over from it.
+#[tokio::test]
+async fn what_is_documented_of_a_cell_moves_in_a_cell() {
+    let nats = Nats::single();
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [a, b] = dirs.each_ref().map(|dir| {
+        let cluster = ["--cluster", &nats.url(), "--cluster-replication", "1"];
+        Runtime::spawn(serve(dir.path()).args(cluster))
+    });
+    let mut client = Peer::connect(&a.address, ALICE).await;
+    client.submit("echo", json!(1)).await;
+    client.until_terminal().await;
+    a.until_metric("arcpd_cluster_replicas", |replicas| replicas == 2)
+        .await;
+    let (_, text) = a.admin_get("/metrics");
+    let mut found = names(&text);
+    found.retain(|name| name.starts_with(OF_A_CELL));
+    assert_eq!(found, documented().1, "in a scrape, in the documentation");
+    assert_eq!(value(&text, "arcpd_cluster_lag_entries"), 0.0);
+    let published = value(&text, "arcpd_cluster_entries_published_total");
+    let applied = value(&text, "arcpd_cluster_entries_applied_total");
+    assert!(published >= 3.0, "it joined, a session, a job: {published}");
+    assert!(applied > published, "{applied} with those of the other");
+    let timed = value(&text, "arcpd_cluster_entry_seconds_count");
+    assert!(timed >= published, "{timed}");
+    b.kill();
+    a.until_metric("arcpd_cluster_takeovers_total", |takeovers| takeovers == 1)
+        .await;
+    assert_eq!(a.metric("arcpd_cluster_replicas"), 1);
 }

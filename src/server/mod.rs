@@ -45,7 +45,7 @@ use hosting::HostRights;
 use listener::Listener;
 use peers::Membership;
 use retention::Retention;
-use scrape::{Scrape, scraper};
+use scrape::{Cell, Scrape, scraper};
 use tls::Tls;
 
 /// Groups of blocks between the writer and the dispatcher.
@@ -209,6 +209,10 @@ impl Server {
             connections_open: self.listener.open.clone(),
             runtime: tokio::runtime::Handle::current(),
             started,
+            cell: self.membership.as_ref().map(|membership| Cell {
+                followed: membership.joined.followed.clone(),
+                peers: membership.peers.clone(),
+            }),
         };
         let scraper = scraper(scrape.clone());
         let admin = transport::admin::router(sessions.clone(), scraper.clone(), self.log_filter);

@@ -7,6 +7,7 @@
 //! that nothing it writes counts any more, and stops.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -46,6 +47,7 @@ struct Peer {
 #[derive(Default)]
 pub(super) struct Peers {
     others: Mutex<HashMap<ReplicaNumber, Peer>>,
+    takeovers: AtomicU64,
 }
 
 /// All that a replica needs to be one of several.
@@ -96,6 +98,16 @@ impl Peers {
 
     fn forget(&self, replica: ReplicaNumber) {
         self.others.lock().remove(&replica);
+    }
+
+    /// Other replicas that are there, as far as it is known here.
+    pub fn count(&self) -> usize {
+        self.others.lock().len()
+    }
+
+    /// Replicas whose work went to this one.
+    pub fn takeovers(&self) -> u64 {
+        self.takeovers.load(Ordering::Relaxed)
     }
 
     fn silent(&self) -> Vec<ReplicaNumber> {
@@ -312,6 +324,7 @@ impl Membership {
             News::Left(replica) => self.inherit(replica).await,
             News::Inherited(replica) => {
                 self.peers.forget(replica);
+                self.peers.takeovers.fetch_add(1, Ordering::Relaxed);
                 self.take_up().await;
             }
             News::Moved { to, .. } if to == me => self.take_up().await,

@@ -9,8 +9,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::peers::Peers;
 use super::process;
 use crate::agent::host::Hosts;
+use crate::log::jetstream::Followed;
 use crate::protocol::Timestamp;
 use crate::session::Sessions;
 use crate::telemetry::Metrics;
@@ -23,6 +25,15 @@ pub(crate) struct Scrape {
     pub connections_open: Arc<AtomicUsize>,
     pub runtime: tokio::runtime::Handle,
     pub started: Timestamp,
+    /// Of a replica.
+    pub cell: Option<Cell>,
+}
+
+/// What a replica knows of the log it shares, and of those it shares it with.
+#[derive(Clone)]
+pub(crate) struct Cell {
+    pub followed: Arc<Followed>,
+    pub peers: Arc<Peers>,
 }
 
 pub(crate) fn scraper(scrape: Scrape) -> Scraper {
@@ -40,6 +51,9 @@ impl Scrape {
         self.metrics().register(&mut registry);
         self.log(&mut registry).await;
         self.read(&mut registry);
+        if let Some(cell) = &self.cell {
+            cell.register(&mut registry);
+        }
         process::register(&mut registry, &self.runtime.metrics(), self.started);
         let mut text = String::new();
         encode(&mut text, &registry)?;
@@ -92,6 +106,19 @@ impl Scrape {
         let fate = sessions.jobs.telemetry().fate();
         counter(registry, "telemetry_spans_exported", "Spans that a collector took", fate.exported);
         counter(registry, "telemetry_spans_dropped", "Spans that no collector got", fate.dropped);
+    }
+}
+
+impl Cell {
+    #[rustfmt::skip]
+    fn register(&self, registry: &mut Registry) {
+        let followed = &self.followed;
+        registry.register("cluster_entries_published", "Entries that this replica has sent", followed.published.clone());
+        registry.register("cluster_entries_applied", "Entries of all replicas that were applied here", followed.entries.clone());
+        registry.register_with_unit("cluster_entry", "Of an entry of this replica, until it is applied here", Unit::Seconds, followed.entry_seconds.clone());
+        gauge(registry, "cluster_lag_entries", "Entries that the stream has and that are not applied here", followed.lag() as i64);
+        gauge(registry, "cluster_replicas", "Replicas that are there, this one included", self.peers.count() as i64 + 1);
+        counter(registry, "cluster_takeovers", "Replicas whose work came to this one", self.peers.takeovers());
     }
 }
 

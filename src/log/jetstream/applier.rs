@@ -9,13 +9,14 @@ use rusqlite::{Connection, params};
 use tokio::sync::mpsc;
 
 use super::entry::Entry;
+use super::followed::Followed;
 use super::news::{self, News};
 use super::outstanding::Outstanding;
 use super::tail::Received;
 use crate::log::sqlite::apply::Applied;
 use crate::log::sqlite::ownership::Verdict;
 use crate::log::sqlite::{State, unavailable, view_ops};
-use crate::log::{Block, Error, Position};
+use crate::log::{Block, Command, Error, Position};
 
 /// Entries in one transaction.
 const BATCH: usize = 256;
@@ -26,6 +27,7 @@ pub(super) struct Applier {
     pub connection: Connection,
     pub state: Arc<State>,
     pub outstanding: Arc<Outstanding>,
+    pub followed: Arc<Followed>,
     pub committed: mpsc::Sender<Vec<Arc<Block>>>,
     pub news: mpsc::UnboundedSender<News>,
     pub tail: Position,
@@ -33,6 +35,8 @@ pub(super) struct Applier {
     pub sequence: u64,
     /// This replica's life.
     pub origin: String,
+    /// Blocks are handed on: until it has joined nobody takes them, they are in the file.
+    pub has_joined: bool,
 }
 
 /// An entry and what became of it.
@@ -132,10 +136,11 @@ impl Applier {
         let stats = &self.state.stats;
         stats.commit_seconds.observe(began.elapsed().as_secs_f64());
         stats.commit_records.observe(f64::from(records));
+        self.followed.applied(sequence, entries.len());
         Ok(done)
     }
 
-    fn publish(&self, done: Done) {
+    fn publish(&mut self, done: Done) {
         let Done {
             entry,
             verdict,
@@ -146,13 +151,19 @@ impl Applier {
             (true, Verdict::Apply(_)) => self.outstanding.take(entry.number),
             _ => None,
         };
+        let told = told.map(|(told, since)| {
+            self.followed.took(since.elapsed());
+            told
+        });
         if let Verdict::Apply(replica) = verdict {
             for news in news::of(&entry, replica, own, &applied.outcomes) {
                 // Nobody to hear of it: the process ends.
                 let _ = self.news.send(news);
             }
         }
-        applied.publish(&self.state, told, &self.committed);
+        self.has_joined |= own && matches!(entry.commands.first(), Some(Command::Join { .. }));
+        let to = self.has_joined.then_some(&self.committed);
+        applied.publish(&self.state, told, to);
         match verdict {
             Verdict::Apply(_) | Verdict::Again if own => self.outstanding.applied(entry.number),
             Verdict::Gap if own => self.outstanding.gap(),

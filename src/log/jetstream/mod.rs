@@ -21,6 +21,7 @@
 mod applier;
 mod connect;
 mod entry;
+mod followed;
 mod gather;
 mod news;
 mod outstanding;
@@ -42,6 +43,7 @@ use super::{Block, Command, Error, Log, OpenOptions, Position, ReplicaNumber};
 use applier::Applier;
 use connect::connect;
 pub use connect::{Access, Login};
+pub use followed::Followed;
 use gather::Gather;
 pub use news::News;
 use outstanding::Outstanding;
@@ -72,6 +74,7 @@ pub struct Joined {
     pub number: ReplicaNumber,
     pub news: mpsc::UnboundedReceiver<News>,
     pub client: async_nats::Client,
+    pub followed: Arc<Followed>,
 }
 
 impl Log {
@@ -118,15 +121,18 @@ impl Log {
         let (entries_tx, entries) = mpsc::channel(HANDED_MAX);
         let queue = Arc::new(Queue::default());
         let state = files.state.clone();
+        let followed = Arc::new(Followed::new(sequence, last));
         let applier = Applier {
             connection: files.connection,
             state: state.clone(),
             outstanding: outstanding.clone(),
+            followed: followed.clone(),
             committed,
             news: news_tx,
             tail: files.tail,
             sequence,
             origin: origin.clone(),
+            has_joined: false,
         };
         let gather = Gather {
             origin,
@@ -142,9 +148,17 @@ impl Log {
             subject: subject(&cluster.name),
             state,
             outstanding,
+            followed: followed.clone(),
         };
         let stopped = CancellationToken::new();
-        tokio::spawn(tail::run(stream, sequence, received_tx, stopped.clone()));
+        let tail = tail::run(
+            stream,
+            sequence,
+            received_tx,
+            stopped.clone(),
+            followed.clone(),
+        );
+        tokio::spawn(tail);
         tokio::spawn(async move {
             publisher.run(entries).await;
             stopped.cancel();
@@ -155,6 +169,14 @@ impl Log {
             files.checkpoint,
         ];
         let log = Self::assemble(queue, files.state, files.readers, threads, files.lock, true);
+        if last > sequence {
+            tracing::info!(entries = last - sequence, "reading what the log has");
+        }
+        // However long that takes: what is asked of the log meanwhile would be refused.
+        tokio::select! {
+            () = followed.until(last) => {}
+            why = lost(&mut news) => return Err(why),
+        }
         // Answered once it is applied: everything before it is then here.
         let name = cluster.replica;
         log.execute(Command::Join { name }).await?;
@@ -174,8 +196,20 @@ impl Log {
                 number,
                 news,
                 client,
+                followed,
             },
         ))
+    }
+}
+
+/// Resolves when the log cannot be followed. Other news are of what was before.
+async fn lost(news: &mut mpsc::UnboundedReceiver<News>) -> Error {
+    loop {
+        match news.recv().await {
+            Some(News::Lost(why)) => return Error::Unavailable(why),
+            Some(_) => {}
+            None => return closed(),
+        }
     }
 }
 

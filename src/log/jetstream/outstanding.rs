@@ -55,14 +55,16 @@ impl Outstanding {
         self.waiting.lock().push_back(waits);
     }
 
-    /// Who waits for an entry that has been applied.
-    pub fn take(&self, number: u64) -> Option<Told> {
+    /// Who waits for an entry that has been applied, and since when.
+    pub fn take(&self, number: u64) -> Option<(Told, Instant)> {
         let mut waiting = self.waiting.lock();
         while waiting.front().is_some_and(|first| first.number < number) {
             waiting.pop_front();
         }
         match waiting.front() {
-            Some(first) if first.number == number => waiting.pop_front().map(|first| first.told),
+            Some(first) if first.number == number => {
+                waiting.pop_front().map(|first| (first.told, first.since))
+            }
             _ => None,
         }
     }

@@ -15,6 +15,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::followed::Followed;
 use super::gather::Sent;
 use super::outstanding::{Outstanding, Progress};
 use crate::log::Error;
@@ -36,6 +37,7 @@ pub(super) struct Publisher {
     pub subject: String,
     pub state: Arc<State>,
     pub outstanding: Arc<Outstanding>,
+    pub followed: Arc<Followed>,
 }
 
 struct Sending {
@@ -100,6 +102,7 @@ async fn until(at: Option<Instant>) {
 
 impl Sending {
     async fn first(&mut self, entry: Sent) {
+        self.to.followed.published.inc();
         if self.unapplied.is_empty() {
             self.moved_at = Instant::now();
         }

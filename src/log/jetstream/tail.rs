@@ -1,5 +1,6 @@
 //! Reads the stream from where this replica's file is.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::DeliverPolicy;
@@ -9,6 +10,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+use super::followed::Followed;
 
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -23,11 +26,12 @@ pub(super) async fn run(
     mut last: u64,
     received: mpsc::Sender<Received>,
     stopped: CancellationToken,
+    followed: Arc<Followed>,
 ) {
     loop {
         tokio::select! {
             () = stopped.cancelled() => return,
-            read = follow(&stream, &mut last, &received) => match read {
+            read = follow(&stream, &mut last, &received, &followed) => match read {
                 Ok(()) => return,
                 Err(error) => tracing::warn!(error, after = last, "reading the stream was cut off"),
             },
@@ -44,6 +48,7 @@ async fn follow(
     stream: &Stream,
     last: &mut u64,
     received: &mpsc::Sender<Received>,
+    followed: &Followed,
 ) -> Result<(), String> {
     let config = OrderedConfig {
         deliver_policy: DeliverPolicy::ByStartSequence {
@@ -63,6 +68,7 @@ async fn follow(
             continue;
         }
         *last = sequence;
+        followed.seen(sequence + info.pending);
         let bytes = message.message.payload.clone();
         if received.send(Received { sequence, bytes }).await.is_err() {
             return Ok(());

@@ -121,7 +121,7 @@ impl Applied {
         self,
         state: &State,
         told: Option<Told>,
-        committed: &mpsc::Sender<Vec<Arc<Block>>>,
+        committed: Option<&mpsc::Sender<Vec<Arc<Block>>>>,
     ) {
         state.recent.extend(&self.blocks);
         if let Some(last) = self.blocks.last() {
@@ -130,7 +130,9 @@ impl Applied {
         if let Some(told) = told {
             told.committed(self.outcomes, &self.left_out);
         }
-        if !self.blocks.is_empty() {
+        if let Some(committed) = committed
+            && !self.blocks.is_empty()
+        {
             // No dispatcher is no reason not to commit.
             let _ = committed.blocking_send(self.blocks);
         }

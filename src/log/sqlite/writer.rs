@@ -84,7 +84,7 @@ impl Writer {
                 stats.commit_records.observe(f64::from(group.records()));
                 self.tail = applied.tail(self.tail);
                 self.state.healthy.store(true, Ordering::Relaxed);
-                applied.publish(&self.state, Some(group.told), &self.committed);
+                applied.publish(&self.state, Some(group.told), Some(&self.committed));
                 true
             }
             Err(error) => {
