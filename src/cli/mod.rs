@@ -16,6 +16,7 @@ mod stdio;
 mod submit;
 mod target;
 mod top;
+mod transfer;
 mod watch;
 
 use std::process::ExitCode;
@@ -55,6 +56,10 @@ enum Command {
     Top(top::Top),
     /// List the credentials that upstreams have made for jobs; for the operator.
     Credentials(credentials::Credentials),
+    /// Write all that a runtime that is stopped, or a cell, has to one file.
+    Export(transfer::Export),
+    /// Bring such a file into an empty data directory, or an empty cell.
+    Import(transfer::Import),
     /// Ask a runtime whether it serves; for probes. Needs no token.
     Healthcheck(healthcheck::Healthcheck),
     /// ARCP JSON, one message a line, between stdin, stdout and a runtime.
@@ -105,6 +110,8 @@ pub async fn run() -> ExitCode {
         Command::Subscriptions(subscriptions) => subscriptions.run().await,
         Command::Hosts(hosts) => hosts.run().await,
         Command::Top(top) => top.run().await,
+        Command::Export(export) => export.run().await.map(|()| Status::Success),
+        Command::Import(import) => import.run().await.map(|()| Status::Success),
         Command::Healthcheck(healthcheck) => healthcheck.run().await,
         Command::Stdio(stdio) => stdio.run().await,
         Command::Bench(bench) => bench.run().await.map(|()| Status::Success),

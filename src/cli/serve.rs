@@ -71,7 +71,7 @@ pub(super) struct Serve {
 }
 
 #[derive(clap::Args, Serialize)]
-struct ClusterFlags {
+pub(super) struct ClusterFlags {
     /// NATS servers with the log of several replicas, nats://HOST:PORT[,…] or tls://…
     #[arg(long = "cluster", value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]

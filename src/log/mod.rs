@@ -15,6 +15,7 @@ mod block;
 pub mod jetstream;
 mod rows;
 mod sqlite;
+pub mod transfer;
 
 pub use block::{Block, BlockSource, JobEnd, PendingBlock, ReportMark, ResultMark};
 pub use rows::{

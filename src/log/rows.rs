@@ -299,6 +299,22 @@ pub enum Command {
         stream: StreamId,
         job_id: String,
     },
+    /// A part of another store, [`Rows`](super::sqlite::tables::Rows): nothing before the
+    /// import's end.
+    ImportPart {
+        import: String,
+        /// From 0.
+        number: u32,
+        rows: bytes::Bytes,
+    },
+    /// All parts become the cell's store; [`Outcome::Stale`] where it has another, where
+    /// other replicas are there, or where a part is missing.
+    ImportEnd {
+        import: String,
+        parts: u32,
+        /// The version of the tables that the parts are of.
+        store: i64,
+    },
     /// Removes sessions parked before, and what trimmed jobs ended before left.
     Forget {
         parked_before_ms: i64,
@@ -312,6 +328,7 @@ impl Command {
         match self {
             Self::CreateJob { job, .. } => job.input_json.len() + job.grant.lease_json.len(),
             Self::AppendOwn { record, .. } => record.len(),
+            Self::ImportPart { rows, .. } => rows.len(),
             _ => 0,
         }
     }

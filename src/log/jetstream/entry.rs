@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::log::sqlite::apply::{Applied, apply};
 use crate::log::sqlite::ownership::{Verdict, receive};
+use crate::log::sqlite::schema;
 use crate::log::{Command, PendingBlock, Position};
 
 /// A reader knows the formats up to its own.
@@ -40,9 +41,24 @@ impl Entry {
                 "it has format {format} and this arcpd reads up to {FORMAT}; upgrade this replica"
             ));
         }
-        rmp_serde::from_slice(rest).map_err(|error| {
+        let entry: Self = rmp_serde::from_slice(rest).map_err(|error| {
             format!("{error}; a newer arcpd may have written it: upgrade this replica")
-        })
+        })?;
+        match entry.commands.iter().find_map(newer_store) {
+            Some(store) => Err(format!(
+                "it brings in a store of format {store} and this arcpd has {}; upgrade this replica",
+                schema::FORMAT
+            )),
+            None => Ok(entry),
+        }
+    }
+}
+
+/// The version of an import's tables, when this arcpd has not got that far.
+fn newer_store(command: &Command) -> Option<i64> {
+    match command {
+        Command::ImportEnd { store, .. } if *store > schema::FORMAT => Some(*store),
+        _ => None,
     }
 }
 
@@ -111,5 +127,16 @@ mod tests {
         bytes[0] = FORMAT + 1;
         assert!(Entry::decode(&bytes).unwrap_err().contains("upgrade"));
         assert!(Entry::decode(&[]).is_err());
+        let newer = Entry {
+            commands: vec![Command::ImportEnd {
+                import: "i".into(),
+                parts: 1,
+                store: schema::FORMAT + 1,
+            }],
+            blocks: Vec::new(),
+            ..entry
+        };
+        let refused = Entry::decode(&newer.encode().unwrap()).unwrap_err();
+        assert!(refused.contains("upgrade"), "{refused}");
     }
 }

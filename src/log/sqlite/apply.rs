@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::execute::{Due, execute, insert_block};
 use super::group::Told;
 use super::ownership::{self, execute_of};
-use super::{State, seek};
+use super::{State, import, seek};
 use crate::log::{Block, Command, Outcome, PendingBlock, Position, ReplicaNumber};
 
 /// What a group came to.
@@ -21,6 +21,8 @@ pub(in crate::log) struct Applied {
     left_out: Vec<usize>,
     /// There may be credentials to see to after it.
     due: bool,
+    /// The last position of a store that was brought in.
+    imported: Option<Position>,
 }
 
 /// The same on every replica that has applied the same before. Without an origin there
@@ -42,6 +44,14 @@ pub(in crate::log) fn apply(
     };
     applied.due = commands.iter().any(may_make_due);
     let mut position = tail;
+    let done = commands.iter().zip(&applied.outcomes);
+    let imports = |(command, outcome): (&Command, &Outcome)| {
+        matches!(command, Command::ImportEnd { .. }) && *outcome == Outcome::Done
+    };
+    if origin.is_some() && done.into_iter().any(imports) {
+        position = import::tail(connection)?;
+        applied.imported = Some(position);
+    }
     for (index, block) in pending.iter().enumerate() {
         match origin {
             Some(replica) if !ownership::accepts(connection, replica, block)? => {
@@ -113,7 +123,8 @@ impl Applied {
 
     /// The last position in use.
     pub fn tail(&self, before: Position) -> Position {
-        self.blocks.last().map_or(before, |block| block.position)
+        let last = self.blocks.last().map(|block| block.position);
+        last.or(self.imported).unwrap_or(before)
     }
 
     /// The order is the contract: committed, then answers, then fan-out.
@@ -124,8 +135,9 @@ impl Applied {
         committed: Option<&mpsc::Sender<Vec<Arc<Block>>>>,
     ) {
         state.recent.extend(&self.blocks);
-        if let Some(last) = self.blocks.last() {
-            state.committed.store(last.position, Ordering::Release);
+        let last = self.blocks.last().map(|block| block.position);
+        if let Some(last) = last.or(self.imported) {
+            state.committed.store(last, Ordering::Release);
         }
         if let Some(told) = told {
             told.committed(self.outcomes, &self.left_out);

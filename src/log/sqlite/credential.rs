@@ -263,6 +263,16 @@ pub(super) fn follow(
         .map(drop)
 }
 
+/// Of a store that came from elsewhere: all are one replica's, or, with 0, a process's.
+pub(in crate::log) fn keep_all(
+    connection: &Connection,
+    replica: ReplicaNumber,
+) -> rusqlite::Result<()> {
+    connection
+        .execute("UPDATE credential SET replica = ?1", params![replica])
+        .map(drop)
+}
+
 pub(super) fn inherit(
     connection: &Connection,
     of: ReplicaNumber,

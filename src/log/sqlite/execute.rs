@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decode::job_from_row;
-use super::{credential, hosted, trim, view_ops};
+use super::{credential, hosted, import, trim, view_ops};
 use crate::log::{Command, JobRow, Outcome, PendingBlock, Position, TraceRow};
 
 /// Whether there are credentials to be revoked after this.
@@ -187,7 +187,13 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
         | Command::Leave
         | Command::Inherit { .. }
         | Command::MoveJob { .. }
+        | Command::ImportEnd { .. }
         | Command::AskCancel { .. } => {}
+        Command::ImportPart {
+            import,
+            number,
+            rows,
+        } => import::part(connection, import, *number, rows)?,
         Command::TrimJobs { streams } => trim::jobs(connection, streams)?,
         Command::Forget {
             parked_before_ms,

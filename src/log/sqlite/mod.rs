@@ -3,12 +3,13 @@
 
 pub(in crate::log) mod apply;
 mod checkpoint;
-mod credential;
+pub(in crate::log) mod credential;
 mod decode;
 mod execute;
 mod family;
 pub(in crate::log) mod group;
 mod hosted;
+mod import;
 mod merged;
 pub(in crate::log) mod ownership;
 pub(in crate::log) mod queue;
@@ -17,6 +18,7 @@ mod recent;
 pub(in crate::log) mod schema;
 mod seek;
 mod stats;
+pub(in crate::log) mod tables;
 mod trace;
 mod trim;
 pub(in crate::log) mod view_ops;
@@ -258,7 +260,7 @@ impl Log {
 }
 
 /// A new one is for nobody else: it has what agents are given and what they answer.
-fn create_dir(dir: &Path) -> std::io::Result<()> {
+pub(in crate::log) fn create_dir(dir: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -267,7 +269,7 @@ fn create_dir(dir: &Path) -> std::io::Result<()> {
 }
 
 /// SQLite gives the files beside it the same mode. One that is there stays as it is.
-fn create_file(path: &Path) -> std::io::Result<()> {
+pub(in crate::log) fn create_file(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     std::fs::OpenOptions::new()
         .append(true)
@@ -277,7 +279,7 @@ fn create_file(path: &Path) -> std::io::Result<()> {
         .map(drop)
 }
 
-fn lock(dir: &Path) -> Result<File, Error> {
+pub(in crate::log) fn lock(dir: &Path) -> Result<File, Error> {
     let path = dir.join("lock");
     let file = File::create(&path).map_err(|e| io(&path, e))?;
     match file.try_lock() {

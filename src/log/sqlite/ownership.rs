@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decode::job_from_row;
 use super::execute::execute;
-use super::{Log, credential};
+use super::{Log, credential, import};
 use crate::log::{Command, Error, JobRow, Outcome, PendingBlock, ReplicaNumber, StreamId};
 
 /// What becomes of an entry of a replica.
@@ -155,6 +155,9 @@ pub(super) fn execute_of(
         Command::MoveJob { stream, to, .. } => {
             take(connection, *to, *stream)?;
             credential::follow(connection, *stream, *to)?;
+        }
+        Command::ImportEnd { import, parts, .. } => {
+            return import::end(connection, replica, import, *parts);
         }
         Command::Forget {
             parked_before_ms, ..
@@ -323,6 +326,16 @@ pub(super) fn release(connection: &Connection, stream: StreamId) -> rusqlite::Re
 fn is_there(connection: &Connection, replica: ReplicaNumber) -> rusqlite::Result<bool> {
     connection
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM replica WHERE number = ?1 AND gone = 0)")?
+        .query_row(params![replica], |row| row.get(0))
+}
+
+/// Whether a replica beside one has joined and is not gone.
+pub(super) fn others_are_there(
+    connection: &Connection,
+    replica: ReplicaNumber,
+) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM replica WHERE number <> ?1 AND gone = 0)")?
         .query_row(params![replica], |row| row.get(0))
 }
 

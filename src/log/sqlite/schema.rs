@@ -13,7 +13,7 @@ const APPLICATION_ID: i64 = 0x6172_6370;
 const CACHE_KIB: i64 = 16 * 1024;
 /// What each version of the format added to the one before. A store is brought
 /// up step by step when it is opened; a step, once released, is never changed.
-const STEPS: [&str; 10] = [
+const STEPS: [&str; 12] = [
     FIRST,
     RECENT_VIEW_OPS,
     HOSTED,
@@ -23,10 +23,12 @@ const STEPS: [&str; 10] = [
     JOB_TRACE,
     REPLICAS,
     TRACE_OF_JOB,
+    KEEPER,
+    IMPORT,
     EPOCHS,
 ];
 /// `PRAGMA user_version`: how many of the steps a store has.
-const FORMAT: i64 = STEPS.len() as i64;
+pub(in crate::log) const FORMAT: i64 = STEPS.len() as i64;
 
 const FIRST: &str = "
 CREATE TABLE block (
@@ -125,11 +127,17 @@ CREATE INDEX owner_replica ON owner (replica);
 CREATE TABLE replicated (cluster TEXT NOT NULL, sequence INTEGER NOT NULL);
 ";
 
-/// Of a credential, the replica that is to replace and revoke it; 0 where there is one
-/// process only. Of an owner, how often the stream had another before.
-const EPOCHS: &str = "
+/// The replica that is to replace and revoke it; 0 where there is one process only.
+const KEEPER: &str = "
 ALTER TABLE credential ADD COLUMN replica INTEGER NOT NULL DEFAULT 0;
+";
+
+/// Of an owner, how often the stream had another before. Of a replica, what it knows to
+/// decide by: while there is one that does not know epochs, nobody looks at them.
+const EPOCHS: &str = "
 ALTER TABLE owner ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE replica ADD COLUMN knows INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX replica_without_epochs ON replica (number) WHERE gone = 0 AND knows = 0;
 ";
 
 // A row of its own cost a job two writes more.
@@ -144,8 +152,19 @@ WHERE stream IN (SELECT stream FROM job_trace);
 DROP TABLE job_trace;
 ";
 
+/// What a cell is given of another store, until all of it is there.
+const IMPORT: &str = "
+CREATE TABLE import_part (
+  import TEXT NOT NULL, number INTEGER NOT NULL, rows BLOB NOT NULL,
+  PRIMARY KEY (import, number)) WITHOUT ROWID;
+";
+
+/// The last position in use.
+pub(super) const TAIL: &str =
+    "SELECT max(coalesce((SELECT max(position) FROM block), 0), position) FROM high_water";
+
 /// The writer's connection and the last position in use.
-pub(super) fn open_writer(
+pub(in crate::log) fn open_writer(
     path: &Path,
     durability: Durability,
 ) -> Result<(Connection, Position), Error> {
@@ -178,11 +197,7 @@ pub(super) fn open_writer(
     }
     bring_up(&connection, found).map_err(|e| foreign(e.to_string()))?;
     let tail = connection
-        .query_row(
-            "SELECT max(coalesce((SELECT max(position) FROM block), 0), position) FROM high_water",
-            [],
-            |row| row.get(0),
-        )
+        .query_row(TAIL, [], |row| row.get(0))
         .map_err(|e| foreign(e.to_string()))?;
     Ok((connection, tail))
 }
@@ -205,17 +220,27 @@ fn prepare(connection: &Connection, durability: Durability) -> rusqlite::Result<
 
 /// All steps a store lacks, in one transaction.
 pub(in crate::log) fn bring_up(connection: &Connection, found: i64) -> rusqlite::Result<()> {
-    let missing: String = STEPS.into_iter().skip(found as usize).collect();
+    steps(connection, found, FORMAT)
+}
+
+/// A new store as an earlier version made it.
+pub(in crate::log) fn begin_at(connection: &Connection, format: i64) -> rusqlite::Result<()> {
+    steps(connection, 0, format)
+}
+
+fn steps(connection: &Connection, found: i64, wanted: i64) -> rusqlite::Result<()> {
+    let missing = STEPS.into_iter().take(wanted as usize);
+    let missing: String = missing.skip(found as usize).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let script = format!(
-        "BEGIN; {missing} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT;"
+        "BEGIN; {missing} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {wanted}; COMMIT;"
     );
     connection.execute_batch(&script)
 }
 
-pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+pub(in crate::log) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     use rusqlite::OpenFlags;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;

@@ -1,0 +1,60 @@
+//! A store as one file: out of a data directory that nobody serves, into one that is
+//! empty, or into a cell that is.
+//!
+//! ```text
+//!            data directory ──▶ export ──▶ file ──▶ staged ──▶ data directory   (renamed)
+//!   cell ──▶ data directory                            └─────▶ cell             (parts, then the end)
+//! ```
+//!
+//! The file has all rows of all tables but those that say which replica has what. Rows
+//! and not SQLite's own file: they are what a stream can carry, they name their columns,
+//! so that a later arcpd reads what an earlier one wrote, and a page that was damaged on
+//! the way is noticed. Nothing is half brought in: a file is read to its end, checksum
+//! included, into a staged store before anything of the target is touched.
+
+mod export;
+mod format;
+mod import;
+mod stage;
+
+pub use export::{Exported, export};
+pub use import::import;
+
+/// What a file has of each table.
+pub type Counts = std::collections::BTreeMap<String, u64>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Log(#[from] super::Error),
+    #[error("{path}: {source}")]
+    Io {
+        path: String,
+        source: std::io::Error,
+    },
+    #[error("{path} is no export of arcpd: {why}")]
+    Foreign { path: String, why: String },
+    #[error("{path} is cut off or damaged: {why}; nothing was imported")]
+    Damaged { path: String, why: String },
+    #[error(
+        "{path} is of a newer arcpd ({what} {found}, this one reads up to {known}); upgrade first"
+    )]
+    Newer {
+        path: String,
+        what: &'static str,
+        found: i64,
+        known: i64,
+    },
+    #[error("{0}; nothing was imported")]
+    NotEmpty(String),
+    #[error("{0}: there is no store to export")]
+    Nothing(String),
+}
+
+fn io(path: &std::path::Path) -> impl Fn(std::io::Error) -> Error {
+    let path = path.display().to_string();
+    move |source| Error::Io {
+        path: path.clone(),
+        source,
+    }
+}

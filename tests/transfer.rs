@@ -1,0 +1,292 @@
+//! All that a runtime has, as one file: from one process into a cell and back, with real
+//! processes, real servers, and a client and a host that only find another address.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use arcpd::wire::proto;
+use serde_json::{Value, json};
+use support::host::*;
+use support::nats::Nats;
+use support::ws::{Ws, hello, seqs};
+use support::*;
+
+fn arcpd(what: &str, file: &Path, dir: &Path, nats: Option<&Nats>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_arcpd"));
+    command.arg(what).arg(file).arg("--data-dir").arg(dir);
+    command.args(nats.map(in_cell).unwrap_or_default());
+    command.output().unwrap()
+}
+
+fn in_cell(nats: &Nats) -> Vec<String> {
+    ["--cluster", &nats.url(), "--cluster-replication", "1"]
+        .map(String::from)
+        .into()
+}
+
+/// What it says; it has to have done it.
+fn done(output: Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+/// Why it was not done.
+fn refused(output: Output) -> String {
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// On its own, or in the cell of a server.
+fn start(dir: &Path, nats: Option<&Nats>) -> Runtime {
+    std::fs::create_dir_all(dir).unwrap();
+    let path = dir.join("arcpd.toml");
+    std::fs::write(&path, HOSTING).unwrap();
+    let mut command = serve(dir);
+    command.arg("--config").arg(path);
+    Runtime::spawn(command.args(nats.map(in_cell).unwrap_or_default()))
+}
+
+async fn resume(runtime: &Runtime, from: &Ws, after: u64) -> Ws {
+    let resume = json!({
+        "session_id": from.session_id, "resume_token": from.resume_token, "last_event_seq": after,
+    });
+    Ws::open(runtime, hello("r", ALICE, json!({ "resume": resume }))).await
+}
+
+/// Numbered frames up to and including a number.
+async fn until(client: &mut Ws, last: u64) -> Vec<Value> {
+    let mut seen = Vec::new();
+    while seen.len() < last as usize {
+        let frame = client.hear().await;
+        if frame["event_seq"].is_u64() {
+            seen.push(frame);
+        }
+    }
+    assert_eq!(seqs(&seen), (1..=last).collect::<Vec<_>>());
+    seen
+}
+
+/// What a client knows an event by.
+fn identities(frames: &[Value]) -> Vec<(Value, Value, Value)> {
+    let identity = |frame: &Value| {
+        let of = |key: &str| frame[key].clone();
+        (of("id"), of("event_seq"), of("job_id"))
+    };
+    frames.iter().map(identity).collect()
+}
+
+/// Takes a host's jobs with it to another runtime.
+async fn go_on(runtime: &Runtime, instance: &str, jobs: &[&proto::AssignmentRef]) -> HostPeer {
+    let mut again = register(instance, vec![agent("a")], 4);
+    again.resume = jobs.iter().map(|of| held(of)).collect();
+    let (host, registered) = HostPeer::connect(&runtime.address, again).await.unwrap();
+    assert_eq!(registered.keep.len(), jobs.len(), "{registered:?}");
+    host
+}
+
+#[tokio::test]
+async fn a_runtime_moves_into_a_cell_and_back_and_no_client_misses_anything() {
+    let (dir, nats) = (tempfile::tempdir().unwrap(), Nats::single());
+    let at = |name: &str| dir.path().join(name);
+    let alone = start(&at("alone"), None);
+    let mut client = Ws::connect(&alone, ALICE).await;
+    let keyed = json!({ "agent": "echo", "input": 1, "idempotency_key": "k" });
+    client.say("job.submit", keyed.clone()).await;
+    let first = client.hear_type("job.accepted").await["job_id"].clone();
+    client.until_terminal().await;
+    let mut host = HostPeer::serving(&alone.address, "h", "a", 4).await;
+    client.submit("a", json!(1)).await;
+    let (_, one) = host.assigned().await;
+    client.submit("a", json!(2)).await;
+    let (_, two) = host.assigned().await;
+    for of in [&one, &two] {
+        host.accept(of).await;
+        host.report(of, vec![log(1, "alone")]).await;
+        host.acked(1).await;
+    }
+    let mut all = resume(&alone, &client, 0).await;
+    let before = until(&mut all, 3).await;
+    drop((client, host));
+    assert!(alone.terminate().await.success());
+
+    // Into the cell: the client and the host go to one replica each.
+    let file = at("alone.export");
+    done(arcpd("export", &file, &at("alone"), None));
+    let said = done(arcpd("import", &file, &at("a"), Some(&nats)));
+    assert!(said.contains("3 jobs, 1 sessions"), "{said}");
+    let (a, b) = (start(&at("a"), Some(&nats)), start(&at("b"), Some(&nats)));
+    let mut all = resume(&b, &all, 0).await;
+    assert_eq!(identities(&until(&mut all, 3).await), identities(&before));
+    let mut host = go_on(&a, "h", &[&one, &two]).await;
+    host.report(&one, vec![log(2, "in the cell"), result(3, "1")])
+        .await;
+    let ended = all.until_terminal().await;
+    assert_eq!(seqs(&ended), [4, 5]);
+    all.say("job.submit", keyed.clone()).await;
+    assert_eq!(all.hear_type("job.accepted").await["job_id"], first);
+    // What is asked for again is told again, in this session too.
+    assert_eq!(seqs(&all.until_terminal().await), [6]);
+    let mut all = resume(&b, &all, 0).await;
+    let before = until(&mut all, 6).await;
+    drop(host);
+    assert!(a.terminate().await.success());
+    assert!(b.terminate().await.success());
+
+    // And back, by way of a directory that has never seen the cell.
+    let file = at("cell.export");
+    let said = done(arcpd("export", &file, &at("reader"), Some(&nats)));
+    assert!(!said.contains("replicas are in the cell"), "{said}");
+    done(arcpd("import", &file, &at("back"), None));
+    let back = start(&at("back"), None);
+    let mut all = resume(&back, &all, 0).await;
+    assert_eq!(identities(&until(&mut all, 6).await), identities(&before));
+    let mut host = go_on(&back, "h", &[&two]).await;
+    host.report(&two, vec![log(2, "back"), result(3, "2")])
+        .await;
+    let ended = all.until_terminal().await;
+    assert_eq!(seqs(&ended), [7, 8], "{ended:?}");
+    all.say("job.submit", keyed).await;
+    assert_eq!(all.hear_type("job.accepted").await["job_id"], first);
+    assert_eq!(seqs(&all.until_terminal().await), [9]);
+    let fresh = all.submit("echo", json!(3)).await;
+    assert_eq!(all.until_terminal().await[0]["job_id"], fresh["job_id"]);
+}
+
+/// A store with a job and a session, exported.
+async fn exported(dir: &Path) -> PathBuf {
+    let store = dir.join("store");
+    let runtime = start(&store, None);
+    let mut client = Ws::connect(&runtime, ALICE).await;
+    client.submit("echo", json!("x".repeat(100))).await;
+    client.until_terminal().await;
+    let file = dir.join("export");
+    let why = refused(arcpd("export", &file, &store, None));
+    assert!(why.contains("in use by another arcpd"), "{why}");
+    drop(client);
+    assert!(runtime.terminate().await.success());
+    done(arcpd("export", &file, &store, None));
+    file
+}
+
+#[tokio::test]
+async fn a_file_that_is_cut_off_or_changed_or_newer_brings_nothing_in() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let file = exported(dir.path()).await;
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let whole = std::fs::read(&file).unwrap();
+    let head = whole.iter().position(|byte| *byte == b'\n').unwrap();
+    let (bad, into) = (dir.path().join("bad"), dir.path().join("into"));
+    let brought = |bytes: &[u8]| {
+        std::fs::write(&bad, bytes).unwrap();
+        let why = refused(arcpd("import", &bad, &into, None));
+        let left: Vec<_> = std::fs::read_dir(&into).unwrap().collect();
+        assert_eq!(left.len(), 1, "the lock alone: {left:?}");
+        why
+    };
+    for len in [
+        head + 1,
+        head + 3,
+        whole.len() / 2,
+        whole.len() - 40,
+        whole.len() - 1,
+    ] {
+        let why = brought(&whole[..len]);
+        assert!(why.contains("cut off"), "{len}: {why}");
+    }
+    for at in [head + 100, whole.len() - 33, whole.len() - 1] {
+        let mut changed = whole.clone();
+        changed[at] ^= 1;
+        let why = brought(&changed);
+        assert!(why.contains("damaged"), "{at}: {why}");
+    }
+    let why = brought(&[whole.clone(), vec![0]].concat());
+    assert!(why.contains("more behind its end"), "{why}");
+    let head = String::from_utf8_lossy(&whole[..head]);
+    for (from, to) in [
+        ("\"arcpd_export\":1", "\"arcpd_export\":9"),
+        ("\"store\":1", "\"store\":9"),
+    ] {
+        let newer = head.replace(from, to);
+        assert_ne!(newer, head);
+        let why = brought(&[newer.as_bytes(), &whole[head.len()..]].concat());
+        assert!(why.contains("newer arcpd"), "{why}");
+    }
+    let why = brought(b"SQLite format 3\0");
+    assert!(why.contains("no export of arcpd"), "{why}");
+
+    done(arcpd("import", &file, &into, None));
+    let why = refused(arcpd("import", &file, &into, None));
+    assert!(why.contains("has a store already"), "{why}");
+    let why = refused(arcpd("export", &file, &into, None));
+    assert!(why.contains("exists"), "{why}");
+    let nothing = dir.path().join("nothing");
+    let why = refused(arcpd("export", &dir.path().join("e"), &nothing, None));
+    assert!(why.contains("no store to export"), "{why}");
+}
+
+#[tokio::test]
+async fn a_cell_that_is_used_takes_no_import() {
+    let (dir, nats) = (tempfile::tempdir().unwrap(), Nats::single());
+    let file = exported(dir.path()).await;
+    let at = |name: &str| dir.path().join(name);
+    let replica = start(&at("a"), Some(&nats));
+    let why = refused(arcpd("import", &file, &at("b"), Some(&nats)));
+    assert!(why.contains("is in the cell"), "{why}");
+    let mut client = Ws::connect(&replica, ALICE).await;
+    client.submit("echo", json!(1)).await;
+    client.until_terminal().await;
+    drop(client);
+    assert!(replica.terminate().await.success());
+    let why = refused(arcpd("import", &file, &at("b"), Some(&nats)));
+    assert!(why.contains("has jobs or sessions"), "{why}");
+    // It was not touched, and the directory neither: a replica starts in it.
+    let replica = start(&at("b"), Some(&nats));
+    let mut client = Ws::connect(&replica, ALICE).await;
+    client.say("session.list_jobs", json!({})).await;
+    let listed = client.hear_type("session.jobs").await;
+    assert_eq!(listed["payload"]["jobs"].as_array().unwrap().len(), 1);
+}
+
+/// The servers are gone with all they had: a replica's file is a backup.
+#[tokio::test]
+async fn a_cell_whose_servers_lost_everything_is_made_again_from_a_replicas_file() {
+    let (dir, nats) = (tempfile::tempdir().unwrap(), Nats::single());
+    let at = |name: &str| dir.path().join(name);
+    let replica = start(&at("a"), Some(&nats));
+    let mut client = Ws::connect(&replica, ALICE).await;
+    client.submit("echo", json!(1)).await;
+    let seen = client.until_terminal().await;
+    replica.kill();
+    drop(nats);
+    let file = at("export");
+    let said = done(arcpd("export", &file, &at("a"), None));
+    assert!(said.contains("of the cell's stream"), "{said}");
+    let nats = Nats::single();
+    done(arcpd("import", &file, &at("b"), Some(&nats)));
+    let b = start(&at("b"), Some(&nats));
+    let mut client = resume(&b, &client, 0).await;
+    assert_eq!(
+        identities(&client.until_terminal().await),
+        identities(&seen)
+    );
+    client.submit("echo", json!(2)).await;
+    let more = client.until_terminal().await;
+    // Whoever joins later reads the import out of the stream.
+    let c = start(&at("c"), Some(&nats));
+    let mut client = resume(&c, &client, 0).await;
+    assert_eq!(
+        identities(&client.until_terminal().await),
+        identities(&seen)
+    );
+    assert_eq!(
+        identities(&client.until_terminal().await),
+        identities(&more)
+    );
+    client.submit("echo", json!(3)).await;
+    client.until_terminal().await;
+}
