@@ -186,6 +186,36 @@ async fn a_host_at_one_replica_serves_jobs_submitted_at_another() {
     }
 }
 
+/// Its first records were there before its submitter's session followed it, now and then.
+#[tokio::test]
+async fn a_job_that_is_over_at_once_at_another_replica_is_seen_from_its_beginning() {
+    let (_cell, [a, b, c]) = Cell::start();
+    let mut host = HostPeer::serving(&b.address, "h", "a", 64).await;
+    let hosting = tokio::spawn(async move {
+        loop {
+            let (assign, of) = host.assigned().await;
+            host.accept(&of).await;
+            host.report(&of, vec![result(1, &assign.input_json)]).await;
+        }
+    });
+    let mut clients = Vec::new();
+    for replica in [&a, &c, &a, &c] {
+        let mut client = Ws::connect(replica, ALICE).await;
+        clients.push(tokio::spawn(async move {
+            for input in 0..200 {
+                client.submit("a", json!(input)).await;
+                let seen = client.until_terminal().await;
+                assert_eq!(seqs(&seen), [input + 1]);
+                assert_eq!(seen[0]["payload"]["result"], input);
+            }
+        }));
+    }
+    for client in clients {
+        client.await.expect("all of them");
+    }
+    hosting.abort();
+}
+
 /// The replica that its host was at is killed, and the host goes to another, where the
 /// job goes on: the same attempt, and nothing lost or doubled.
 #[tokio::test]

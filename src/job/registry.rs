@@ -108,6 +108,11 @@ impl From<Failure> for Refused {
 }
 
 impl Accepted {
+    /// Another replica has it, and may have begun it.
+    pub fn runs_elsewhere(&self) -> bool {
+        self.start.is_none()
+    }
+
     fn again(row: JobRow) -> Self {
         Self {
             row,

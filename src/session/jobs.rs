@@ -62,7 +62,8 @@ impl Actor {
         self.op_count += 1;
         let header = self.header.for_job(&row.id, &row.trace_id);
         self.headers.insert(row.stream, Arc::new(header));
-        self.feed.watch(row.stream, 0, false);
+        // At another replica it may have begun before it is followed here.
+        self.feed.watch(row.stream, 0, accepted.runs_elsewhere());
         jobs.start(accepted);
         Ok(row.id)
     }
