@@ -128,7 +128,8 @@ impl HostPeer {
     pub async fn dial(address: &str, token: &str) -> Result<Self, Status> {
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"));
         let channel = endpoint.expect("an address").connect().await;
-        Self::on(channel.expect("connects"), token).await
+        let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
+        Self::on(channel, token).await
     }
 
     pub async fn on(channel: tonic::transport::Channel, token: &str) -> Result<Self, Status> {

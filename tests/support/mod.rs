@@ -17,6 +17,7 @@ pub mod jobs;
 pub mod nats;
 pub mod pki;
 pub mod plane;
+pub mod previous;
 pub mod promtool;
 pub mod proxy;
 pub mod python;
