@@ -277,6 +277,9 @@ pub enum Command {
     /// A replica begins. The first command of its first entry.
     Join {
         name: String,
+        /// What it knows to decide by: [`KNOWS`] of its version.
+        #[serde(default)]
+        knows: u32,
     },
     /// The replica that says it writes nothing after this.
     Leave,
@@ -333,6 +336,10 @@ impl Command {
         }
     }
 }
+
+/// 1: blocks have the epoch of their job. All replicas of a cell decide as the one that
+/// knows least.
+pub const KNOWS: u32 = 1;
 
 #[derive(Debug, PartialEq)]
 pub enum Outcome {

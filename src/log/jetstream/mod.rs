@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::sqlite::queue::Queue;
 use super::sqlite::{Files, unavailable};
-use super::{Block, Command, Error, Log, OpenOptions, Position, ReplicaNumber};
+use super::{Block, Command, Error, KNOWS, Log, OpenOptions, Position, ReplicaNumber};
 use applier::Applier;
 use connect::connect;
 pub use connect::{Access, Login};
@@ -179,7 +179,8 @@ impl Log {
         }
         // Answered once it is applied: everything before it is then here.
         let name = cluster.replica;
-        log.execute(Command::Join { name }).await?;
+        let knows = KNOWS;
+        log.execute(Command::Join { name, knows }).await?;
         let number = loop {
             match news.recv().await {
                 Some(News::Joined { replica, own: true }) => break replica,

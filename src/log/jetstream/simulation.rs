@@ -18,8 +18,8 @@ use super::entry::Entry;
 use crate::log::sqlite::ownership::Verdict;
 use crate::log::sqlite::{schema, view_ops};
 use crate::log::{
-    Command, GrantRow, JobEnd, JobRow, Outcome, PendingBlock, Position, ReplicaNumber, StreamId,
-    first_stream,
+    Command, GrantRow, JobEnd, JobRow, KNOWS, Outcome, PendingBlock, Position, ReplicaNumber,
+    StreamId, first_stream,
 };
 
 const REPLICAS: usize = 3;
@@ -230,7 +230,12 @@ impl World {
             next_stream: 0,
             jobs: HashMap::new(),
         });
-        self.send(who, vec![Command::Join { name: origin }], Vec::new());
+        let knows = KNOWS;
+        let join = Command::Join {
+            name: origin,
+            knows,
+        };
+        self.send(who, vec![join], Vec::new());
     }
 
     fn kill(&mut self, who: usize) {
@@ -545,7 +550,10 @@ fn a_block_from_before_a_job_went_and_came_back_does_not_count() {
         tail = applied.tail(tail);
         applied.blocks.len()
     };
-    let join = |name: &str| vec![Command::Join { name: name.into() }];
+    let join = |name: &str| {
+        let (name, knows) = (name.into(), KNOWS);
+        vec![Command::Join { name, knows }]
+    };
     let to = |to| {
         vec![Command::MoveJob {
             stream: 7,
@@ -569,4 +577,8 @@ fn a_block_from_before_a_job_went_and_came_back_does_not_count() {
     apply("b", to(1), Vec::new());
     assert_eq!(apply("a", Vec::new(), vec![(2, 0)]), 0);
     assert_eq!(apply("a", Vec::new(), vec![(2, 2)]), 1);
+    // While there is one that does not know epochs, all decide as it does.
+    let (name, knows) = ("old".into(), 0);
+    apply("old", vec![Command::Join { name, knows }], Vec::new());
+    assert_eq!(apply("a", Vec::new(), vec![(3, 0)]), 1);
 }

@@ -70,7 +70,7 @@ pub(super) fn end(
 
 fn own(connection: &Connection, importer: ReplicaNumber) -> rusqlite::Result<()> {
     connection.execute(
-        "INSERT INTO owner SELECT stream, ?1 FROM session
+        "INSERT INTO owner (stream, replica) SELECT stream, ?1 FROM session
          UNION SELECT stream, ?1 FROM job WHERE end_position IS NULL",
         params![importer],
     )?;

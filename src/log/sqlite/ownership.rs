@@ -110,10 +110,12 @@ pub(in crate::log) fn receive(
         .optional()?;
     let (replica, last, gone): (ReplicaNumber, u64, bool) = match (known, commands.first()) {
         (Some(known), _) => known,
-        (None, Some(Command::Join { name })) if number == 1 => {
+        (None, Some(Command::Join { name, knows })) if number == 1 => {
             connection
-                .prepare_cached("INSERT INTO replica (id, name, last_entry) VALUES (?1, ?2, 0)")?
-                .execute(params![origin, name])?;
+                .prepare_cached(
+                    "INSERT INTO replica (id, name, last_entry, knows) VALUES (?1, ?2, 0, ?3)",
+                )?
+                .execute(params![origin, name, knows])?;
             (connection.last_insert_rowid(), 0, false)
         }
         (None, _) => return Ok(Verdict::Gap),
@@ -298,7 +300,8 @@ pub(super) fn accepts(
 ) -> rusqlite::Result<bool> {
     connection
         .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM owner WHERE stream = ?1 AND replica = ?2 AND epoch = ?3)",
+            "SELECT EXISTS (SELECT 1 FROM owner WHERE stream = ?1 AND replica = ?2
+               AND (epoch = ?3 OR EXISTS (SELECT 1 FROM replica WHERE gone = 0 AND knows = 0)))",
         )?
         .query_row(params![block.stream, replica, block.epoch as i64], |row| {
             row.get(0)
