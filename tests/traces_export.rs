@@ -404,6 +404,28 @@ async fn a_collector_that_hangs_keeps_no_runtime_from_its_end() {
     }
 }
 
+/// The last spans and the last metrics were given three seconds each, one after the
+/// other.
+#[tokio::test]
+async fn a_collector_that_hangs_held_an_exit_up_twice() {
+    for protocol in BOTH {
+        // The system takes connections for it, and nobody answers.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}", silent.local_addr().unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let set = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
+        ];
+        let runtime = with(dir.path(), &set);
+        jobs(&runtime, 5).await;
+        let asked = Instant::now();
+        assert!(runtime.terminate().await.success());
+        let took = asked.elapsed();
+        assert!(took < Duration::from_millis(5_500), "{protocol}: {took:?}");
+    }
+}
+
 /// A variable that is documented and that no test names is one that nobody tried.
 #[test]
 fn every_variable_of_the_table_is_tried() {

@@ -51,9 +51,9 @@ use tls::Tls;
 /// Groups of blocks between the writer and the dispatcher.
 const COMMITTED_GROUPS_MAX: usize = 1024;
 
-/// What a collector that is slow or down may add to an exit.
 /// To tell the other replicas of an exit.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// What a collector that is slow or down may add to an exit.
 const TELEMETRY_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// All a runtime needs; [`Config::new`] has production defaults for the rest.
@@ -216,7 +216,8 @@ impl Server {
         };
         let scraper = scraper(scrape.clone());
         let admin = transport::admin::router(sessions.clone(), scraper.clone(), self.log_filter);
-        let push = Push::start(&self.telemetry, Box::new(move || scraper()));
+        let pushed = scraper.clone();
+        let push = Push::start(&self.telemetry, Box::new(move || pushed()));
         let push = push.map_err(anyhow::Error::msg)?;
         let clients = tokio::spawn(self.listener.serve(app, sessions.draining.clone()));
         // Admin answers to the end, so that a probe sees the drain.
@@ -257,9 +258,17 @@ impl Server {
             keeper.abort();
         }
         admin.abort();
-        if let Some(push) = push {
-            push.stop(TELEMETRY_FLUSH_TIMEOUT).await;
-        }
+        // Read while the log is open, and on its way while the log and the spans take
+        // their time: a collector that hangs costs its limit once.
+        let pushed = match push {
+            Some(push) => Some((push, scraper().await)),
+            None => None,
+        };
+        let pushed = tokio::spawn(async move {
+            if let Some((push, text)) = pushed {
+                push.stop(text, TELEMETRY_FLUSH_TIMEOUT).await;
+            }
+        });
         let log = sessions.log.clone();
         if is_replica && !fenced.is_cancelled() {
             // At once instead of after the time it takes to be missed.
@@ -276,6 +285,7 @@ impl Server {
         self.dispatched.await?;
         let telemetry = sessions.jobs.telemetry();
         telemetry.flush(TELEMETRY_FLUSH_TIMEOUT).await;
+        pushed.await?;
         anyhow::ensure!(
             !fenced.is_cancelled(),
             "this replica could not go on; start it again to join anew"

@@ -24,7 +24,13 @@ pub type Text = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Option<String>> + Se
 
 /// Sends a last time when it is stopped.
 pub struct Push {
-    stop: oneshot::Sender<oneshot::Sender<()>>,
+    stop: oneshot::Sender<Last>,
+}
+
+/// What is sent last, and who waits for that.
+struct Last {
+    text: Option<String>,
+    done: oneshot::Sender<()>,
 }
 
 impl Push {
@@ -49,9 +55,11 @@ impl Push {
         Ok(Some(Self { stop }))
     }
 
-    pub async fn stop(self, limit: Duration) {
+    /// Sends this and no more. What is being sent is given up for it: it says the
+    /// same of an earlier moment.
+    pub async fn stop(self, text: Option<String>, limit: Duration) {
         let (done, sent) = oneshot::channel();
-        if self.stop.send(done).is_ok() {
+        if self.stop.send(Last { text, done }).is_ok() {
             // Without the collector there is nothing to wait for.
             let _ = tokio::time::timeout(limit, sent).await;
         }
@@ -63,32 +71,42 @@ async fn push(
     resource: Resource,
     (interval, limit): (Duration, Duration),
     text: Text,
-    mut stopped: oneshot::Receiver<oneshot::Sender<()>>,
+    mut stopped: oneshot::Receiver<Last>,
 ) {
     let since_ns = now_ns();
     let mut down = false;
-    loop {
-        let last = tokio::select! {
-            done = &mut stopped => Some(done),
-            () = tokio::time::sleep(interval) => None,
-        };
-        if let Some(text) = text().await {
-            let request = request(&resource, &text, since_ns);
-            let sent = tokio::time::timeout(limit, client.send(request)).await;
-            let sent = sent.unwrap_or_else(|_| Err("no answer in time".into()));
-            match &sent {
-                Err(reason) if !down => tracing::warn!(reason, "metrics cannot be exported"),
-                Ok(_) if down => tracing::info!("metrics are exported again"),
-                _ => {}
+    let mut send = async |text: String| {
+        let request = request(&resource, &text, since_ns);
+        let sent = tokio::time::timeout(limit, client.send(request)).await;
+        let sent = sent.unwrap_or_else(|_| Err("no answer in time".into()));
+        match &sent {
+            Err(reason) if !down => tracing::warn!(reason, "metrics cannot be exported"),
+            Ok(_) if down => tracing::info!("metrics are exported again"),
+            _ => {}
+        }
+        down = sent.is_err();
+    };
+    let mut each = async || {
+        loop {
+            tokio::time::sleep(interval).await;
+            if let Some(text) = text().await {
+                send(text).await;
             }
-            down = sent.is_err();
         }
-        if let Some(done) = last {
-            // Nobody may be waiting any more.
-            let _ = done.map(|done| done.send(()));
-            return;
-        }
+    };
+    let last = tokio::select! {
+        last = &mut stopped => last,
+        () = each() => return,
+    };
+    // Without a word, the runtime is gone.
+    let Ok(Last { text, done }) = last else {
+        return;
+    };
+    if let Some(text) = text {
+        send(text).await;
     }
+    // Nobody may be waiting any more.
+    let _ = done.send(());
 }
 
 fn request(resource: &Resource, text: &str, since_ns: u64) -> ExportMetricsServiceRequest {
