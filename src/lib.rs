@@ -47,6 +47,7 @@ pub mod credential;
 pub mod fanout;
 pub mod job;
 pub mod log;
+mod masked;
 pub mod protocol;
 pub mod server;
 pub mod session;

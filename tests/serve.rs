@@ -54,6 +54,17 @@ fn a_flag_beats_the_environment_beats_the_file() {
     }
 }
 
+/// Where a collector is may be told with a password, and the first line told it on.
+#[test]
+fn the_line_of_the_start_had_the_password_of_the_collector() {
+    let dir = tempfile::tempdir().unwrap();
+    let toml = "[telemetry]\notlp_endpoint = \"http://arcpd:hunter2@127.0.0.1:1/otlp\"\n";
+    let runtime = Runtime::start_with(dir.path(), toml);
+    let log = runtime.log();
+    assert!(log.contains("http://***@127.0.0.1:1/otlp"), "{log}");
+    assert!(!log.contains("hunter2"), "{log}");
+}
+
 #[test]
 fn a_key_nobody_knows_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();

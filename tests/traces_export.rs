@@ -271,10 +271,11 @@ async fn certificates_are_those_of_the_files_over_both_protocols() {
         assert_eq!(collector.spans().len(), 2, "{protocol}");
 
         // Without one of its own it is not let in, and without the CA it does not ask.
-        for missing in [
+        let own = [
+            "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
             "OTEL_EXPORTER_OTLP_CLIENT_KEY",
-            "OTEL_EXPORTER_OTLP_CERTIFICATE",
-        ] {
+        ];
+        for missing in [&own[..], &["OTEL_EXPORTER_OTLP_CERTIFICATE"]] {
             let dir = tempfile::tempdir().unwrap();
             command = serve(dir.path());
             command
@@ -284,9 +285,12 @@ async fn certificates_are_those_of_the_files_over_both_protocols() {
                 .env("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &cert)
                 .env("OTEL_EXPORTER_OTLP_CLIENT_KEY", &key)
                 .env(EXPORT_TIMEOUT, "1000")
-                .env_remove(missing);
+                .env(EXPORT_TIMEOUT, "1000");
+            for name in missing {
+                command.env_remove(name);
+            }
             one_job(Runtime::spawn(&mut command), "").await;
-            assert_eq!(collector.spans().len(), 2, "{protocol} without {missing}");
+            assert_eq!(collector.spans().len(), 2, "{protocol} without {missing:?}");
         }
     }
 }
@@ -305,6 +309,7 @@ async fn a_value_that_cannot_be_used_stops_the_start_and_is_named() {
         ("OTEL_TRACES_SAMPLER", "mostly"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
         ("OTEL_BSP_SCHEDULE_DELAY", "soon"),
+        ("OTEL_METRIC_EXPORT_TIMEOUT", "-1"),
     ] {
         let mut command = serve(dir.path());
         command.env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
@@ -317,6 +322,51 @@ async fn a_value_that_cannot_be_used_stops_the_start_and_is_named() {
         );
         assert!(!said.contains("secret"), "{said}");
     }
+}
+
+/// What was no certificate was taken for one, and what could not be read was told
+/// without the variable that names it.
+#[tokio::test]
+async fn a_file_without_a_certificate_was_taken_for_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, [_, cert, key]) = secure(dir.path()).await;
+    let text = dir.path().join("text");
+    std::fs::write(&text, "no certificate").unwrap();
+    let (ca, of_client, its_key) = (
+        "OTEL_EXPORTER_OTLP_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+    );
+    for protocol in BOTH {
+        for (wrong, file) in [
+            (ca, &*text),
+            (ca, Path::new("/nope")),
+            (of_client, &text),
+            (its_key, &text),
+            (its_key, &cert),
+        ] {
+            let mut command = serve(dir.path());
+            command
+                .env("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:1")
+                .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+                .env(of_client, &cert)
+                .env(its_key, &key)
+                .env(wrong, file);
+            let out = command.stderr(Stdio::piped()).output().unwrap();
+            let said = String::from_utf8(out.stderr).unwrap();
+            assert!(
+                !out.status.success() && said.contains(&format!("arcpd: {wrong}: ")),
+                "{protocol} {wrong} {file:?}: {said}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_runtime_that_is_neither_disabled_nor_enabled_says_which() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = with(dir.path(), &[("OTEL_SDK_DISABLED", "yes")]);
+    runtime.until_logged("OTEL_SDK_DISABLED: is neither").await;
 }
 
 /// So many jobs, one after the other, as a client sees them.
@@ -444,5 +494,5 @@ fn every_variable_of_the_table_is_tried() {
         assert!(tests.contains(&format!("\"{name}\"")), "{name}");
         count += 1;
     }
-    assert_eq!(count, 20);
+    assert_eq!(count, 21);
 }

@@ -4,11 +4,20 @@
 //! be used is an error and stops the start: telemetry that silently goes nowhere is
 //! found out when it is needed.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::otlp::{Endpoint, Protocol};
+use super::pem::PemFile;
 use super::sampler::Sampler;
+use crate::masked::without_user_info;
+
+/// A delay of less is a thread that never rests.
+const DELAY_MS_MIN: u64 = 10;
+const INTERVAL_MS_MIN: u64 = 100;
+/// Of all times; also what a timeout of 0, no limit, comes to.
+const MS_MAX: u64 = 24 * 60 * 60 * 1_000;
+/// The room for them is taken at the start, some 400 bytes each.
+const SPANS_MAX: usize = 100_000;
 
 /// Where and how telemetry goes out; nothing by default.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +28,8 @@ pub struct Config {
     pub sampler: Sampler,
     pub batch: Batch,
     pub metric_interval: Duration,
+    /// Of one export of metrics.
+    pub metric_timeout: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -52,20 +63,15 @@ impl Config {
         // An empty variable is one that is not set.
         let get: Get<'_> = &|name| get(name).filter(|value| !value.trim().is_empty());
         let resource = resource(get)?;
-        if get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        if is_disabled(get) {
             return Ok(Self {
                 resource,
                 ..Self::default()
             });
         }
-        let signal = |signal: &str| match get(&format!("OTEL_{signal}_EXPORTER")).as_deref() {
-            None | Some("otlp") => endpoint_of(signal, endpoint, get),
-            Some("none") => Ok(None),
-            // The admin port has them in any case.
-            Some("prometheus") if signal == "METRICS" => Ok(None),
-            Some(other) => Err(format!(
-                "OTEL_{signal}_EXPORTER: {other:?} is neither otlp nor none"
-            )),
+        let signal = |signal: &str| match is_exported(signal, get)? {
+            true => endpoint_of(signal, endpoint, get),
+            false => Ok(None),
         };
         let sampler = match get("OTEL_TRACES_SAMPLER") {
             Some(name) => Sampler::parse(&name, get("OTEL_TRACES_SAMPLER_ARG").as_deref())?,
@@ -78,14 +84,55 @@ impl Config {
             resource,
             sampler,
             batch: Batch {
-                schedule_delay: millis(get, "OTEL_BSP_SCHEDULE_DELAY", batch.schedule_delay)?,
-                export_timeout: millis(get, "OTEL_BSP_EXPORT_TIMEOUT", batch.export_timeout)?,
-                queue_max: count(get, "OTEL_BSP_MAX_QUEUE_SIZE", batch.queue_max)?,
-                batch_max: count(get, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", batch.batch_max)?,
+                schedule_delay: millis(
+                    get,
+                    "OTEL_BSP_SCHEDULE_DELAY",
+                    DELAY_MS_MIN,
+                    batch.schedule_delay,
+                )?,
+                export_timeout: timeout(get, "OTEL_BSP_EXPORT_TIMEOUT", batch.export_timeout)?,
+                queue_max: spans(get, "OTEL_BSP_MAX_QUEUE_SIZE", batch.queue_max)?,
+                batch_max: spans(get, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", batch.batch_max)?,
             },
-            metric_interval: millis(get, "OTEL_METRIC_EXPORT_INTERVAL", Duration::from_secs(60))?,
+            metric_interval: millis(
+                get,
+                "OTEL_METRIC_EXPORT_INTERVAL",
+                INTERVAL_MS_MIN,
+                Duration::from_secs(60),
+            )?,
+            metric_timeout: timeout(get, "OTEL_METRIC_EXPORT_TIMEOUT", Duration::from_secs(30))?,
         })
     }
+}
+
+/// The specification has one word for it, and all others for its contrary.
+fn is_disabled(get: Get<'_>) -> bool {
+    let value = get("OTEL_SDK_DISABLED").unwrap_or_default();
+    let is = |word: &str| value.trim().eq_ignore_ascii_case(word);
+    if !value.is_empty() && !is("true") && !is("false") {
+        tracing::warn!(
+            value,
+            "OTEL_SDK_DISABLED: is neither true nor false, and so false"
+        );
+    }
+    is("true")
+}
+
+/// A list of exporters, of which this runtime has one.
+fn is_exported(signal: &str, get: Get<'_>) -> Result<bool, String> {
+    let name = format!("OTEL_{signal}_EXPORTER");
+    let list = get(&name).unwrap_or_else(|| "otlp".into());
+    let mut exported = false;
+    for exporter in list.split(',').map(str::trim) {
+        match exporter {
+            "otlp" => exported = true,
+            "none" => {}
+            // The admin port has them in any case.
+            "prometheus" if signal == "METRICS" => {}
+            other => return Err(format!("{name}: {other:?} is neither otlp nor none")),
+        }
+    }
+    Ok(exported)
 }
 
 fn resource(get: Get<'_>) -> Result<Vec<(String, String)>, String> {
@@ -124,19 +171,13 @@ fn endpoint_of(signal: &str, own: Option<&str>, get: Get<'_>) -> Result<Option<E
             None => get(&general).map(|value| (general, value)),
         }
     };
-    let (url, as_it_is) = match (of("ENDPOINT"), own) {
-        (Some((name, url)), _) => (url, name.contains(signal)),
-        (None, Some(url)) => (url.to_owned(), false),
+    let (name, url) = match (of("ENDPOINT"), own) {
+        (Some(set), _) => set,
+        (None, Some(url)) => ("telemetry.otlp_endpoint".into(), url.to_owned()),
         (None, None) => return Ok(None),
     };
-    let uri: http::Uri = url
-        .parse()
-        .map_err(|error| format!("OTEL_EXPORTER_OTLP_ENDPOINT: {url:?}: {error}"))?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
-        return Err(format!(
-            "OTEL_EXPORTER_OTLP_ENDPOINT: {url:?} must be http:// or https:// and a host"
-        ));
-    }
+    let as_it_is = name.contains(signal);
+    let uri = uri(&url).map_err(|why| format!("{name}: {:?} {why}", without_user_info(&url)))?;
     let protocol = match of("PROTOCOL") {
         Some((name, value)) => {
             Protocol::parse(&value).map_err(|error| format!("{name}: {error}"))?
@@ -166,10 +207,22 @@ fn endpoint_of(signal: &str, own: Option<&str>, get: Get<'_>) -> Result<Option<E
         None => Vec::new(),
     };
     let timeout = match of("TIMEOUT") {
-        Some((name, _)) => millis(get, &name, Duration::ZERO)?,
+        Some((name, _)) => timeout(get, &name, Duration::ZERO)?,
         None => Duration::from_secs(10),
     };
-    let path = |name: &str| of(name).map(|(_, value)| PathBuf::from(value));
+    let pem = |name: &str| {
+        of(name).map(|(variable, path)| PemFile {
+            variable,
+            path: path.into(),
+        })
+    };
+    let (client_cert, client_key) = (pem("CLIENT_CERTIFICATE"), pem("CLIENT_KEY"));
+    if let (Some(file), None) | (None, Some(file)) = (&client_cert, &client_key) {
+        return Err(format!(
+            "{}: a client certificate and its key need each other; give both or none",
+            file.variable
+        ));
+    }
     Ok(Some(Endpoint {
         uri,
         as_it_is,
@@ -177,10 +230,18 @@ fn endpoint_of(signal: &str, own: Option<&str>, get: Get<'_>) -> Result<Option<E
         gzip,
         headers,
         timeout,
-        ca: path("CERTIFICATE"),
-        client_cert: path("CLIENT_CERTIFICATE"),
-        client_key: path("CLIENT_KEY"),
+        ca: pem("CERTIFICATE"),
+        client_cert,
+        client_key,
     }))
+}
+
+fn uri(url: &str) -> Result<http::Uri, String> {
+    let uri: http::Uri = url.parse().map_err(|error| format!("is no URL: {error}"))?;
+    match matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() {
+        true => Ok(uri),
+        false => Err("must be http:// or https:// and a host".into()),
+    }
 }
 
 /// `key=value,key=value`, values percent-encoded.
@@ -198,23 +259,33 @@ fn pairs(name: &str, text: &str) -> Result<Vec<(String, String)>, String> {
         .collect()
 }
 
-fn millis(get: Get<'_>, name: &str, default: Duration) -> Result<Duration, String> {
+fn millis(get: Get<'_>, name: &str, min: u64, default: Duration) -> Result<Duration, String> {
     let Some(value) = get(name) else {
         return Ok(default);
     };
-    let ms = value
-        .trim()
-        .parse()
-        .map_err(|_| format!("{name}: must be milliseconds"))?;
-    Ok(Duration::from_millis(ms))
+    let ms = value.trim().parse().ok();
+    let ms = ms.filter(|ms| (min..=MS_MAX).contains(ms));
+    ms.map(Duration::from_millis)
+        .ok_or_else(|| format!("{name}: must be milliseconds, {min} to {MS_MAX}"))
 }
 
-fn count(get: Get<'_>, name: &str, default: usize) -> Result<usize, String> {
-    match get(name).map(|value| value.trim().parse()) {
-        None => Ok(default),
-        Some(Ok(count)) if count > 0 => Ok(count),
-        Some(_) => Err(format!("{name}: must be a number above 0")),
-    }
+/// 0 is no limit, as the specification has it.
+fn timeout(get: Get<'_>, name: &str, default: Duration) -> Result<Duration, String> {
+    let limit = millis(get, name, 0, default)?;
+    Ok(match limit.is_zero() {
+        true => Duration::from_millis(MS_MAX),
+        false => limit,
+    })
+}
+
+fn spans(get: Get<'_>, name: &str, default: usize) -> Result<usize, String> {
+    let Some(value) = get(name) else {
+        return Ok(default);
+    };
+    let count = value.trim().parse().ok();
+    count
+        .filter(|count| (1..=SPANS_MAX).contains(count))
+        .ok_or_else(|| format!("{name}: must be a number of spans, 1 to {SPANS_MAX}"))
 }
 
 #[cfg(test)]
@@ -248,6 +319,59 @@ mod tests {
         assert!(none.traces.is_none() && none.metrics.is_some());
         let pull = read(&[at, ("OTEL_METRICS_EXPORTER", "prometheus")]).unwrap();
         assert!(pull.traces.is_some() && pull.metrics.is_none());
+    }
+
+    #[test]
+    fn an_exporter_may_be_one_of_a_list() {
+        let at = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+        let metrics = |list| {
+            read(&[at, ("OTEL_METRICS_EXPORTER", list)])
+                .unwrap()
+                .metrics
+        };
+        assert!(metrics("otlp,prometheus").is_some());
+        assert!(metrics("prometheus, none").is_none());
+    }
+
+    /// It was half a second of a CPU for nothing, or every span dropped.
+    #[test]
+    fn a_timeout_of_zero_is_none_and_a_delay_of_zero_is_refused() {
+        let at = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+        let config = read(&[
+            at,
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "0"),
+            ("OTEL_BSP_EXPORT_TIMEOUT", "0"),
+            ("OTEL_METRIC_EXPORT_TIMEOUT", "0"),
+        ])
+        .unwrap();
+        let day = Duration::from_secs(24 * 60 * 60);
+        assert_eq!(config.traces.unwrap().timeout, day);
+        assert_eq!(
+            (config.batch.export_timeout, config.metric_timeout),
+            (day, day)
+        );
+    }
+
+    /// The start was refused with the password, under another variable's name.
+    #[test]
+    fn a_refused_endpoint_is_told_by_its_name_without_its_password() {
+        for name in [
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        ] {
+            for url in [
+                "ftp://u:hunter2@host",
+                "u:hunter2@host",
+                "http://u:hunter2@ho st",
+            ] {
+                let refused = read(&[(name, url)]).unwrap_err();
+                assert!(refused.starts_with(&format!("{name}: ")), "{refused}");
+                assert!(!refused.contains("hunter2"), "{refused}");
+            }
+        }
+        let own = Config::read(Some("ftp://u:hunter2@host"), &|_| None).unwrap_err();
+        assert!(own.starts_with("telemetry.otlp_endpoint: "), "{own}");
+        assert!(!own.contains("hunter2"), "{own}");
     }
 
     #[test]
@@ -309,6 +433,15 @@ mod tests {
             ("OTEL_TRACES_EXPORTER", "zipkin"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
             ("OTEL_METRIC_EXPORT_INTERVAL", "-1"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
+            ("OTEL_METRIC_EXPORT_TIMEOUT", "soon"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "0"),
+            // The room for them is taken at once.
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "1000000000"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "1000000000000"),
+            ("OTEL_METRICS_EXPORTER", "otlp,zipkin"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/a/certificate"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/a/key"),
         ] {
             let refused =
                 read(&[at, wrong].map(|pair| if pair.0 == wrong.0 { wrong } else { pair }));

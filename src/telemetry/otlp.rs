@@ -1,7 +1,6 @@
 //! A collector: where it is, how to speak to it, and the standard exporter that does.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use opentelemetry_otlp::{
@@ -11,6 +10,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 
 use super::http;
+use super::pem::{PemFile, tls};
 
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
@@ -32,10 +32,9 @@ pub struct Endpoint {
     pub headers: Vec<(String, String)>,
     /// Of one try.
     pub timeout: Duration,
-    /// PEM files.
-    pub ca: Option<PathBuf>,
-    pub client_cert: Option<PathBuf>,
-    pub client_key: Option<PathBuf>,
+    pub ca: Option<PemFile>,
+    pub client_cert: Option<PemFile>,
+    pub client_key: Option<PemFile>,
 }
 
 // === impl Endpoint ===
@@ -124,16 +123,18 @@ impl Endpoint {
     }
 
     pub(super) fn channel(&self) -> Result<Channel, String> {
+        // Tonic takes anything for a certificate and finds nothing in it.
+        tls(self)?;
         let mut channel = tonic::transport::Endpoint::from(self.uri.clone());
         if self.uri.scheme_str() == Some("https") {
             let mut tls = match &self.ca {
-                Some(path) => {
-                    ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(path)?))
+                Some(file) => {
+                    ClientTlsConfig::new().ca_certificate(Certificate::from_pem(file.read()?))
                 }
                 None => ClientTlsConfig::new().with_native_roots(),
             };
             if let (Some(cert), Some(key)) = (&self.client_cert, &self.client_key) {
-                tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
+                tls = tls.identity(Identity::from_pem(cert.read()?, key.read()?));
             }
             channel = channel.tls_config(tls).map_err(|error| chain(&error))?;
         }
@@ -142,10 +143,6 @@ impl Endpoint {
             .timeout(self.timeout)
             .connect_lazy())
     }
-}
-
-pub(super) fn read(path: &std::path::Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// An error with its causes: what tonic says first is "transport error".

@@ -40,7 +40,7 @@ impl Push {
             return Ok(None);
         };
         let (stop, stopped) = oneshot::channel();
-        let (interval, limit) = (config.metric_interval, config.batch.export_timeout);
+        let (interval, limit) = (config.metric_interval, config.metric_timeout);
         let attributes = config.resource.iter();
         let resource = Resource {
             attributes: attributes

@@ -31,6 +31,7 @@ use crate::agent::command::CommandAgent;
 use crate::authority::Policy;
 use crate::job::AgentDirectory;
 use crate::log::Durability;
+use crate::masked::without_user_info;
 use crate::telemetry::logs;
 use crate::transport::Cors;
 
@@ -219,6 +220,15 @@ impl Settings {
             .flat_map(|agent| agent.env.values_mut())
         {
             *value = "***".into();
+        }
+        let urls = [
+            &mut shown.telemetry.otlp_endpoint,
+            &mut shown.cluster.servers,
+            &mut shown.credentials.url,
+            &mut shown.credentials.endpoint,
+        ];
+        for url in urls.into_iter().flatten() {
+            *url = without_user_info(url);
         }
         serde_json::to_string(&shown).unwrap_or_default()
     }
