@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use arcpd::wire::proto::{self, admin_service_client::AdminServiceClient};
 use serde_json::json;
@@ -222,4 +222,113 @@ async fn top_refreshes_on_a_terminal_and_gives_it_back() {
             .map(width)
             .all(|width| width <= 40)
     );
+}
+
+/// Only `top` kept them from the terminal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hosts_name_steered_the_terminal_of_who_listed_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start_with(dir.path(), &format!("{OPERATORS}{HOSTING}"));
+    let name = "h\u{1b}]0;title\u{7}\n\u{9b}2J\u{202e}\u{2066}1";
+    let mut host = HostPeer::serving(&runtime.address, name, "a", 1).await;
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    let job = alice.submit("a", json!(1)).await;
+    let (_, of) = host.assigned().await;
+    host.accept(&of).await;
+    host.report(&of, vec![log(1, "x")]).await;
+    host.acked(1).await;
+    for (command, row) in [(&["hosts"][..], "workers"), (&["jobs", "--live"], &job)] {
+        let text = said(&arcpd(&runtime, BOB, command));
+        let words = words(&text, row);
+        assert!(words.contains(&"h?]0;title???2J??1".into()), "{text:?}");
+        assert_eq!(text.lines().count(), 2, "{text:?}");
+    }
+}
+
+/// It was a panic with a line of our source in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_had_seen_enough_was_a_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start_with(dir.path(), OPERATORS);
+    for command in [&["sessions"][..], &["jobs"], &["agents", "--json"]] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_arcpd"))
+            .args(command)
+            .env("ARCPD_SERVER", format!("http://{}", runtime.address))
+            .env("ARCPD_TOKEN", BOB)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let ended = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&ended.stderr);
+        assert!(
+            ended.status.success() && text.is_empty(),
+            "{command:?}: {text}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_is_not_all_did_not_say_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start_with(dir.path(), OPERATORS);
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    let _bob = Peer::connect(&runtime.address, BOB).await;
+    for _ in 0..2 {
+        alice.submit("echo", json!(1)).await;
+        alice.until_terminal().await;
+    }
+    for (token, command) in [(BOB, "sessions"), (ALICE, "jobs")] {
+        for (limit, rows, more) in [("1", 1, true), ("2", 2, false), ("0", 2, false)] {
+            let output = arcpd(&runtime, token, &[command, "--limit", limit]);
+            assert_eq!(said(&output).lines().count(), 1 + rows, "{command} {limit}");
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(text.contains("there are more"), more, "{command}: {text}");
+        }
+    }
+}
+
+/// Has a command on a terminal of its own, presses a key or signals once a frame is
+/// drawn, and says what was drawn last, whether keys are shown again, and the status.
+const ON_A_TERMINAL: &str = r#"
+import os, pty, signal, sys, termios
+signal.alarm(60)
+how, command = sys.argv[1], sys.argv[2:]
+shell, terminal = pty.openpty()
+pid = os.fork()
+if pid == 0:
+    os.setsid()
+    for fd in (0, 1, 2):
+        os.dup2(terminal, fd)
+    os.execv(command[0], command)
+drawn = b""
+while b"SESSION" not in drawn:
+    drawn += os.read(shell, 4096)
+if how == "q":
+    os.write(shell, b"q")
+else:
+    os.kill(pid, getattr(signal, how))
+while b"\x1b[?1049l" not in drawn:
+    drawn += os.read(shell, 4096)
+_, status = os.waitpid(pid, 0)
+keys = termios.tcgetattr(terminal)[3]
+shown = keys & termios.ICANON and keys & termios.ECHO
+print(b"\x1b[?25h" in drawn, bool(shown), os.waitstatus_to_exitcode(status))
+"#;
+
+/// A signal left the other screen and no cursor to the shell, and `q` did nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn top_gives_the_terminal_back_however_it_is_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start_with(dir.path(), OPERATORS);
+    for how in ["q", "SIGTERM", "SIGINT", "SIGHUP"] {
+        let output = Command::new("python3")
+            .args(["-c", ON_A_TERMINAL, how, env!("CARGO_BIN_EXE_arcpd"), "top"])
+            .env("ARCPD_SERVER", format!("http://{}", runtime.address))
+            .env("ARCPD_TOKEN", BOB)
+            .output()
+            .unwrap();
+        assert_eq!(said(&output), "True True 0\n", "{how}: {output:?}");
+    }
 }

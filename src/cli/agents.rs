@@ -1,4 +1,5 @@
 use super::Status;
+use super::print::{exactly, row};
 use super::target::Target;
 
 #[derive(clap::Args)]
@@ -21,15 +22,15 @@ impl Agents {
                         "default": agent.default_version })
                 })
                 .collect();
-            println!("{}", serde_json::to_string_pretty(&rows)?);
+            exactly(&format!("{}\n", serde_json::to_string_pretty(&rows)?))?;
         } else {
-            println!("{:<24} {:<12} VERSIONS", "NAME", "DEFAULT");
+            row(&format!("{:<24} {:<12} VERSIONS", "NAME", "DEFAULT"))?;
             for agent in agents {
                 let versions = agent.versions.join(", ");
-                println!(
+                row(&format!(
                     "{:<24} {:<12} {versions}",
                     agent.name, agent.default_version
-                );
+                ))?;
             }
         }
         client.close().await;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Status;
+use super::print::{plain_lines, row};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -42,7 +43,7 @@ impl Credentials {
                 let said = self
                     .ask("POST", &format!("/credentials/{handle}/retry"))
                     .await?;
-                eprint!("{said}");
+                eprint!("{}", plain_lines(&said));
             }
             None => {
                 let list = self.ask("GET", "/credentials").await?;
@@ -57,7 +58,9 @@ impl Credentials {
                         error,
                     } = shown;
                     let expires_at = expires_at.unwrap_or_else(|| "-".into());
-                    println!("{credential}  {job_id}  {state}  {attempts}  {expires_at}  {error}");
+                    row(&format!(
+                        "{credential}  {job_id}  {state}  {attempts}  {expires_at}  {error}"
+                    ))?;
                 }
             }
         }

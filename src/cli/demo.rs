@@ -7,6 +7,7 @@ use anyhow::{Context, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Status;
+use super::print::row;
 use crate::client::{Client, Options, Submit};
 use crate::job::AgentDirectory;
 use crate::server::{Config, Server, Tokens};
@@ -37,7 +38,10 @@ impl Demo {
         let token = format!("demo-{:032x}", rand::random::<u128>());
         let server = Server::bind(config(dir.path().into(), &token)?).await?;
         let address = format!("http://{}", server.address()?);
-        println!("runtime    {address}, store in {}", dir.path().display());
+        row(&format!(
+            "runtime    {address}, store in {}",
+            dir.path().display()
+        ))?;
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let served = tokio::spawn(server.run(async {
             // Also when the sender is dropped: then the demo is over.
@@ -63,7 +67,7 @@ fn config(data_dir: PathBuf, token: &str) -> anyhow::Result<Config> {
 
 async fn show(address: &str, token: &str, text: String) -> anyhow::Result<Status> {
     let mut client = Client::connect(Options::new(address, token)).await?;
-    println!("session    {} over gRPC", client.session_id());
+    row(&format!("session    {} over gRPC", client.session_id()))?;
     let text_lines = text.lines().count();
     let input = serde_json::json!({ "text": text, "step_ms": STEP.as_millis() as u64 });
     let submit = Submit {
@@ -72,31 +76,34 @@ async fn show(address: &str, token: &str, text: String) -> anyhow::Result<Status
         ..Submit::default()
     };
     let accepted = client.submit(submit).await?;
-    println!("job        {} runs {}", accepted.job_id, accepted.agent);
+    row(&format!(
+        "job        {} runs {}",
+        accepted.job_id, accepted.agent
+    ))?;
     // Every line is an event; of a short text the cut comes early.
     let cut_after = CUT_AFTER.min(text_lines.max(1));
     let seen = watch(&mut client, "submitter", Some(cut_after)).await?;
     let (lost, doubled) = tally(&seen);
-    println!(
+    row(&format!(
         "resumed    {} time(s); events lost {lost}, doubled {doubled}",
         client.resumed()
-    );
+    ))?;
 
     let mut observer = Client::connect(Options::new(address, token)).await?;
     observer.subscribe(&accepted.job_id, true).await?;
     let history = watch(&mut observer, "observer", None).await?;
     let same = payloads(&history) == payloads(&seen);
-    println!(
+    row(&format!(
         "observer   {} sees history: {}",
         observer.session_id(),
         if same { "the same" } else { "something else" }
-    );
+    ))?;
     let result = seen.last().and_then(|envelope| envelope.payload.as_ref());
     match result {
-        Some(Payload::JobResult(result)) => println!("result     {}", result.result_json),
+        Some(Payload::JobResult(result)) => row(&format!("result     {}", result.result_json))?,
         other => anyhow::bail!("the job ended with {other:?}"),
     }
-    println!("trace      {}", accepted.trace_id);
+    row(&format!("trace      {}", accepted.trace_id))?;
     ensure!(
         client.resumed() == 1,
         "the connection was cut and the session not resumed"
@@ -142,7 +149,12 @@ async fn watch(
             return Ok(seen);
         }
         if Some(seen.len()) == cut_after {
-            bar.suspend(|| println!("cut        the connection, after {} events", seen.len()));
+            bar.suspend(|| {
+                row(&format!(
+                    "cut        the connection, after {} events",
+                    seen.len()
+                ))
+            })?;
             client.cut();
         }
     }

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Status;
+use super::print::{plain, plain_lines};
 use crate::client::Client;
 use crate::wire::proto::envelope::Payload;
 use crate::wire::proto::job_event::Body;
@@ -77,7 +78,7 @@ impl View {
 
     fn say(&self, line: &str) {
         // `println` of a bar that is not drawn prints nothing.
-        self.bar.suspend(|| eprintln!("{line}"));
+        self.bar.suspend(|| eprintln!("{}", plain_lines(line)));
     }
 
     /// The status once the job is over.
@@ -99,7 +100,8 @@ impl View {
             }
             Some(Payload::JobError(error)) => {
                 self.bar.finish_and_clear();
-                eprintln!("{}: {}", error.code, error.message);
+                let message = plain_lines(&error.message);
+                eprintln!("{}: {message}", plain(&error.code));
                 Ok(Some(status_of(&error)))
             }
             _ => Ok(None),
@@ -110,7 +112,7 @@ impl View {
         match body {
             Body::Progress(progress) => {
                 self.bar.set_length(progress.total.unwrap_or(0.0) as u64);
-                self.bar.set_message(progress.message);
+                self.bar.set_message(plain(&progress.message));
                 self.bar.set_position(progress.current as u64);
             }
             Body::Log(log) => self.say(&format!("{:<5} {}", log.level, log.message)),

@@ -1,6 +1,7 @@
 use anyhow::Context;
 
 use super::Status;
+use super::print::{exactly, row};
 use super::target::Target;
 use crate::wire::proto;
 
@@ -53,13 +54,14 @@ impl Jobs {
                 break;
             }
         }
-        if self.limit > 0 {
+        if self.limit > 0 && (jobs.len() > self.limit || !list.cursor.is_empty()) {
             jobs.truncate(self.limit);
+            super::operator::say_more(self.limit);
         }
         client.close().await;
         match self.json {
             true => print_json(&jobs)?,
-            false => print_table(&jobs),
+            false => print_table(&jobs)?,
         }
         Ok(Status::Success)
     }
@@ -81,15 +83,17 @@ fn created_at(job: &proto::JobSummary) -> String {
     jiff::Timestamp::new(at.seconds, at.nanos).map_or_else(|_| "-".into(), |at| format!("{at:.3}"))
 }
 
-fn print_table(jobs: &[proto::JobSummary]) {
-    println!("{:<30} {:<24} {:<10} CREATED", "JOB", "AGENT", "STATUS");
+fn print_table(jobs: &[proto::JobSummary]) -> anyhow::Result<()> {
+    let [job, agent, status] = ["JOB", "AGENT", "STATUS"];
+    row(&format!("{job:<30} {agent:<24} {status:<10} CREATED"))?;
     for job in jobs {
         let created = created_at(job);
-        println!(
+        row(&format!(
             "{:<30} {:<24} {:<10} {created}",
             job.job_id, job.agent, job.status
-        );
+        ))?;
     }
+    Ok(())
 }
 
 fn print_json(jobs: &[proto::JobSummary]) -> anyhow::Result<()> {
@@ -101,6 +105,5 @@ fn print_json(jobs: &[proto::JobSummary]) -> anyhow::Result<()> {
                 "trace_id": job.trace_id })
         })
         .collect();
-    println!("{}", serde_json::to_string_pretty(&rows)?);
-    Ok(())
+    exactly(&format!("{}\n", serde_json::to_string_pretty(&rows)?))
 }

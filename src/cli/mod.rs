@@ -11,6 +11,8 @@ mod follow;
 mod healthcheck;
 mod jobs;
 mod operator;
+mod print;
+mod screen;
 mod serve;
 mod stdio;
 mod submit;
@@ -117,13 +119,17 @@ pub async fn run() -> ExitCode {
         Command::Bench(bench) => bench.run().await.map(|()| Status::Success),
         Command::BenchFloor(floor) => floor.run().await.map(|()| Status::Success),
         Command::Completions { shell } => {
-            let (mut command, mut out) = (Cli::command(), std::io::stdout());
+            let (mut command, mut out) = (Cli::command(), Vec::new());
             clap_complete::generate(shell, &mut command, "arcpd", &mut out);
-            Ok(Status::Success)
+            print::exactly(&String::from_utf8_lossy(&out)).map(|()| Status::Success)
         }
     };
     ran.map(ExitCode::from).unwrap_or_else(|error| {
-        eprintln!("arcpd: {error:#}");
+        if error.is::<print::Closed>() {
+            return Status::Success.into();
+        }
+        // It may quote the other side.
+        eprintln!("arcpd: {}", print::plain_lines(&format!("{error:#}")));
         if error.is::<crate::client::Error>() {
             return Status::Unavailable.into();
         }

@@ -1,6 +1,7 @@
 //! What a runtime has now, of all principals; for operators (docs/observability.md).
 
 use super::Status;
+use super::print::row;
 use super::target::Target;
 use crate::client::{Error, Operator};
 use crate::wire::proto;
@@ -35,24 +36,34 @@ pub(super) struct Hosts {
     target: Target,
 }
 
-/// Page after page, up to a limit.
+/// Page after page, up to a limit; says on stderr where there are more.
 async fn all<T>(
     limit: usize,
     mut page: impl AsyncFnMut(u32, String) -> Result<(Vec<T>, String), Error>,
 ) -> Result<Vec<T>, Error> {
     let (mut rows, mut token) = (Vec::new(), String::new());
     loop {
+        // One more than is shown tells whether there are more.
         let left = match limit {
-            0 => PAGE_SIZE,
-            limit => PAGE_SIZE.min((limit - rows.len()) as u32),
+            0 => PAGE_SIZE as usize,
+            limit => limit + 1 - rows.len(),
         };
-        let (more, next) = page(left, token).await?;
+        let (more, next) = page(PAGE_SIZE.min(left as u32), token).await?;
         rows.extend(more);
-        if next.is_empty() || (limit > 0 && rows.len() >= limit) {
+        if limit > 0 && rows.len() > limit {
+            rows.truncate(limit);
+            say_more(limit);
+            return Ok(rows);
+        }
+        if next.is_empty() {
             return Ok(rows);
         }
         token = next;
     }
+}
+
+pub(super) fn say_more(shown: usize) {
+    eprintln!("arcpd: these are {shown}, and there are more; --limit 0 shows all");
 }
 
 impl Sessions {
@@ -62,9 +73,9 @@ impl Sessions {
             operator.sessions(size, token).await
         });
         let rows = sessions.await?;
-        println!("{}", session_head());
+        row(&session_head())?;
         rows.iter()
-            .for_each(|session| println!("{}", session_row(session)));
+            .try_for_each(|session| row(&session_row(session)))?;
         Ok(Status::Success)
     }
 }
@@ -107,12 +118,13 @@ impl Subscriptions {
             operator.subscriptions(&self.session_id, size, token).await
         });
         let rows = watched.await?;
-        println!("{:<30} {:<24} {:>10} {:>8}", "JOB", "AGENT", "SEQ", "LAG");
+        let [job, agent, seq, lag] = ["JOB", "AGENT", "SEQ", "LAG"];
+        row(&format!("{job:<30} {agent:<24} {seq:>10} {lag:>8}"))?;
         for of in rows {
-            println!(
+            row(&format!(
                 "{:<30} {:<24} {:>10} {:>8}",
                 of.job_id, of.agent, of.job_seq, of.lag
-            );
+            ))?;
         }
         Ok(Status::Success)
     }
@@ -125,8 +137,8 @@ impl Hosts {
             operator.hosts(size, token).await
         });
         let rows = hosts.await?;
-        println!("{}", host_head());
-        rows.iter().for_each(|host| println!("{}", host_row(host)));
+        row(&host_head())?;
+        rows.iter().try_for_each(|host| row(&host_row(host)))?;
         Ok(Status::Success)
     }
 }
@@ -155,8 +167,8 @@ pub(super) async fn live_jobs(target: &Target, limit: usize) -> anyhow::Result<S
     let mut operator = Operator::connect(&target.options()?).await?;
     let jobs = all(limit, async |size, token| operator.jobs(size, token).await);
     let rows = jobs.await?;
-    println!("{}", job_head());
-    rows.iter().for_each(|job| println!("{}", job_row(job)));
+    row(&job_head())?;
+    rows.iter().try_for_each(|job| row(&job_row(job)))?;
     Ok(Status::Success)
 }
 

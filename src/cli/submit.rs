@@ -60,7 +60,7 @@ impl Submit {
         };
         let accepted = client.submit(submit).await?;
         if self.detach {
-            println!("{}", accepted.job_id);
+            super::print::row(&accepted.job_id)?;
             client.close().await;
             return Ok(Status::Success);
         }

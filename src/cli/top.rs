@@ -1,13 +1,15 @@
 //! A view of a runtime that refreshes; for operators.
 //!
 //! One frame is plain text, so `--once` is one for scripts. On a terminal each is
-//! drawn over the last, cut to what fits.
+//! drawn over the last, cut to what fits, until `q` or a signal.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
 use super::operator::{host_head, host_row, job_head, job_row, session_head, session_row};
+use super::print::{exactly, plain};
+use super::screen::{Screen, quit_key, stop_signal};
 use super::target::Target;
 use super::{Status, Usage};
 use crate::client::Operator;
@@ -18,9 +20,6 @@ const ROWS_MAX: u32 = 100;
 /// Where the size of the terminal cannot be had.
 const SIZE: (usize, usize) = (24, 80);
 
-/// The screen beside the one a shell has, without a cursor; and back.
-const ENTER: &str = "\x1b[?1049h\x1b[?25l";
-const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 const HOME: &str = "\x1b[H";
 const TO_END_OF_LINE: &str = "\x1b[K";
 const TO_END_OF_SCREEN: &str = "\x1b[J";
@@ -54,16 +53,17 @@ impl Top {
         let mut operator = Operator::connect(&self.target.options()?).await?;
         let first = see(&mut operator).await?;
         if self.once || !std::io::stdout().is_terminal() {
-            print!("{}", frame(&first, None));
-            return Ok(Status::Success);
+            return exactly(&frame(&first, None)).map(|()| Status::Success);
         }
-        print!("{ENTER}");
+        // Heard before there is anything to be given back.
+        let stopped = stop_signal()?;
+        let screen = Screen::enter()?;
         let ended = tokio::select! {
             ended = refresh(&mut operator, first, interval) => ended,
-            stopped = tokio::signal::ctrl_c() => stopped.map_err(Into::into),
+            () = stopped => Ok(()),
+            () = quit_key() => Ok(()),
         };
-        print!("{LEAVE}");
-        std::io::stdout().flush()?;
+        drop(screen);
         ended.map(|()| Status::Success)
     }
 }
@@ -128,18 +128,12 @@ fn size() -> (usize, usize) {
     size.ok().filter(|size| size.0 > 0).unwrap_or(SIZE)
 }
 
-/// Names come from others; what moves a cursor is not theirs to say.
-fn plain(text: String) -> String {
-    let shown = |c: char| if c.is_control() { '?' } else { c };
-    text.chars().map(shown).collect()
-}
-
 fn frame(seen: &Seen, rate: Option<f64>) -> String {
     let of = &seen.overview;
     let mut text = String::new();
     let mut line = |row: String| {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{}", plain(row).trim_end());
+        let _ = writeln!(text, "{}", plain(&row).trim_end());
     };
     let up = of.at.zip(of.started_at);
     let up = up.map_or(0.0, |(at, started)| seconds(at) - seconds(started));
@@ -186,12 +180,6 @@ fn frame(seen: &Seen, rate: Option<f64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// A host may call itself anything.
-    #[test]
-    fn a_name_moves_no_cursor() {
-        assert_eq!(plain("h\x1b[2Jx\u{9b}1\n".into()), "h?[2Jx?1?");
-    }
 
     #[test]
     fn a_rate_is_of_records_between_two_looks() {
