@@ -2,6 +2,8 @@
 
 mod support;
 
+use arcpd::wire::proto::admin_service_client::AdminServiceClient;
+use arcpd::wire::proto::{self, envelope::Payload};
 use serde_json::{Value, json};
 use support::collector::Collector;
 use support::host::*;
@@ -33,6 +35,55 @@ async fn what_is_logged_is_changed_while_it_runs() {
 }
 
 #[tokio::test]
+/// A level with a slip in it was the name of a target that nothing has: the log went
+/// silent, the audit with it, and the line that said so was not written.
+#[tokio::test]
+async fn a_filter_that_was_mistyped_silenced_the_log_and_the_audit() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    for bad in ["warning", "verbose", ""] {
+        let (status, why) = runtime.admin_post("/log", bad);
+        assert_eq!(status, 400, "{bad}");
+        assert!(why.contains("is no level"), "{why}");
+    }
+    assert_eq!(runtime.admin_get("/log"), (200, "info\n".into()));
+    assert_eq!(runtime.admin_post("/log", "off").0, 200);
+    runtime.until_logged("\"filter\":\"off\"").await;
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    let subscribe = proto::JobSubscribe::default();
+    peer.send("job_nobodys", Payload::JobSubscribe(subscribe))
+        .await;
+    runtime.until_logged("\"operation\":\"subscribe\"").await;
+    // By its name it may be silenced, and that is a line.
+    let silent = "off,arcpd::audit=off";
+    assert_eq!(runtime.admin_post("/log", silent).0, 200);
+    runtime.until_logged(silent).await;
+}
+
+#[tokio::test]
+async fn a_page_could_silence_the_log_of_the_machine_its_browser_was_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    let origin = "origin: https://example.org\r\n";
+    for path in ["/log", "/credentials/any/retry"] {
+        assert_eq!(runtime.admin_post_with(path, origin, "off").0, 403);
+    }
+    assert_eq!(runtime.admin_get("/log"), (200, "info\n".into()));
+}
+
+#[test]
+fn a_filter_that_is_none_stops_the_start_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    for bad in ["arcpd=verbose,[[[", "warning"] {
+        let out = serve(dir.path()).env("RUST_LOG", bad).output().unwrap();
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert!(
+            !out.status.success() && said.contains("RUST_LOG: "),
+            "{bad}: {said}"
+        );
+    }
+}
+
 async fn a_line_about_a_job_names_its_trace() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = Runtime::start_with(dir.path(), HOSTING_BRIEFLY);

@@ -98,7 +98,7 @@ impl Serve {
     pub async fn run(self) -> anyhow::Result<()> {
         let file = self.config.clone();
         let settings = Settings::load(&self, file.as_deref())?;
-        let filter = logs::start(settings.log_format);
+        let filter = logs::start(settings.log_format).map_err(anyhow::Error::msg)?;
         tracing::info!(configuration = settings.masked(), "starting");
         if !settings.listen.ip().is_loopback() && settings.tls_cert.is_none() {
             tracing::warn!(

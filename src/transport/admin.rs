@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::future::BoxFuture;
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 
 use crate::session::Sessions;
 use crate::telemetry::logs::Filter;
@@ -40,6 +42,18 @@ pub fn router(sessions: Arc<Sessions>, scrape: Scraper, log_filter: Option<Filte
             log_filter,
         })
         .merge(health)
+        .layer(axum::middleware::from_fn(not_from_a_page))
+}
+
+/// A browser on this machine reaches this port for whatever page it shows, and says
+/// whose; there is nobody whose pages may change anything here.
+async fn not_from_a_page(request: Request, next: Next) -> Response {
+    let asks = request.method() == Method::GET || request.method() == Method::HEAD;
+    if !asks && request.headers().contains_key(header::ORIGIN) {
+        let text = "origin: pages may not change anything here\n";
+        return (StatusCode::FORBIDDEN, text).into_response();
+    }
+    next.run(request).await
 }
 
 async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
@@ -62,9 +76,7 @@ pub(super) fn not_ready(sessions: &Sessions) -> Option<&'static str> {
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-async fn metrics(
-    State(admin): State<Admin>,
-) -> Result<impl axum::response::IntoResponse, StatusCode> {
+async fn metrics(State(admin): State<Admin>) -> Result<impl IntoResponse, StatusCode> {
     let text = (admin.scrape)().await;
     let text = text.ok_or(StatusCode::INTERNAL_SERVER_ERROR)?;
     Ok(([(header::CONTENT_TYPE, OPENMETRICS)], text))

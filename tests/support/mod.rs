@@ -149,10 +149,15 @@ impl Runtime {
 
     /// The same with a body.
     pub fn admin_post(&self, path: &str, body: &str) -> (u16, String) {
+        self.admin_post_with(path, "", body)
+    }
+
+    /// With more lines of the head, each with its end.
+    pub fn admin_post_with(&self, path: &str, head: &str, body: &str) -> (u16, String) {
         let mut socket = std::net::TcpStream::connect(&self.admin).expect("the admin port");
         let len = body.len();
         let request = format!(
-            "POST {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\ncontent-length: {len}\r\n\r\n{body}"
+            "POST {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n{head}content-length: {len}\r\n\r\n{body}"
         );
         socket.write_all(request.as_bytes()).expect("sent");
         let mut answer = String::new();
