@@ -7,6 +7,7 @@ use arcpd::wire::proto::{self, envelope::Payload};
 use serde_json::{Value, json};
 use support::collector::Collector;
 use support::host::*;
+use support::scrape::value;
 use support::ws::Ws;
 use support::*;
 
@@ -34,7 +35,6 @@ async fn what_is_logged_is_changed_while_it_runs() {
     assert!(!log[between.clone()].contains(noise), "{}", &log[between]);
 }
 
-#[tokio::test]
 /// A level with a slip in it was the name of a target that nothing has: the log went
 /// silent, the audit with it, and the line that said so was not written.
 #[tokio::test]
@@ -84,6 +84,7 @@ fn a_filter_that_is_none_stops_the_start_by_its_name() {
     }
 }
 
+#[tokio::test]
 async fn a_line_about_a_job_names_its_trace() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = Runtime::start_with(dir.path(), HOSTING_BRIEFLY);
@@ -130,6 +131,109 @@ async fn a_line_about_a_job_names_its_session_its_trace_and_itself() {
     assert_eq!(fields["job_id"], job_id);
     assert_eq!(fields["session_id"], peer.session_id);
     assert_eq!(fields["trace_id"], end.trace_id);
+}
+
+/// The lines of the audit about an operation, as their fields.
+fn audit(runtime: &Runtime, operation: &str) -> Vec<Value> {
+    let log = runtime.log();
+    let lines = log.lines().filter(|line| line.contains("arcpd::audit"));
+    let fields = lines.map(|line| serde_json::from_str::<Value>(line).unwrap()["fields"].take());
+    fields
+        .filter(|line| line["operation"] == operation)
+        .collect()
+}
+
+/// Four sessions could have 15 MB of audit written in 40 s.
+#[tokio::test]
+async fn a_refused_client_had_a_line_of_the_log_for_each_of_its_messages() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    let own = peer.submit("echo", json!(1)).await;
+    peer.until_terminal().await;
+    for job in [&own, "job_nobodys"] {
+        for _ in 0..300 {
+            let subscribe = proto::JobSubscribe::default();
+            peer.send(job, Payload::JobSubscribe(subscribe)).await;
+        }
+        peer.ping_collect().await;
+    }
+    // What had no line of its own is summed up, at the latest when the runtime ends.
+    runtime.signal("-TERM");
+    drop(peer);
+    let started = std::time::Instant::now();
+    let refused = loop {
+        let lines = audit(&runtime, "subscribe");
+        let suppressed = lines.iter().filter_map(|line| line["suppressed"].as_u64());
+        let with_one = lines.iter().filter(|line| line["job_id"] == "job_nobodys");
+        if with_one.count() as u64 + suppressed.sum::<u64>() >= 300 {
+            break lines;
+        }
+        assert!(started.elapsed().as_secs() < 30, "{lines:?}");
+        tokio::task::yield_now().await;
+    };
+    assert!(refused.len() < 100, "{}", refused.len());
+    assert!(
+        refused.iter().all(|line| line["job_id"] != own),
+        "{refused:?}"
+    );
+}
+
+/// Sessions alone were counted, and nothing was logged.
+#[tokio::test]
+async fn tokens_refused_by_other_services_than_sessions_were_counted_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    const WRONG: &str = "wrong-token-secret";
+    let mut session = Peer::open(&runtime.address, hello(WRONG)).await;
+    session.error().await;
+    let mut jobs = support::jobs::connect(&runtime, WRONG).await;
+    jobs.submit_job(support::jobs::of("echo", json!(1)))
+        .await
+        .unwrap_err();
+    let channel = support::jobs::channel(&runtime).await;
+    let bearer = support::jobs::Bearer(WRONG);
+    let mut admin = AdminServiceClient::with_interceptor(channel, bearer);
+    let overview = proto::GetOverviewRequest::default();
+    admin.get_overview(overview).await.unwrap_err();
+    let mut host = HostPeer::dial(&runtime.address, WRONG).await.unwrap();
+    host.hear().await.unwrap_err();
+    for service in ["session", "job", "admin", "agent_host"] {
+        let of = format!("arcpd_authentications_refused_total{{service=\"{service}\"}}");
+        assert_eq!(value(&runtime.admin_get("/metrics").1, &of), 1.0, "{of}");
+        runtime
+            .until_logged(&format!("\"service\":\"{service}\""))
+            .await;
+    }
+    let lines = audit(&runtime, "authenticate");
+    assert!(
+        lines.iter().all(|line| line["decision"] == "refused"),
+        "{lines:?}"
+    );
+    assert_eq!(lines.len(), 4);
+}
+
+#[tokio::test]
+async fn an_agent_that_was_killed_left_no_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let agent = "[[agent]]\nname = \"dies\"\ncommand = [\"sh\", \"-c\", \"kill -SEGV $$\"]\n";
+    let runtime = Runtime::start_with(dir.path(), agent);
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    let job_id = peer.submit("dies", json!(1)).await;
+    peer.until_terminal().await;
+    runtime
+        .until_logged("an agent was killed by a signal")
+        .await;
+    let log = runtime.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("killed by a signal"))
+        .unwrap();
+    let line: Value = serde_json::from_str(line).unwrap();
+    assert_eq!(
+        (&line["fields"]["signal"], &line["fields"]["job_id"]),
+        (&json!(11), &json!(job_id))
+    );
 }
 
 /// Where a text is that must not be there.

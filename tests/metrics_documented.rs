@@ -100,6 +100,19 @@ async fn what_is_documented_moves_when_something_happens() {
     let resumed = Peer::resume(&runtime.address, BOB, &session, &token, 1).await;
     drop(resumed.welcomed().await);
     let mut ws = Ws::connect(&runtime, BOB).await;
+    // What cannot be read is a submit that was refused as well.
+    slow.send("", with_lease("echo", json!(1), json!("no lease")))
+        .await;
+    slow.error().await;
+    let mut jobs = support::jobs::connect(&runtime, BOB).await;
+    let unreadable = proto::SubmitJobRequest {
+        input_json: "{".into(),
+        ..support::jobs::of("echo", json!(1))
+    };
+    jobs.submit_job(unreadable).await.unwrap_err();
+
+    let mut nobody = Peer::open(&runtime.address, hello("nobodys-token")).await;
+    nobody.error().await;
     ws.ping().await;
 
     // A host is lost with its job; the next one has a place, and two jobs want it.

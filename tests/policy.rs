@@ -137,23 +137,15 @@ async fn decisions_are_in_the_audit_log() {
         assert_eq!(allowed["trace_id"].as_str().unwrap().len(), 32);
         assert_eq!(allowed["trace_id"], refused["trace_id"]);
 
-        // Who watches whose job, also where it is refused.
+        // Who wanted to watch whose job; who watches their own is no news.
         let mut observer = alice.another(&runtime, ALICE).await;
         observer.subscribe(&job).await;
-        let line = audit(&runtime, |line| line["operation"] == "subscribe").await;
         let by = |line: &Value| {
             ["principal", "job_id", "owner", "decision", "rule"].map(|key| line[key].clone())
         };
-        assert_eq!(
-            by(&line),
-            ["alice", &*job, "alice", "allowed", "same_principal"].map(Value::from)
-        );
         let mut bob = alice.another(&runtime, BOB).await;
         assert_eq!(bob.subscribe(&job).await["code"], "JOB_NOT_FOUND");
-        let line = audit(&runtime, |line| {
-            line["operation"] == "subscribe" && line["principal"] == "bob"
-        })
-        .await;
+        let line = audit(&runtime, |line| line["operation"] == "subscribe").await;
         assert_eq!(
             by(&line),
             ["bob", &*job, "alice", "refused", "same_principal"].map(Value::from)

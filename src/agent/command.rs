@@ -18,6 +18,7 @@
 //! job's time is over, and whatever it leaves behind goes with it.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -91,6 +92,18 @@ impl CommandAgent {
                 }
             }
         };
+        let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
+        if let (Some(signal), false) = (signal, told) {
+            let program = &self.command[0];
+            tracing::warn!(
+                signal,
+                program,
+                trace_id = job.trace_id(),
+                session_id = job.session_id(),
+                job_id = job.job_id(),
+                "an agent was killed by a signal"
+            );
+        }
         // Nothing of it outlives the job, and nothing holds the pipes open.
         drop(group);
         let rest = async {

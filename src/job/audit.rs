@@ -1,10 +1,12 @@
 //! The audit log: one line for each decision about authority, under the target
 //! `arcpd::audit` (docs/authority.md has the fields). Names and rules, no secrets.
+//! Refusals cost a peer nothing, so their lines are bounded, and the rest summed up.
 //! What is asked for an operation is counted here too.
 
 use super::{Child, Delegation, JobContext};
 use crate::authority::Rule;
 use crate::protocol::Failure;
+use crate::telemetry::Bounded;
 
 const TEXT_CHARS: usize = 256;
 const LEASE_BYTES: usize = 64 * 1024;
@@ -34,6 +36,10 @@ pub(super) fn authorized(
     if !tracing::enabled!(target: "arcpd::audit", tracing::Level::INFO) {
         return;
     }
+    let lines = &job.telemetry().lines;
+    if decided.is_err() && !lines.admits("authorize", job.principal()) {
+        return;
+    }
     let (decision, rule, code) = match decided {
         Ok(rule) => ("allowed", rule.to_string(), ""),
         Err(failure) => ("refused", failure.message.clone(), failure.code.as_str()),
@@ -56,6 +62,10 @@ pub(super) fn authorized(
 
 /// What became of a delegation; the check of `agent.delegate` has a line of its own.
 pub(super) fn delegated(job: &JobContext, asked: &Delegation, made: &Result<Child, Failure>) {
+    let lines = &job.telemetry().lines;
+    if made.is_err() && !lines.admits("delegate", job.principal()) {
+        return;
+    }
     let (decision, child_job_id, rule, code) = match made {
         Ok(child) => ("allowed", &*child.job_id, "", ""),
         Err(failure) => ("refused", "", &*failure.message, failure.code.as_str()),
@@ -78,23 +88,34 @@ pub(super) fn delegated(job: &JobContext, asked: &Delegation, made: &Result<Chil
     );
 }
 
-/// Who watches whose job (§14, cross-session subscription audit); without an owner
-/// there is no such job.
-pub(crate) fn subscribed(principal: &str, job_id: &str, owner: Option<&str>) {
-    let allowed = owner == Some(principal);
+/// Who wanted to watch whose job (§14, cross-session subscription audit); without an
+/// owner there is no such job. One's own is nothing to write down.
+pub(crate) fn subscribed(lines: &Bounded, principal: &str, job_id: &str, owner: Option<&str>) {
+    if owner == Some(principal) || !lines.admits("subscribe", principal) {
+        return;
+    }
     tracing::info!(
         target: "arcpd::audit",
         operation = "subscribe",
         principal,
         job_id = short(job_id),
         owner,
-        decision = if allowed { "allowed" } else { "refused" },
+        decision = "refused",
         rule = "same_principal",
     );
 }
 
 /// What a policy made of a lease request.
-pub(super) fn bounded(principal: &str, agent: &str, asked: &str, decided: Result<&str, &Failure>) {
+pub(super) fn bounded(
+    lines: &Bounded,
+    principal: &str,
+    agent: &str,
+    asked: &str,
+    decided: Result<&str, &Failure>,
+) {
+    if decided.is_err() && !lines.admits("grant", principal) {
+        return;
+    }
     let (decision, effective, rule) = match decided {
         Ok(effective) if effective == asked => ("allowed", effective, ""),
         Ok(effective) => ("cut", effective, ""),

@@ -414,7 +414,8 @@ impl Jobs {
         if *asked != Lease::default() || effective.is_err() {
             let granted = effective.as_ref().map(Lease::to_json);
             let asked = asked.to_json();
-            audit::bounded(principal, agent, &asked, granted.as_deref().map_err(|f| *f));
+            let (lines, decided) = (&self.telemetry.lines, granted.as_deref());
+            audit::bounded(lines, principal, agent, &asked, decided.map_err(|f| *f));
             if let Ok(granted) = &granted {
                 // It is stored, and has to be read again after a restart.
                 Lease::parse(granted, None, now()).map_err(|why| {

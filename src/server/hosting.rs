@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Tokens;
 use crate::agent::host::Rights;
 use crate::session::Authenticator;
+use crate::telemetry::{Service, Telemetry};
 
 /// One principal's right to host.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -50,11 +51,16 @@ impl Hosting {
 pub(super) struct HostRights {
     pub tokens: Tokens,
     pub hosting: Vec<Hosting>,
+    pub telemetry: Telemetry,
 }
 
 impl Rights for HostRights {
     fn principal(&self, token: &str) -> Option<String> {
-        self.tokens.principal(token)
+        let principal = self.tokens.principal(token);
+        if principal.is_none() {
+            self.telemetry.unauthenticated(Service::AgentHost);
+        }
+        principal
     }
 
     fn may_host(&self, principal: &str, agent_name: &str) -> bool {

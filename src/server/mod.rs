@@ -234,6 +234,8 @@ impl Server {
             self.retention,
             sessions.limits.resume_window,
         ));
+        let lines = sessions.jobs.telemetry().lines.clone();
+        let summed = tokio::spawn(async move { lines.keep().await });
         let credentials = sessions.jobs.credentials().cloned();
         let keeper = credentials.map(|all| tokio::spawn(all.keep(sessions.jobs.clone())));
         let fenced = CancellationToken::new();
@@ -254,6 +256,8 @@ impl Server {
             tracing::warn!("the drain deadline passed with connections open");
         }
         kept.abort();
+        summed.abort();
+        sessions.jobs.telemetry().lines.sum_up();
         if let Some(keeper) = keeper {
             keeper.abort();
         }
@@ -350,6 +354,7 @@ async fn open(config: Config) -> anyhow::Result<Opened> {
     let rights = HostRights {
         tokens: config.tokens.clone(),
         hosting: config.hosting,
+        telemetry: telemetry.clone(),
     };
     let mut agents = config.agents;
     let hosts = Hosts::new(

@@ -14,6 +14,7 @@ use crate::job::now;
 use crate::log::{Command, Outcome, SessionRow, StreamId};
 use crate::protocol::message::{Hello, Profile, Resume};
 use crate::protocol::{ErrorCode, Failure};
+use crate::telemetry::Service;
 
 /// What the actor starts from.
 pub(super) struct Opened {
@@ -40,12 +41,13 @@ pub(super) async fn open(
     if hello.auth_scheme != "bearer"
         && !(hello.auth_scheme.is_empty() && hello.auth_token.is_empty())
     {
+        sessions.jobs.telemetry().unauthenticated(Service::Session);
         return Err(Failure::new(
             ErrorCode::Unauthenticated,
             "auth.scheme: must be \"bearer\"",
         ));
     }
-    let principal = sessions.authenticate(&hello.auth_token)?;
+    let principal = sessions.authenticate(&hello.auth_token, Service::Session)?;
     match &hello.resume {
         None => open_new(sessions, new_id, principal, &hello).await,
         Some(resume) => open_resumed(sessions, principal, resume, &hello).await,

@@ -8,7 +8,7 @@ use crate::job::{NewJob, audit_subscribed};
 use crate::log::{Command, JobRow, ListFilter};
 use crate::protocol::message::{ListJobs, Submit};
 use crate::protocol::{ErrorCode, Failure, TraceContext};
-use crate::telemetry::Via;
+use crate::telemetry::{Service, Via};
 
 const LIST_LIMIT_DEFAULT: u32 = 100;
 const LIST_LIMIT_MAX: u32 = 1_000;
@@ -29,11 +29,13 @@ pub struct Page {
 }
 
 impl Sessions {
-    /// Who shows this token.
-    pub fn authenticate(&self, token: &str) -> Result<String, Failure> {
+    /// Who shows this token to a service.
+    pub fn authenticate(&self, token: &str, service: Service) -> Result<String, Failure> {
         let principal = self.authenticator.principal(token);
-        principal
-            .ok_or_else(|| Failure::new(ErrorCode::Unauthenticated, "auth: the token is not valid"))
+        principal.ok_or_else(|| {
+            self.jobs.telemetry().unauthenticated(service);
+            Failure::new(ErrorCode::Unauthenticated, "auth: the token is not valid")
+        })
     }
 
     /// The job, if this principal may know of it; otherwise there is none.
@@ -54,7 +56,7 @@ impl Sessions {
         self.log.job(job_id).await.map_err(unavailable)
     }
 
-    /// The same for one who is going to watch it; the audit log has it (§14).
+    /// The same for one who is going to watch it; the audit log has a refusal (§14).
     pub async fn watchable(
         &self,
         principal: &str,
@@ -64,7 +66,7 @@ impl Sessions {
         let job = self.job(job_id).await?;
         // A refusal names the owner here, and to nobody else.
         let owner = job.as_ref().map(|job| &*job.principal);
-        audit_subscribed(principal, job_id, owner);
+        audit_subscribed(&self.jobs.telemetry().lines, principal, job_id, owner);
         job.filter(|job| job.principal == principal)
             .ok_or_else(Failure::job_not_found)
     }

@@ -16,6 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::Via;
+use super::authentication::{OfService, Service};
 use crate::protocol::ErrorCode;
 
 /// Values of the label `agent`; what comes later is `other`.
@@ -152,6 +153,7 @@ impl Default for Metrics {
             agents: RwLock::default(),
             sessions: Family::default(),
             opened: Family::default(),
+    unauthenticated: Family<OfService, Counter>,
             resumes: Family::default(),
             requests: ByTransport::default(),
             received_bytes: ByTransport::default(),
@@ -167,6 +169,10 @@ impl Default for Metrics {
             first_event_seconds: Histogram::new(WAIT_SECONDS),
             host_losses: Counter::default(),
             records: Counter::default(),
+        let unauthenticated = Family::default();
+        for service in Service::ALL {
+            drop(unauthenticated.get_or_create(&service.label()));
+        }
             record_bytes: Counter::default(),
             authorizations,
             budgets_exhausted: Counter::default(),
@@ -188,6 +194,7 @@ impl Metrics {
         to.register("session_back_pressure", "Clients told that they are behind", self.back_pressure.clone());
         to.register("jobs_submitted", "Jobs accepted, by agent", self.submitted.clone());
         to.register("jobs_refused", "Submits refused, by code", self.refused.clone());
+            unauthenticated,
         to.register("jobs_ended", "Jobs ended, by agent and status", self.ended.clone());
         to.register_with_unit("job_run", "From a job's acceptance to its end, by agent", Unit::Seconds, self.run_seconds.clone());
         to.register_with_unit("job_queue", "From a job's acceptance to a host's", Unit::Seconds, self.queue_seconds.clone());
@@ -215,6 +222,7 @@ impl Metrics {
 
     pub fn session_attached(&self, via: Via, by: i64) {
         let of = SessionState {
+        to.register("authentications_refused", "Tokens that were refused, by the service they were shown to", self.unauthenticated.clone());
             transport: transport_of(via),
             state: "attached",
         };
@@ -342,6 +350,10 @@ mod tests {
             metrics.ended(&agent, "success", number);
         }
         let mut registry = Registry::default();
+    pub(super) fn unauthenticated(&self, service: Service) {
+        self.unauthenticated.get_or_create(&service.label()).inc();
+    }
+
         metrics.register(&mut registry);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();

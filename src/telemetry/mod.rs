@@ -20,6 +20,8 @@
 //! ```
 
 mod agents;
+mod authentication;
+mod bounded;
 mod encode;
 mod env;
 mod exporter;
@@ -49,6 +51,8 @@ use tokio::sync::oneshot;
 
 pub use agents::AgentSpans;
 pub(crate) use agents::context_of;
+pub use authentication::Service;
+pub use bounded::Bounded;
 pub use env::{Batch, Config};
 pub use job::JobTrace;
 pub use metrics::Metrics;
@@ -71,6 +75,8 @@ use span::{Kind, Span, Value, now_of_records};
 #[derive(Clone, Default)]
 pub struct Telemetry {
     pub metrics: Arc<Metrics>,
+    /// Which refusals have a line of the log.
+    pub lines: Arc<Bounded>,
     shared: Option<Arc<Shared>>,
 }
 
@@ -121,6 +127,7 @@ impl Telemetry {
         };
         Ok(Self {
             metrics: Arc::default(),
+            lines: Arc::default(),
             shared: Some(Arc::new(shared)),
         })
     }

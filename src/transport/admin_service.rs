@@ -14,6 +14,7 @@ use crate::agent::host::Hosts;
 use crate::job::{JobContext, now};
 use crate::protocol::{ErrorCode, Failure, Timestamp};
 use crate::session::{Live, Sessions};
+use crate::telemetry;
 use crate::telemetry::metrics::transport_of;
 use crate::wire::proto::admin_service_server::{AdminService, AdminServiceServer};
 use crate::wire::proto::{self, LimitUse};
@@ -46,8 +47,25 @@ impl Inspection {
     fn open<M: Message>(&self, request: Request<M>, method: &'static str) -> Result<M, Status> {
         let bearer = super::bearer(&request.metadata().clone().into_headers());
         let token = bearer.as_ref().map_or("", |token| token.expose_secret());
-        let principal = self.sessions.authenticate(token).map_err(status)?;
+        let known = self.sessions.authenticate(token, telemetry::Service::Admin);
+        let principal = known.map_err(status)?;
         if !self.operators.contains(&principal) {
+            self.audit_refused(&principal, method);
+
+            let text = "this principal is not an operator of this runtime";
+            return Err(status(Failure::new(ErrorCode::PermissionDenied, text)));
+        }
+        Ok(request.into_inner())
+    }
+
+    fn audit_refused(&self, principal: &str, method: &'static str) {
+        if self
+            .sessions
+            .jobs
+            .telemetry()
+            .lines
+            .admits("inspect", principal)
+        {
             tracing::warn!(
                 target: "arcpd::audit",
                 operation = "inspect",
@@ -56,10 +74,7 @@ impl Inspection {
                 decision = "refused",
                 rule = "operators",
             );
-            let text = "this principal is not an operator of this runtime";
-            return Err(status(Failure::new(ErrorCode::PermissionDenied, text)));
         }
-        Ok(request.into_inner())
     }
 
     async fn overview(&self) -> proto::GetOverviewResponse {

@@ -26,7 +26,7 @@ use super::status::status;
 use crate::log::JobRow;
 use crate::protocol::{ErrorCode, Failure, Timestamp, TraceContext};
 use crate::session::{Sessions, Watch};
-use crate::telemetry::Via;
+use crate::telemetry::{Service, Via};
 use crate::wire::{self, Invalid, proto};
 
 /// What calls count as.
@@ -207,7 +207,8 @@ where
 fn authenticate(sessions: &Sessions, parts: &Parts) -> Result<String, Failure> {
     let token = super::bearer(&parts.headers);
     let shown = token.as_ref().map_or("", |token| token.expose_secret());
-    sessions.authenticate(shown).map_err(|failure| match token {
+    let known = sessions.authenticate(shown, Service::Job);
+    known.map_err(|failure| match token {
         Some(_) => failure,
         None => {
             let text = "authorization: missing; send `Bearer` and a token";
