@@ -8,6 +8,7 @@ use std::path::Path;
 use arcpd::wire::proto::{self, envelope::Payload};
 use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
+use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 use serde_json::json;
 use support::collector::Collector;
 use support::host::*;
@@ -101,7 +102,7 @@ async fn what_happened_is_counted_under_one_name_for_prometheus_and_a_collector(
             let metrics: Vec<_> = metrics.flat_map(|scope| scope.metrics).collect();
             let resumes = metrics
                 .iter()
-                .any(|metric| metric.name == "arcpd_session_resumes_total" && points(metric) == 1);
+                .any(|metric| metric.name == "arcpd_session_resumes_total" && total(metric) == 1.0);
             resumes.then_some(metrics)
         })
         .await;
@@ -109,13 +110,16 @@ async fn what_happened_is_counted_under_one_name_for_prometheus_and_a_collector(
     assert_eq!(pushed, names(&text));
 }
 
-fn points(metric: &Metric) -> usize {
-    match &metric.data {
-        Some(Data::Sum(sum)) => sum.data_points.len(),
-        Some(Data::Gauge(gauge)) => gauge.data_points.len(),
-        Some(Data::Histogram(histogram)) => histogram.data_points.len(),
-        other => panic!("{other:?}"),
-    }
+fn total(counter: &Metric) -> f64 {
+    let Some(Data::Sum(sum)) = &counter.data else {
+        panic!("{counter:?}");
+    };
+    let values = sum.data_points.iter().map(|point| match point.value {
+        Some(Value::AsInt(value)) => value as f64,
+        Some(Value::AsDouble(value)) => value,
+        None => 0.0,
+    });
+    values.sum()
 }
 
 /// An alert on a metric that was renamed never fires.

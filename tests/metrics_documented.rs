@@ -18,12 +18,14 @@ const DOCUMENTED: &str = include_str!("../docs/observability.md");
 
 /// What stays 0 while all is well. Credentials move in `credentials_revoked.rs`, the
 /// store in `durability.rs`, dropped spans in `traces.rs`.
-const TROUBLE: [&str; 6] = [
+const TROUBLE: [&str; 8] = [
     "arcpd_commit_failures_total",
     "arcpd_credentials_outstanding",
     "arcpd_credentials_unrevocable",
     "arcpd_fanout_lag_blocks",
     "arcpd_runtime_queue_depth",
+    "arcpd_session_lag_records",
+    "arcpd_sessions_stalled",
     "arcpd_telemetry_spans_dropped_total",
 ];
 
@@ -81,6 +83,13 @@ async fn what_is_documented_moves_when_something_happens() {
         .await;
     let none = |jobs: u64| jobs == 0;
     runtime.until_metric("arcpd_jobs_running", none).await;
+    runtime
+        .until_metric("arcpd_sessions_stalled", |sessions| sessions == 1)
+        .await;
+    let behind = |records: u64| records > 10_000;
+    runtime
+        .until_metric("arcpd_session_lag_records", behind)
+        .await;
     slow.until_terminal().await;
 
     // A budget is used up, and something is asked for that nobody has.
@@ -91,15 +100,6 @@ async fn what_is_documented_moves_when_something_happens() {
     slow.send("", with_lease("nobody", json!(1), json!({})))
         .await;
     slow.error().await;
-
-    // It is cut off and comes back; another one stays away, a third is of WebSocket.
-    let (session, token) = (slow.session_id.clone(), slow.resume_token.clone());
-    drop(slow);
-    let resumed = Peer::resume(&runtime.address, BOB, &session, &token, 1 << 40).await;
-    drop(resumed);
-    let resumed = Peer::resume(&runtime.address, BOB, &session, &token, 1).await;
-    drop(resumed.welcomed().await);
-    let mut ws = Ws::connect(&runtime, BOB).await;
     // What cannot be read is a submit that was refused as well.
     slow.send("", with_lease("echo", json!(1), json!("no lease")))
         .await;
@@ -113,6 +113,15 @@ async fn what_is_documented_moves_when_something_happens() {
 
     let mut nobody = Peer::open(&runtime.address, hello("nobodys-token")).await;
     nobody.error().await;
+
+    // It is cut off and comes back; another one stays away, a third is of WebSocket.
+    let (session, token) = (slow.session_id.clone(), slow.resume_token.clone());
+    drop(slow);
+    let resumed = Peer::resume(&runtime.address, BOB, &session, &token, 1 << 40).await;
+    drop(resumed);
+    let resumed = Peer::resume(&runtime.address, BOB, &session, &token, 1).await;
+    drop(resumed.welcomed().await);
+    let mut ws = Ws::connect(&runtime, BOB).await;
     ws.ping().await;
 
     // A host is lost with its job; the next one has a place, and two jobs want it.
@@ -155,6 +164,11 @@ async fn what_is_documented_moves_when_something_happens() {
     assert_eq!((of_tools("allowed"), of_tools("refused")), (2.0, 1.0));
     for (sample, expected) in [
         ("arcpd_budgets_exhausted_total", 1.0),
+        (
+            "arcpd_jobs_refused_total{code=\"AGENT_NOT_AVAILABLE\"}",
+            1.0,
+        ),
+        ("arcpd_jobs_refused_total{code=\"INVALID_REQUEST\"}", 2.0),
         ("arcpd_jobs{agent=\"a@1.0.0\",status=\"pending\"}", 1.0),
         ("arcpd_jobs{agent=\"a@1.0.0\",status=\"running\"}", 1.0),
         ("arcpd_sessions{transport=\"none\",state=\"parked\"}", 1.0),

@@ -6,6 +6,8 @@
 //! drains its receivers after: it then holds every block up to there. A reader
 //! that lagged reads the log up to the *committed* position and follows from it.
 
+mod stalled;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -13,8 +15,11 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::{RwLock, RwLockWriteGuard, broadcast, mpsc};
 
+pub use stalled::{Place, Rest};
+
 use crate::log::{Block, Position, StreamId};
 use crate::telemetry::Telemetry;
+use stalled::Stalled;
 
 /// Blocks a channel keeps for a slow receiver; beyond it the log serves.
 const CHANNEL_BLOCKS: usize = 32;
@@ -24,6 +29,7 @@ pub struct Hub {
     channels: Mutex<HashMap<StreamId, Channel>>,
     published: AtomicI64,
     catch_ups: AtomicU64,
+    stalled: Stalled,
     /// Written to while streams are looked at and trimmed.
     trimming: RwLock<()>,
 }

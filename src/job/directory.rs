@@ -108,6 +108,15 @@ impl AgentDirectory {
         Ok((format!("{}@{version}", wanted.name), agent.clone()))
     }
 
+    /// Of the agents that are always there, each as `name@version`.
+    pub fn pinned(&self) -> impl Iterator<Item = String> {
+        let versions = |(name, of): (&String, &Versions)| {
+            let pinned = |version: &String| format!("{name}@{version}");
+            of.by_version.keys().map(pinned).collect::<Vec<_>>()
+        };
+        self.agents.iter().flat_map(versions)
+    }
+
     /// Of the agents that are always there.
     pub fn names(&self) -> Vec<String> {
         self.agents.keys().cloned().collect()

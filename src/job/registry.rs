@@ -133,6 +133,7 @@ impl Jobs {
         last_stream: StreamId,
         telemetry: Telemetry,
     ) -> Arc<Self> {
+        telemetry.metrics.reserve(agents.pinned());
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             policy,

@@ -12,11 +12,15 @@ use prometheus_client::registry::{Registry, Unit};
 use super::peers::Peers;
 use super::process;
 use crate::agent::host::Hosts;
+use crate::fanout::Place;
 use crate::log::jetstream::Followed;
 use crate::protocol::Timestamp;
 use crate::session::Sessions;
 use crate::telemetry::Metrics;
 use crate::transport::admin::Scraper;
+
+/// Sessions that a scrape looks at for the one that is farthest behind.
+const PLACES_MAX: usize = 64;
 
 #[derive(Clone)]
 pub(crate) struct Scrape {
@@ -50,6 +54,7 @@ impl Scrape {
         registry.register("build", "The running build", version);
         self.metrics().register(&mut registry);
         self.log(&mut registry).await;
+        self.stalled(&mut registry).await;
         self.read(&mut registry);
         if let Some(cell) = &self.cell {
             cell.register(&mut registry);
@@ -87,12 +92,26 @@ impl Scrape {
     }
 
     #[rustfmt::skip]
+    async fn stalled(&self, registry: &mut Registry) {
+        let (log, hub) = (&self.sessions.log, &self.sessions.hub);
+        let (count, places) = hub.stalled(PLACES_MAX);
+        let committed = log.committed();
+        let mut worst = 0;
+        for Place { watched, position } in places {
+            let lag = log.count_to(watched, position, committed).await.unwrap_or(0);
+            worst = worst.max(lag);
+        }
+        gauge(registry, "sessions_stalled", "Sessions whose peer does not read what there is for it", count as i64);
+        gauge(registry, "session_lag_records", "Records that the one of these that is farthest behind has still to be sent", worst as i64);
+    }
+
+    #[rustfmt::skip]
     fn read(&self, registry: &mut Registry) {
         let sessions = &self.sessions;
         let connections = self.connections_open.load(Ordering::Relaxed) as i64;
         gauge(registry, "connections_open", "Connections of clients", connections);
         gauge(registry, "sessions_attached", "Sessions with a connection", sessions.attached() as i64);
-        gauge(registry, "jobs_running", "Jobs that run now", sessions.jobs.running() as i64);
+        gauge(registry, "jobs_running", "Jobs that are not over, also those that wait for a host", sessions.jobs.running() as i64);
         let live = sessions.jobs.live();
         let jobs = self.metrics().jobs(live.iter().map(|job| (job.agent(), job.status())));
         registry.register("jobs", "Jobs that are not over, by agent and status", jobs);

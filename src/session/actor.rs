@@ -22,7 +22,7 @@ use crate::credential::Held;
 use crate::fanout::Pin;
 use crate::log::{Block, Command, SessionRow, StreamId};
 use crate::protocol::message::{Reply, ReplyBody};
-use crate::protocol::{Failure, Request, RequestBody, TraceContext, feature};
+use crate::protocol::{ErrorCode, Failure, Request, RequestBody, TraceContext, feature};
 use crate::telemetry::Via;
 use crate::wire::{JobHeader, SessionHeader};
 
@@ -338,6 +338,10 @@ impl Actor {
         let request = match request {
             Ok(request) => request,
             Err(invalid) => {
+                if invalid.of_submit {
+                    let metrics = &self.sessions.jobs.telemetry().metrics;
+                    metrics.refused(ErrorCode::InvalidRequest);
+                }
                 self.error(invalid.request_id, None, Failure::invalid(invalid.message));
                 return Ok(());
             }

@@ -29,7 +29,7 @@ pub(super) struct Feed {
     held: BTreeMap<Position, Arc<Block>>,
     mode: Mode,
     /// What is watched and not followed, while nobody reads.
-    resting: Option<Vec<fanout::Pin>>,
+    resting: Option<(Vec<fanout::Pin>, fanout::Rest)>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -66,8 +66,13 @@ impl Feed {
     /// For a session whose peer has stopped reading: gives back what the channels
     /// keep for it, and leaves the rest to the log.
     pub fn rest(&mut self) {
+        let place = fanout::Place {
+            watched: self.watched().collect(),
+            position: self.cursor.position,
+        };
         let streams = self.watched.keys();
-        self.resting = Some(streams.map(|stream| self.hub.pin_one(*stream)).collect());
+        let pins = streams.map(|stream| self.hub.pin_one(*stream)).collect();
+        self.resting = Some((pins, self.hub.rest(place)));
         self.drop_receivers();
         self.held.clear();
     }

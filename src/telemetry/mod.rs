@@ -22,6 +22,7 @@
 mod agents;
 mod authentication;
 mod bounded;
+mod by_transport;
 mod encode;
 mod env;
 mod exporter;

@@ -55,7 +55,11 @@ type Called<M> = (Arc<Sessions>, Call<M>);
 async fn submit(
     (sessions, call): Called<proto::SubmitJobRequest>,
 ) -> Result<proto::SubmitJobResponse, Failure> {
-    let submit = wire::submit_from_proto(call.message).map_err(invalid)?;
+    let submit = wire::submit_from_proto(call.message).map_err(|refused| {
+        let metrics = &sessions.jobs.telemetry().metrics;
+        metrics.refused(ErrorCode::InvalidRequest);
+        invalid(refused)
+    })?;
     let submitted = sessions.submit(call.principal, call.trace, submit);
     let (row, duplicate) = submitted.await?;
     let credentials = sessions.credentials_of(&row).await;

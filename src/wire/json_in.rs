@@ -49,6 +49,7 @@ pub fn parse_json(text: &str) -> Result<Request, Invalid> {
             .clone()
             .filter(|id| !id.is_empty() && id.len() <= ID_BYTES_MAX),
         message,
+        of_submit: raw.type_name.as_deref() == Some("job.submit"),
     };
     if raw.arcp.as_deref() != Some(VERSION) {
         return Err(named(format!("arcp: must be \"{VERSION}\"")));

@@ -63,6 +63,8 @@ pub struct Invalid {
     /// The envelope's id when it could be read, to answer with.
     pub request_id: Option<String>,
     pub message: String,
+    /// It would have been a submit.
+    pub of_submit: bool,
 }
 
 impl Invalid {
@@ -70,6 +72,7 @@ impl Invalid {
         Self {
             request_id: None,
             message: message.into(),
+            of_submit: false,
         }
     }
 }

@@ -13,9 +13,14 @@ pub(super) const KEY_BYTES_MAX: usize = 256;
 /// Checks everything that needs no state; the session checks the rest.
 pub fn request_from_proto(envelope: proto::Envelope) -> Result<Request, Invalid> {
     let id = envelope.id;
+    let of_submit = matches!(
+        envelope.payload,
+        Some(proto::envelope::Payload::JobSubmit(_))
+    );
     let named = |message: String| Invalid {
         request_id: filled(id.clone()),
         message,
+        of_submit,
     };
     if !(envelope.arcp.is_empty() || envelope.arcp == VERSION) {
         return Err(named(format!("arcp: this runtime speaks {VERSION} only")));
