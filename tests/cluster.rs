@@ -50,6 +50,24 @@ async fn resume(runtime: &Runtime, from: &Ws, after: u64) -> Ws {
 }
 
 #[tokio::test]
+async fn replicas_that_begin_a_cell_in_the_same_moment_share_its_stream() {
+    let nats = Nats::single();
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let replicas = std::thread::scope(|scope| {
+        let starts = dirs
+            .each_ref()
+            .map(|dir| scope.spawn(|| replica(&nats, dir.path())));
+        starts.map(|start| start.join().expect("ready"))
+    });
+    let mut client = Ws::connect(&replicas[0], ALICE).await;
+    let accepted = client.submit("echo", json!(1)).await;
+    let mut observer = Ws::connect(&replicas[2], ALICE).await;
+    let about = json!({ "job_id": accepted["job_id"], "history": true });
+    observer.say("job.subscribe", about).await;
+    assert_eq!(observer.until_terminal().await.len(), 1);
+}
+
+#[tokio::test]
 async fn what_is_submitted_at_one_replica_is_watched_listed_and_cancelled_at_another() {
     let (_cell, [a, b, c]) = Cell::start();
     let mut submitter = Ws::connect(&a, ALICE).await;

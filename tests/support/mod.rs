@@ -66,6 +66,9 @@ pub fn serve_at(data_dir: &Path, listen: &str) -> Command {
         // For the tests themselves; a runtime refuses what it does not know.
         .env_remove("ARCPD_CHART_SEED")
         .env_remove("ARCPD_MODEL_SEED")
+        .env_remove("ARCPD_NEMESIS_FAULTS")
+        .env_remove("ARCPD_NEMESIS_SEC")
+        .env_remove("ARCPD_NEMESIS_SEED")
         .env_remove("ARCPD_SOAK_SEC")
         .env_remove("ARCPD_SOAK_SEED")
         .env(

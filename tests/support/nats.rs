@@ -108,8 +108,10 @@ impl Nats {
         });
         let routes = routes.join(", ");
         for node in &mut nodes {
+            // Not advertised: a client knows the addresses that it was given, and what a
+            // test has put between stays between.
             node.configure(&format!(
-                "cluster {{ name: tests, listen: '127.0.0.1:{}', routes: [{routes}] }}\n",
+                "cluster {{ name: tests, listen: '127.0.0.1:{}', routes: [{routes}], no_advertise: true }}\n",
                 node.route.number
             ));
             node.restart();

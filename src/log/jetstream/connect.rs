@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use async_nats::jetstream::{self, stream};
+use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
+use async_nats::jetstream::{self, ErrorCode, stream};
 use async_nats::{ConnectErrorKind, ConnectOptions};
 use secrecy::{ExposeSecret, SecretString};
 
@@ -60,11 +61,18 @@ pub(super) async fn connect(
     }
     let mut jetstream = jetstream::new(client.clone());
     jetstream.set_timeout(ACK_TIMEOUT);
-    let stream = jetstream.get_or_create_stream(wanted(cluster)).await;
-    let stream = stream.map_err(|error| {
+    let refuses = |error: String| {
         let hint = "check that JetStream is on and that this user may use it";
-        unreachable(cluster, &error.to_string(), hint)
-    })?;
+        unreachable(cluster, &error, hint)
+    };
+    let stream = match jetstream.get_or_create_stream(wanted(cluster)).await {
+        Ok(stream) => stream,
+        Err(error) if is_made(&error) => {
+            let made = jetstream.get_stream(stream_name(&cluster.name)).await;
+            made.map_err(|error| refuses(error.to_string()))?
+        }
+        Err(error) => return Err(refuses(error.to_string())),
+    };
     let has = stream.cached_info().config.num_replicas;
     if has < cluster.replication {
         return Err(refused(
@@ -77,6 +85,14 @@ pub(super) async fn connect(
         ));
     }
     Ok((client, jetstream, stream))
+}
+
+/// Another replica has made the stream in the same moment, with an identity of its own.
+fn is_made(error: &CreateStreamError) -> bool {
+    let CreateStreamErrorKind::JetStream(error) = error.kind() else {
+        return false;
+    };
+    error.error_code() == ErrorCode::STREAM_NAME_EXIST
 }
 
 fn options(cluster: &ClusterOptions) -> Result<ConnectOptions, Error> {

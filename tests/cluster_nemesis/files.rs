@@ -1,0 +1,141 @@
+//! What the replicas' files have, read beside the replicas.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags, params};
+
+use crate::checker::{Block, Change, ViewOp};
+
+/// Of a file at one moment.
+pub struct File {
+    connection: Connection,
+    /// Of the last entry of the stream that it has.
+    pub sequence: i64,
+}
+
+/// A job's row.
+pub struct Job {
+    pub id: String,
+    pub stream: i64,
+    pub key: Option<String>,
+    pub lease_json: String,
+    pub ended: bool,
+}
+
+impl File {
+    pub fn read(path: &Path) -> Self {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let connection = Connection::open_with_flags(path, flags).expect("a replica's file");
+        // One moment for all that is read from now on.
+        connection.execute_batch("BEGIN").expect("a transaction");
+        let sequence = "SELECT sequence FROM replicated";
+        let sequence = connection.query_row(sequence, [], |row| row.get(0));
+        Self {
+            connection,
+            sequence: sequence.expect("a replica's file"),
+        }
+    }
+
+    pub fn unfinished(&self) -> Vec<String> {
+        let jobs = self.jobs().into_iter();
+        jobs.filter(|job| !job.ended).map(|job| job.id).collect()
+    }
+
+    pub fn jobs(&self) -> Vec<Job> {
+        let select =
+            "SELECT id, stream, idempotency_key, lease_json, end_position IS NOT NULL FROM job";
+        let mut select = self.connection.prepare(select).unwrap();
+        let rows = select.query_map([], |row| {
+            Ok(Job {
+                id: row.get(0)?,
+                stream: row.get(1)?,
+                key: row.get(2)?,
+                lease_json: row.get(3)?,
+                ended: row.get(4)?,
+            })
+        });
+        rows.unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    pub fn blocks(&self) -> Vec<Block> {
+        let select = "SELECT position, stream, first_seq, first_seq + count - 1 FROM block ORDER BY position";
+        let mut select = self.connection.prepare(select).unwrap();
+        let rows = select.query_map([], |row| {
+            Ok(Block {
+                position: row.get(0)?,
+                stream: row.get(1)?,
+                first: row.get::<_, i64>(2)? as u64,
+                last: row.get::<_, i64>(3)? as u64,
+            })
+        });
+        rows.unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    pub fn view_ops(&self, session: &str) -> Vec<ViewOp> {
+        let select = "SELECT at_position, at_seq, kind, stream, from_seq, to_seq FROM
+            (SELECT * FROM view_op UNION ALL SELECT * FROM view_op_recent)
+            WHERE session_id = ?1 ORDER BY op_no";
+        let mut select = self.connection.prepare(select).unwrap();
+        let rows = select.query_map(params![session], |row| {
+            let (stream, after, to) = (
+                row.get(3)?,
+                row.get::<_, i64>(4)? as u64,
+                row.get::<_, i64>(5)? as u64,
+            );
+            let change = match row.get(2)? {
+                1 => Change::Watch { stream, after },
+                2 => Change::Unwatch { stream },
+                3 => Change::History { stream, after, to },
+                other => panic!("a view operation of kind {other}"),
+            };
+            Ok(ViewOp {
+                at_position: row.get(0)?,
+                at_seq: row.get::<_, i64>(1)? as u64,
+                change,
+            })
+        });
+        rows.unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    /// Every table's rows as text, in an order of their own.
+    pub fn tables(&self) -> BTreeMap<String, Vec<String>> {
+        let select = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name";
+        let mut select = self.connection.prepare(select).unwrap();
+        let names = select.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        let names: Vec<_> = names.collect::<Result<_, _>>().unwrap();
+        let rows = |name: &String| self.rows(&format!("SELECT * FROM \"{name}\""));
+        let mut tables: BTreeMap<_, _> = names
+            .iter()
+            .map(|name| (name.clone(), rows(name)))
+            .collect();
+        // Which of the two has an operation is each replica's own business.
+        let recent = tables.remove("view_op_recent").unwrap_or_default();
+        let ops = tables.entry("view_op".into()).or_default();
+        ops.extend(recent);
+        tables.values_mut().for_each(|rows| rows.sort());
+        tables
+    }
+
+    fn rows(&self, select: &str) -> Vec<String> {
+        let mut select = self.connection.prepare(select).unwrap();
+        let columns = select.column_count();
+        let rows = select.query_map([], |row| {
+            let cells = (0..columns).map(|index| {
+                Ok(match row.get_ref(index)? {
+                    ValueRef::Null => "NULL".to_owned(),
+                    ValueRef::Integer(number) => number.to_string(),
+                    ValueRef::Real(number) => number.to_string(),
+                    ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
+                    ValueRef::Blob(bytes) => {
+                        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+                    }
+                })
+            });
+            let cells: Result<Vec<_>, rusqlite::Error> = cells.collect();
+            Ok(cells?.join("|"))
+        });
+        rows.unwrap().collect::<Result<_, _>>().unwrap()
+    }
+}

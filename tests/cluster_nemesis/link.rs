@@ -1,0 +1,98 @@
+//! A TCP link that can be cut, frozen and healed.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum State {
+    Whole,
+    /// Connections end, and new ones at once.
+    Cut,
+    /// Connections stay and nothing goes through: what a network does that drops packets.
+    Frozen,
+}
+
+/// Between one that dials `address` and one that listens at the target.
+pub struct Link {
+    pub address: SocketAddr,
+    state: watch::Sender<State>,
+}
+
+impl Link {
+    pub async fn start(target: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (state, seen) = watch::channel(State::Whole);
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                tokio::spawn(connection(near, target.clone(), seen.clone()));
+            }
+        });
+        Self { address, state }
+    }
+
+    pub fn set(&self, state: State) {
+        self.state.send_replace(state);
+    }
+}
+
+async fn connection(near: TcpStream, target: String, mut state: watch::Receiver<State>) {
+    let mut until_whole = state.clone();
+    let connect = async {
+        // One that dials into a frozen network waits; one whose link is cut is told.
+        until_whole
+            .wait_for(|state| *state != State::Frozen)
+            .await
+            .ok()?;
+        TcpStream::connect(target).await.ok()
+    };
+    let far = tokio::select! {
+        far = connect => far,
+        _ = state.wait_for(|state| *state == State::Cut) => None,
+    };
+    let Some(far) = far else { return };
+    let ((near_rx, near_tx), (far_rx, far_tx)) = (near.into_split(), far.into_split());
+    let (there, back) = (state.clone(), state.clone());
+    // Whichever ends takes the other, and both sockets, with it.
+    tokio::select! {
+        () = pass(near_rx, far_tx, there) => {}
+        () = pass(far_rx, near_tx, back) => {}
+        _ = state.wait_for(|state| *state == State::Cut) => {}
+    }
+}
+
+async fn pass(
+    mut from: impl AsyncReadExt + Unpin,
+    mut to: impl AsyncWriteExt + Unpin,
+    mut state: watch::Receiver<State>,
+) {
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        if state
+            .wait_for(|state| *state != State::Frozen)
+            .await
+            .is_err()
+        {
+            return;
+        }
+        let read = from.read(&mut buffer).await;
+        if state
+            .wait_for(|state| *state != State::Frozen)
+            .await
+            .is_err()
+        {
+            return;
+        }
+        match read {
+            Ok(read) if read > 0 => {
+                if to.write_all(&buffer[..read]).await.is_err() {
+                    return;
+                }
+            }
+            _ => return,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Clients and agent hosts that go from replica to replica of a cell while its parts are
+//! killed, paused, cut off and drained at random, for as long as `ARCPD_NEMESIS_SEC` says:
+//! what every client was told holds in the end, at every replica. The seed is printed;
+//! `ARCPD_NEMESIS_SEED` gives everyone the same choices again, and `ARCPD_NEMESIS_FAULTS`
+//! leaves only some kinds of faults.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cell;
+mod checker;
+mod client;
+mod files;
+mod history;
+mod host;
+mod link;
+mod nemesis;
+mod replica;
+mod verify;
+mod work;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cell::Cell;
+use client::Client;
+use history::History;
+use host::Host;
+use nemesis::{Fault, Nemesis};
+use tokio::task::JoinSet;
+use work::Shared;
+
+const CLIENTS: u64 = 4;
+const HOSTS: u64 = 2;
+
+fn from_env(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Clients and hosts, until all that they asked for is answered and over.
+struct Load {
+    shared: Arc<Shared>,
+    history: Arc<History>,
+    clients: JoinSet<()>,
+    hosts: JoinSet<()>,
+}
+
+impl Load {
+    fn start(cell: &Arc<Cell>, seed: u64) -> Self {
+        let (shared, history) = (Arc::<Shared>::default(), Arc::new(History::new(&cell.logs)));
+        let mut load = Self {
+            shared: shared.clone(),
+            history: history.clone(),
+            clients: JoinSet::new(),
+            hosts: JoinSet::new(),
+        };
+        for number in 0..CLIENTS {
+            let seed = seed.wrapping_add(number);
+            let client = Client::new(cell.clone(), shared.clone(), history.clone(), seed);
+            load.clients.spawn(client.run());
+        }
+        for number in 0..HOSTS {
+            let seed = seed.wrapping_add(CLIENTS + number);
+            let host = Host::new(cell.clone(), shared.clone(), history.clone(), number, seed);
+            load.hosts.spawn(host.run());
+        }
+        load
+    }
+
+    async fn end(mut self, cell: &Cell) -> Arc<History> {
+        self.shared.stop();
+        while let Some(client) = self.clients.join_next().await {
+            client.expect("a client that does not panic");
+        }
+        verify::all_over(cell).await;
+        self.hosts.shutdown().await;
+        self.history
+    }
+}
+
+async fn verdict(cell: &Cell, history: &History, seed: u64) -> [usize; 3] {
+    let recorded = history.take();
+    println!("{:?}", recorded.counts);
+    println!(
+        "{} sessions, {} keys",
+        recorded.sessions.len(),
+        recorded.submits.len()
+    );
+    let faults = verify::faults(cell, recorded).await;
+    let ends = cell.replicas.each_ref().map(|replica| replica.ends());
+    println!("replicas ended {ends:?} times");
+    assert!(
+        faults.is_empty(),
+        "seed {seed}: {} faults; logs in {}\n{}",
+        faults.len(),
+        cell.logs.display(),
+        faults
+            .iter()
+            .take(8)
+            .map(|fault| truncated(fault))
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
+    std::fs::remove_dir_all(&cell.logs).expect("the logs of this test");
+    ends
+}
+
+fn truncated(text: &str) -> String {
+    text.chars().take(600).collect()
+}
+
+fn logs(name: &str, seed: u64) -> std::path::PathBuf {
+    let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{seed}"));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+fn seed() -> u64 {
+    let seed = from_env("ARCPD_NEMESIS_SEED").unwrap_or_else(rand::random) >> 1;
+    println!("ARCPD_NEMESIS_SEED={}", seed << 1);
+    seed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_go_from_replica_to_replica_lose_nothing() {
+    let ends = under("moves", &[], Duration::from_secs(8)).await;
+    assert_eq!(ends, [0; 3], "nobody ended a replica");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_told_holds_whatever_becomes_of_replicas_servers_and_links() {
+    let time = Duration::from_secs(from_env("ARCPD_NEMESIS_SEC").unwrap_or(60));
+    under("nemesis", &nemesis::ALL, time).await;
+}
+
+/// Those of the kinds that `ARCPD_NEMESIS_FAULTS` names, by commas; all without it.
+fn chosen(kinds: &[Fault]) -> Vec<Fault> {
+    let wanted = std::env::var("ARCPD_NEMESIS_FAULTS").ok();
+    let is_wanted = |kind: &&Fault| {
+        let name = format!("{kind:?}");
+        wanted
+            .as_ref()
+            .is_none_or(|wanted| wanted.split(',').any(|one| one == name))
+    };
+    kinds.iter().filter(is_wanted).copied().collect()
+}
+
+/// Plays under faults of these kinds, and judges; returns how often each replica ended.
+async fn under(name: &str, kinds: &[Fault], time: Duration) -> [usize; 3] {
+    let seed = seed();
+    let (cell, nats) = Cell::start(&logs(name, seed)).await;
+    let cell = Arc::new(cell);
+    let load = Load::start(&cell, seed);
+    let history = load.history.clone();
+    let nemesis = Nemesis::new(cell.clone(), nats, history, seed, time);
+    let nats = nemesis.run(&chosen(kinds)).await;
+    let history = load.end(&cell).await;
+    let ends = verdict(&cell, &history, seed).await;
+    drop(nats);
+    ends
+}

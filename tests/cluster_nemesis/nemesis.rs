@@ -1,0 +1,202 @@
+//! Faults, one after another, chosen by a seed. Each is for a bounded time, and leaves
+//! some two replicas and some two servers whole or is over soon.
+
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rustix::process::Signal;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::cell::Cell;
+use crate::history::History;
+use crate::link::State;
+use crate::support::nats::Cluster;
+
+/// The stream of a cell with the default name.
+const STREAM: &str = "ARCP_LOG_arcpd";
+/// For what was done to be undone by itself: a replica that is started again, a stream
+/// that has a leader again.
+const WHOLE_WITHIN: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fault {
+    KillReplica,
+    /// Past every lease: it wakes as one that is gone.
+    PauseReplica,
+    /// For less than it takes to be declared gone.
+    PauseReplicaBriefly,
+    DrainReplica,
+    KillServer,
+    KillLeader,
+    PauseServer,
+    PauseLeader,
+    /// From one replica to one server, or to all.
+    CutLink,
+    CutReplica,
+    FreezeLink,
+    FreezeReplica,
+    /// Longer than a command waits for its answer.
+    LoseQuorum,
+    KillReplicaAndLeader,
+}
+
+pub const ALL: [Fault; 14] = [
+    Fault::KillReplica,
+    Fault::PauseReplica,
+    Fault::PauseReplicaBriefly,
+    Fault::DrainReplica,
+    Fault::KillServer,
+    Fault::KillLeader,
+    Fault::PauseServer,
+    Fault::PauseLeader,
+    Fault::CutLink,
+    Fault::CutReplica,
+    Fault::FreezeLink,
+    Fault::FreezeReplica,
+    Fault::LoseQuorum,
+    Fault::KillReplicaAndLeader,
+];
+
+pub struct Nemesis {
+    cell: Arc<Cell>,
+    nats: Cluster,
+    history: Arc<History>,
+    random: StdRng,
+    until: Instant,
+}
+
+impl Nemesis {
+    pub fn new(
+        cell: Arc<Cell>,
+        nats: Cluster,
+        history: Arc<History>,
+        seed: u64,
+        time: Duration,
+    ) -> Self {
+        Self {
+            cell,
+            nats,
+            history,
+            random: StdRng::seed_from_u64(seed),
+            until: Instant::now() + time,
+        }
+    }
+
+    /// Until its time is over; returns with everything whole. Every kind comes once
+    /// before one comes again.
+    pub async fn run(mut self, kinds: &[Fault]) -> Cluster {
+        let mut left = Vec::new();
+        while Instant::now() < self.until {
+            if left.is_empty() {
+                left = kinds.to_vec();
+            }
+            if left.is_empty() {
+                sleep_until(self.until).await;
+                break;
+            }
+            let fault = left.swap_remove(self.random.random_range(0..left.len()));
+            self.history.note("nemesis", &format!("{fault:?}"));
+            self.history.count(format!("{fault:?}"));
+            self.strike(fault).await;
+            self.history.note("nemesis", "over");
+            self.rest(200..2_000).await;
+        }
+        self.cell.heal_links();
+        self.cell.ready().await;
+        self.nats.until_current();
+        self.nats.until_followed(STREAM).await;
+        self.nats
+    }
+
+    /// For a time of a range, in milliseconds.
+    async fn rest(&mut self, ms: std::ops::Range<u64>) {
+        let ms = self.random.random_range(ms);
+        sleep_until(Instant::now() + Duration::from_millis(ms)).await;
+    }
+
+    async fn strike(&mut self, fault: Fault) {
+        let replica = self.random.random_range(0..3);
+        let server = match fault {
+            Fault::KillLeader | Fault::PauseLeader | Fault::KillReplicaAndLeader => {
+                self.nats.leader_of(STREAM).await
+            }
+            _ => self.random.random_range(0..3),
+        };
+        self.history
+            .note("nemesis", &format!("replica {replica}, server {server}"));
+        match fault {
+            Fault::KillReplica => drop(self.end(replica, Signal::KILL).await),
+            Fault::DrainReplica => {
+                let ended = self.end(replica, Signal::TERM).await;
+                if !ended.success() {
+                    self.history
+                        .fault(format!("a drain of {replica} ended with {ended}"));
+                }
+            }
+            Fault::PauseReplica => self.pause(replica, 4_000..8_000).await,
+            Fault::PauseReplicaBriefly => self.pause(replica, 200..2_500).await,
+            Fault::KillServer | Fault::KillLeader => {
+                self.nats.nodes[server].kill9();
+                self.rest(500..5_000).await;
+                self.nats.nodes[server].restart();
+            }
+            Fault::PauseServer | Fault::PauseLeader => {
+                self.nats.nodes[server].pause();
+                self.rest(1_000..8_000).await;
+                self.nats.nodes[server].resume();
+            }
+            Fault::CutLink => self.links(replica, Some(server), State::Cut).await,
+            Fault::CutReplica => self.links(replica, None, State::Cut).await,
+            Fault::FreezeLink => self.links(replica, Some(server), State::Frozen).await,
+            Fault::FreezeReplica => self.links(replica, None, State::Frozen).await,
+            Fault::LoseQuorum => {
+                let other = (server + 1) % 3;
+                self.nats.nodes[server].kill9();
+                self.nats.nodes[other].pause();
+                self.rest(11_000..14_000).await;
+                self.nats.nodes[other].resume();
+                self.nats.nodes[server].restart();
+            }
+            Fault::KillReplicaAndLeader => {
+                self.cell.replicas[replica].signal(Signal::KILL);
+                self.nats.nodes[server].kill9();
+                self.rest(1_000..6_000).await;
+                self.nats.nodes[server].restart();
+            }
+        }
+        // The next finds two of each whole: the last one's damage is undone by itself.
+        self.nats.until_followed(STREAM).await;
+        let ready = timeout(WHOLE_WITHIN, self.cell.ready()).await;
+        if ready.is_err() {
+            self.history.fault(format!("not whole after {fault:?}"));
+        }
+    }
+
+    /// One that ends is started again.
+    async fn end(&mut self, replica: usize, signal: Signal) -> ExitStatus {
+        let replica = &self.cell.replicas[replica];
+        let next = replica.next_end();
+        replica.signal(signal);
+        next.await
+    }
+
+    async fn pause(&mut self, replica: usize, ms: std::ops::Range<u64>) {
+        self.cell.replicas[replica].signal(Signal::STOP);
+        self.rest(ms).await;
+        self.cell.replicas[replica].signal(Signal::CONT);
+    }
+
+    async fn links(&mut self, replica: usize, server: Option<usize>, state: State) {
+        let cell = self.cell.clone();
+        let links = cell.links[replica].iter().enumerate();
+        let links: Vec<_> = links
+            .filter(|(to, _)| server.is_none_or(|server| server == *to))
+            .collect();
+        links.iter().for_each(|(_, link)| link.set(state));
+        self.rest(500..8_000).await;
+        links.iter().for_each(|(_, link)| link.set(State::Whole));
+    }
+}
