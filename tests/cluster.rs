@@ -7,8 +7,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use arcpd::wire::proto;
+use arcpd::wire::proto::serve_response::Message as Hear;
 use serde_json::json;
 use support::host::*;
+use support::link::{Link, State};
 use support::nats::Nats;
 use support::ws::{Ws, hello, seqs};
 use support::*;
@@ -17,11 +19,15 @@ use support::*;
 const TAKEN_OVER: Duration = Duration::from_secs(8);
 
 fn replica(nats: &Nats, dir: &Path) -> Runtime {
+    replica_at(&nats.url(), dir)
+}
+
+fn replica_at(url: &str, dir: &Path) -> Runtime {
     let path = dir.join("arcpd.toml");
     std::fs::write(&path, HOSTING).unwrap();
     Runtime::spawn(serve(dir).arg("--config").arg(path).args([
         "--cluster",
-        &nats.url(),
+        url,
         "--cluster-replication",
         "1",
     ]))
@@ -232,6 +238,54 @@ async fn a_job_that_is_over_at_once_at_another_replica_is_seen_from_its_beginnin
         client.await.expect("all of them");
     }
     hosting.abort();
+}
+
+/// A replica that was given a job said what is left of its budget before its submitter,
+/// elsewhere, listened: the session went on without it, under numbers that a resume gave
+/// to others.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_job_says_elsewhere_before_its_submitter_listens_has_its_number() {
+    const CLIENTS: usize = 48;
+    let nats = Nats::single();
+    let link = Link::start(nats.url().trim_start_matches("nats://").into()).await;
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let through = format!("nats://{}", link.address);
+    let a = tokio::task::block_in_place(|| replica_at(&through, dirs[0].path()));
+    let b = replica(&nats, dirs[1].path());
+    let mut host = HostPeer::serving(&b.address, "h", "a", 1000).await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(Ws::connect(&a, ALICE).await);
+    }
+    // Once one has gone there, the next ones go there at once.
+    clients[0].submit("a", json!(1)).await;
+    host.assigned().await;
+    link.set(State::OneWay);
+    let lease = json!({ "cost.budget": ["USD:1"] });
+    let submit = json!({ "agent": "a", "input": 2, "lease_request": lease });
+    for client in &mut clients {
+        client.say("job.submit", submit.clone()).await;
+    }
+    let mut acked = 0;
+    while acked < CLIENTS {
+        match host.hear().await.expect("an open stream") {
+            Hear::Assign(assign) => {
+                let of = assign.r#ref.expect("a ref");
+                host.accept(&of).await;
+                let reports = vec![log(1, "working"), result(2, "3")];
+                host.report(&of, reports).await;
+            }
+            Hear::Ack(ack) => acked += usize::from(ack.seq == 2),
+            other => panic!("{other:?}"),
+        }
+    }
+    // All of it comes at once.
+    link.set(State::Whole);
+    for client in &mut clients {
+        let seen = client.until_terminal().await;
+        let mut again = resume(&b, client, 0).await;
+        assert_eq!(again.until_terminal().await, seen);
+    }
 }
 
 /// The replica that its host was at is killed, and the host goes to another, where the

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::link::{Link, State};
 use crate::replica::Replica;
 use crate::support::host::HOSTING;
+use crate::support::link::{Link, State};
 use crate::support::nats::{Cluster, Nats};
 
 /// For three replicas to be ready after whatever happened.

@@ -13,7 +13,6 @@ mod client;
 mod files;
 mod history;
 mod host;
-mod link;
 mod nemesis;
 mod replica;
 mod verify;

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::cell::Cell;
 use crate::history::History;
-use crate::link::State;
+use crate::support::link::State;
 use crate::support::nats::Cluster;
 
 /// The stream of a cell with the default name.

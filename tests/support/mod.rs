@@ -14,6 +14,7 @@ pub mod helm;
 pub mod host;
 pub mod jaeger;
 pub mod jobs;
+pub mod link;
 pub mod nats;
 pub mod pki;
 pub mod plane;

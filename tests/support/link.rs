@@ -13,6 +13,24 @@ pub enum State {
     Cut,
     /// Connections stay and nothing goes through: what a network does that drops packets.
     Frozen,
+    /// Only what the one that dials says goes through.
+    OneWay,
+}
+
+impl State {
+    fn passes(self, way: Way) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::OneWay => way == Way::There,
+            Self::Cut | Self::Frozen => false,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Way {
+    There,
+    Back,
 }
 
 /// Between one that dials `address` and one that listens at the target.
@@ -58,8 +76,8 @@ async fn connection(near: TcpStream, target: String, mut state: watch::Receiver<
     let (there, back) = (state.clone(), state.clone());
     // Whichever ends takes the other, and both sockets, with it.
     tokio::select! {
-        () = pass(near_rx, far_tx, there) => {}
-        () = pass(far_rx, near_tx, back) => {}
+        () = pass(near_rx, far_tx, Way::There, there) => {}
+        () = pass(far_rx, near_tx, Way::Back, back) => {}
         _ = state.wait_for(|state| *state == State::Cut) => {}
     }
 }
@@ -67,32 +85,17 @@ async fn connection(near: TcpStream, target: String, mut state: watch::Receiver<
 async fn pass(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
+    way: Way,
     mut state: watch::Receiver<State>,
 ) {
     let mut buffer = vec![0; 16 * 1024];
-    loop {
-        if state
-            .wait_for(|state| *state != State::Frozen)
-            .await
-            .is_err()
-        {
+    while let Ok(read) = from.read(&mut buffer).await
+        && read > 0
+    {
+        // Its end is seen by whoever waits for a cut.
+        let open = state.wait_for(|state| state.passes(way)).await.is_ok();
+        if !open || to.write_all(&buffer[..read]).await.is_err() {
             return;
-        }
-        let read = from.read(&mut buffer).await;
-        if state
-            .wait_for(|state| *state != State::Frozen)
-            .await
-            .is_err()
-        {
-            return;
-        }
-        match read {
-            Ok(read) if read > 0 => {
-                if to.write_all(&buffer[..read]).await.is_err() {
-                    return;
-                }
-            }
-            _ => return,
         }
     }
 }
