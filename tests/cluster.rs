@@ -320,6 +320,34 @@ async fn a_job_follows_its_host_to_another_replica() {
     assert_eq!(seen.last().unwrap()["payload"]["result"], 5);
 }
 
+/// What became of a submit was not known to its replica, which forgot it: the job was made
+/// and never ran, and a retry on the same connection gave its place in the session's view
+/// to another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_submit_that_is_answered_too_late_is_made_and_runs() {
+    let nats = Nats::single();
+    let link = Link::start(nats.url().trim_start_matches("nats://").into()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let through = format!("nats://{}", link.address);
+    let a = tokio::task::block_in_place(|| replica_at(&through, dir.path()));
+    let mut client = Ws::connect(&a, ALICE).await;
+    let submit = json!({ "agent": "echo", "input": 7, "idempotency_key": "k" });
+    link.set(State::OneWay);
+    client.say("job.submit", submit.clone()).await;
+    let refused = client.hear_type("session.error").await;
+    assert_eq!(refused["payload"]["retryable"], true, "{refused}");
+    // What its view is, only a resume can tell.
+    while client.try_hear().await.is_some() {}
+    link.set(State::Whole);
+    a.until_logged("answers again").await;
+    let mut again = resume(&a, &client, 0).await;
+    let seen = again.until_terminal().await;
+    assert_eq!(seen.last().unwrap()["payload"]["result"], 7);
+    again.say("job.submit", submit).await;
+    let accepted = again.hear_type("job.accepted").await;
+    assert_eq!(accepted["job_id"], seen[0]["job_id"]);
+}
+
 #[tokio::test]
 async fn a_replica_that_is_drained_is_not_missed() {
     let (_cell, [a, b, _c]) = Cell::start();

@@ -24,6 +24,9 @@ use crate::protocol::message::Submit;
 use crate::protocol::{AgentRef, ErrorCode, Failure, Outcome, Timestamp, TraceContext, id};
 use crate::telemetry::{self, JobTrace, Submitted, Telemetry, Via};
 
+/// How often a log that does not answer is asked what it made.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
 /// Shared by all sessions.
 pub struct Jobs {
     log: Log,
@@ -303,7 +306,25 @@ impl Jobs {
             trace: trace.to_row(&self.telemetry),
             owner,
         };
-        match self.log.execute(command).await.map_err(unavailable)? {
+        let outcome = match self.log.execute(command).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                if owner.is_none() && self.log.is_replicated() {
+                    let start = Start {
+                        agent: runner,
+                        max_runtime,
+                        deadline,
+                        grant: self.grant(&job, lease),
+                        credential: credential.and_then(Fresh::keep),
+                        trace,
+                        _making: making,
+                    };
+                    self.start_if_made(job, start);
+                }
+                return Err(unavailable(error))?;
+            }
+        };
+        match outcome {
             LogOutcome::Duplicate(row) => {
                 let same = same_or_conflict("idempotency_key", *row, &fingerprint);
                 Ok(same.map(Accepted::again)?)
@@ -344,6 +365,30 @@ impl Jobs {
                 })
             }
         }
+    }
+
+    /// Of a log that did not answer in time it is not known whether the job is made. Once
+    /// it answers again, one that is runs like any other: who submits it again finds it.
+    fn start_if_made(&self, row: JobRow, start: Start) {
+        let Some(jobs) = self.me.upgrade() else {
+            return;
+        };
+        tokio::spawn(async move {
+            // Applied behind what was sent before. A replica that is gone is never answered,
+            // and its jobs are another's.
+            while jobs.log.settled().await.is_err() {
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            match jobs.log.job(&row.id).await {
+                Ok(Some(row)) => jobs.start(Accepted {
+                    row,
+                    duplicate: false,
+                    start: Some(start),
+                }),
+                Ok(None) => {}
+                Err(error) => tracing::error!(%error, job_id = row.id, "a job was not begun"),
+            }
+        });
     }
 
     /// The job that has this submit's key.

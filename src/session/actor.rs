@@ -57,6 +57,9 @@ pub(super) struct Actor {
     pub replay: Option<Replay>,
     pub barrier: Option<Barrier>,
     pub op_count: u32,
+    /// A change was sent to the log and not answered: what the view is may only be
+    /// learned by a resume.
+    pub is_unsure: bool,
     /// The connection's.
     pub trace: Box<TraceContext>,
     pub via: Via,

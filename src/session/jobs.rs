@@ -41,13 +41,19 @@ impl Actor {
             submit,
         };
         let (at, op_no, session_id) = (self.cursor(), self.op_count, self.row.id.clone());
+        let mut is_asked = false;
         let op = |stream| {
+            is_asked = true;
             let after_seq = 0;
             let change = Change::Watch { stream, after_seq };
             Some(Op { at, change }.to_row(&session_id, op_no))
         };
         let jobs = self.sessions.jobs.clone();
-        let accepted = jobs.submit(new, op).await?;
+        let submitted = jobs.submit(new, op).await;
+        if let Err(failure) = &submitted {
+            self.is_unsure = is_asked && failure.retryable && self.sessions.log.is_replicated();
+        }
+        let accepted = submitted?;
         let row = accepted.row.clone();
         self.accept(request_id, &row).await;
         if accepted.duplicate {

@@ -52,21 +52,23 @@ impl Actor {
             RequestBody::Submit(_)
             | RequestBody::Cancel { .. }
             | RequestBody::Subscribe { .. }
-            | RequestBody::Unsubscribe => self.change(request).await,
+            | RequestBody::Unsubscribe => return self.change(request).await,
         }
         Ok(())
     }
 
     /// A request that changes something: done once, however often it is sent.
-    async fn change(&mut self, mut request: Request) {
+    async fn change(&mut self, mut request: Request) -> Result<(), End> {
         let again = match self.recent.get(&request.id) {
             Some(Answer::Refused { failure }) => {
                 let failure = failure.clone();
-                return self.refuse(&request, failure);
+                self.refuse(&request, failure);
+                return Ok(());
             }
             Some(Answer::Submitted { job_id }) => {
                 let job_id = job_id.clone();
-                return self.accept_again(&request.id, &job_id).await;
+                self.accept_again(&request.id, &job_id).await;
+                return Ok(());
             }
             Some(Answer::Done) => true,
             None => false,
@@ -101,14 +103,21 @@ impl Actor {
             }
             _ => self.unsubscribe(job_id).await.map(|()| Answer::Done),
         };
-        let answer = answered.unwrap_or_else(|failure| {
-            self.refuse(&request, failure.clone());
-            Answer::Refused { failure }
-        });
+        let answer = match answered {
+            Ok(answer) => answer,
+            Err(failure) => {
+                self.refuse(&request, failure.clone());
+                if self.is_unsure {
+                    return Err(End::Close(Goodbye::after(&failure)));
+                }
+                Answer::Refused { failure }
+            }
+        };
         // What may succeed later is not remembered as refused.
         if !matches!(&answer, Answer::Refused { failure } if failure.retryable) {
             self.recent.insert(request.id, answer);
         }
+        Ok(())
     }
 
     fn trace_subscribe(
@@ -187,11 +196,13 @@ impl Actor {
             .zip(ops)
             .map(|(op_no, op)| op.to_row(&self.row.id, op_no))
             .collect();
+        self.is_unsure = self.sessions.log.is_replicated();
         let added = self.sessions.log.execute(Command::AddViewOps(rows)).await;
         if added.map_err(unavailable)? == Outcome::Stale {
             let text = "session: it is on another connection now";
             return Err(Failure::internal(text));
         }
+        self.is_unsure = false;
         self.op_count += ops.len() as u32;
         Ok(())
     }

@@ -76,6 +76,6 @@ impl Cell {
 
     /// A path of a replica's file.
     pub fn file(&self, replica: usize) -> PathBuf {
-        self.replicas[replica].dir.path().join("arcpd.db")
+        self.replicas[replica].dir.join("arcpd.db")
     }
 }

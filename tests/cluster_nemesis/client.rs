@@ -78,7 +78,7 @@ impl Client {
     pub async fn run(mut self) {
         while !self.shared.is_over() {
             if let Err(Lost(why)) = self.step().await {
-                self.lost(&why);
+                self.lost(&why).await;
             }
         }
         let began = Instant::now();
@@ -90,12 +90,13 @@ impl Client {
                     .fault(format!("submits that are never answered: {open:?}"));
             }
             if let Err(Lost(why)) = self.settle().await {
-                self.lost(&why);
+                self.lost(&why).await;
             }
         }
     }
 
-    fn lost(&mut self, why: &str) {
+    /// Comes back after a moment, as clients do.
+    async fn lost(&mut self, why: &str) {
         let session = self
             .session
             .as_ref()
@@ -104,6 +105,8 @@ impl Client {
         if self.socket.take().is_some() {
             self.history.count("connections lost");
         }
+        let back_off = Duration::from_millis(self.random.random_range(10..150));
+        tokio::time::sleep(back_off).await;
     }
 
     async fn settle(&mut self) -> Result<(), Lost> {
@@ -326,8 +329,6 @@ impl Client {
     async fn dial(&mut self) -> Result<(), Lost> {
         let replica = self.random.random_range(0..self.cell.replicas.len());
         let Some(address) = self.cell.replicas[replica].address() else {
-            // Others may serve; this is not to be a loop without a pause.
-            tokio::task::yield_now().await;
             return Err(Lost("it is down".into()));
         };
         let dialled = tokio_tungstenite::connect_async(format!("ws://{address}/arcp")).await;

@@ -23,7 +23,8 @@ const BACK_OFF: Duration = Duration::from_millis(300);
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub struct Replica {
-    pub dir: tempfile::TempDir,
+    /// Kept when the test fails.
+    pub dir: PathBuf,
     shared: Arc<Shared>,
     /// Dropped to end it.
     stop: Option<Sender<()>>,
@@ -49,11 +50,12 @@ struct Serves {
 
 impl Replica {
     pub fn start(number: usize, urls: &[SocketAddr], toml: &str, logs: &Path) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("arcpd.toml");
+        let dir = logs.join(format!("replica-{number}"));
+        std::fs::create_dir(&dir).unwrap();
+        let config = dir.join("arcpd.toml");
         std::fs::write(&config, toml).unwrap();
         let urls: Vec<_> = urls.iter().map(|at| format!("nats://{at}")).collect();
-        let mut command = serve(dir.path());
+        let mut command = serve(&dir);
         command.arg("--config").arg(config);
         command.args(["--cluster", &urls.join(","), "--cluster-replication", "3"]);
         command.stderr(Stdio::piped()).stdout(Stdio::null());

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decode::job_from_row;
 use super::execute::execute;
-use super::{Log, credential, import};
+use super::{Log, credential, import, view_ops};
 use crate::log::{Command, Error, JobRow, Outcome, PendingBlock, ReplicaNumber, StreamId};
 
 /// What becomes of an entry of a replica.
@@ -207,9 +207,10 @@ fn may(
     };
     match command {
         Command::ConfirmToken { id } | Command::ParkSession { id, .. } => has_session(id),
-        Command::AddViewOps(ops) => ops
-            .first()
-            .map_or(Ok(true), |op| has_session(&op.session_id)),
+        Command::AddViewOps(ops) => match ops.first() {
+            Some(op) => Ok(has_session(&op.session_id)? && view_ops::is_next(connection, op)?),
+            None => Ok(true),
+        },
         Command::AppendOwn { stream, .. }
         | Command::Activate { stream, .. }
         | Command::SetRunning { stream }
@@ -222,7 +223,12 @@ fn may(
                 Some(parent) => job_stream(connection, parent)?.map_or(Ok(false), has)?,
                 None => true,
             };
-            Ok(parent && (op.is_none() || has_session(&job.session_id)?))
+            // Its owner may not know of one that was applied late.
+            let fits = match op {
+                Some(op) => has_session(&job.session_id)? && view_ops::is_next(connection, op)?,
+                None => true,
+            };
+            Ok(parent && fits)
         }
         Command::MoveJob {
             stream,

@@ -48,6 +48,17 @@ pub(super) fn insert(connection: &Connection, op: &ViewOpRow) -> rusqlite::Resul
     Ok(())
 }
 
+/// Whether an operation is the next of its session's.
+pub(super) fn is_next(connection: &Connection, op: &ViewOpRow) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT ?2 = coalesce(max(op_no) + 1, 0) FROM
+               (SELECT op_no FROM view_op_recent WHERE session_id = ?1
+                UNION ALL SELECT max(op_no) FROM view_op WHERE session_id = ?1)",
+        )?
+        .query_row(params![op.session_id, op.op_no], |row| row.get(0))
+}
+
 /// Moves the recent ones when there are many.
 pub(in crate::log) fn settle(connection: &Connection) -> rusqlite::Result<()> {
     // Rows are only ever added or all removed, so the last number is their count.
