@@ -100,8 +100,10 @@ impl Nemesis {
             let fault = left.swap_remove(self.random.random_range(0..left.len()));
             self.history.note("nemesis", &format!("{fault:?}"));
             self.history.count(format!("{fault:?}"));
+            let began = Instant::now();
             self.strike(fault).await;
             self.history.note("nemesis", "over");
+            println!("{fault:?}, whole after {:.1} s", began.elapsed().as_secs_f64());
             self.rest(200..2_000).await;
         }
         self.cell.heal_links();
