@@ -4,6 +4,7 @@
 pub mod apt;
 pub mod both;
 pub mod buf;
+pub mod cell;
 pub mod chromium;
 pub mod collector;
 pub mod cpu;
@@ -19,6 +20,7 @@ pub mod nats;
 pub mod pki;
 pub mod plane;
 pub mod previous;
+pub mod process;
 pub mod promtool;
 pub mod proxy;
 pub mod python;
@@ -27,10 +29,9 @@ pub mod waterfall;
 pub mod ws;
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::Command;
 
 use arcpd::wire::proto::envelope::Payload;
 use arcpd::wire::proto::runtime_service_client::RuntimeServiceClient;
@@ -38,19 +39,23 @@ use arcpd::wire::proto::{self, Envelope, SessionRequest};
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
+use process::Process;
+
 pub const ALICE: &str = "alice-token-0123456789";
 pub const BOB: &str = "bob-token-0123456789ab";
 
 /// What is documented as the most a runtime sends at once.
 const MESSAGE_BYTES_MAX: usize = 1_000_000;
 
-/// An `arcpd serve` process; killed with SIGKILL when dropped.
+/// `arcpd serve`: a process, or the three of a cell where that is how a test runs; killed
+/// with SIGKILL when dropped.
 pub struct Runtime {
-    child: Child,
+    processes: Vec<Process>,
     pub address: String,
+    /// Of the first.
     pub admin: String,
-    /// What it has logged so far.
-    logged: Arc<Mutex<Vec<String>>>,
+    /// What listens at its address, where those that serve are several.
+    balancer: Option<cell::Balancer>,
 }
 
 /// A command that serves alice and bob with the demonstration agents on free ports.
@@ -97,58 +102,35 @@ impl Runtime {
 
     /// Starts a command and waits until it is ready.
     pub fn spawn(command: &mut Command) -> Self {
-        let mut child = command
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("arcpd starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-        let logged = Arc::new(Mutex::new(Vec::new()));
-        let ready = loop {
-            let line = lines.next();
-            let line = line.expect("a ready line before the end").expect("text");
-            logged.lock().unwrap().push(line.clone());
-            let line: serde_json::Value = serde_json::from_str(&line).expect("JSON log lines");
-            if line["fields"]["message"] == "ready" {
-                break line;
+        let (processes, balancer) = match cell::nats() {
+            None => (vec![Process::start(command)], None),
+            Some(nats) => {
+                let (replicas, balancer) = cell::start(command, &nats);
+                (replicas, Some(balancer))
             }
         };
-        let more = logged.clone();
-        // Keep reading, or the runtime would block on a full pipe.
-        std::thread::spawn(move || {
-            lines
-                .map_while(Result::ok)
-                .for_each(|line| more.lock().unwrap().push(line));
-        });
-        let field = |name: &str| {
-            let address = ready["fields"][name].as_str();
-            address.expect("an address").to_owned()
-        };
+        let first = &processes[0];
+        let address = balancer.as_ref().map_or(&first.listen, |b| &b.address);
         Self {
-            child,
-            address: field("listen"),
-            admin: field("admin_listen"),
-            logged,
+            address: address.clone(),
+            admin: first.admin.clone(),
+            processes,
+            balancer,
         }
     }
 
     pub fn log(&self) -> String {
-        self.logged.lock().unwrap().join("\n")
+        let logs: Vec<_> = self.processes.iter().map(Process::log).collect();
+        logs.join("\n")
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.processes[0].pid()
     }
 
     /// The status and body of a plain request to the admin port.
     pub fn admin_get(&self, path: &str) -> (u16, String) {
-        let mut socket = std::net::TcpStream::connect(&self.admin).expect("the admin port");
-        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
-        socket.write_all(request.as_bytes()).expect("sent");
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).expect("an answer");
-        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        (status.expect("a status"), body.to_owned())
+        get(&self.admin, path)
     }
 
     /// The same with a body.
@@ -171,12 +153,15 @@ impl Runtime {
         (status.expect("a status"), body.to_owned())
     }
 
-    /// A number of the admin port's metrics.
+    /// A number of the admin ports' metrics, of all processes.
     pub fn metric(&self, name: &str) -> u64 {
-        let (_, text) = self.admin_get("/metrics");
-        let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
-        let value = text.lines().find_map(value);
-        value.unwrap_or_else(|| panic!("{name} in {text}"))
+        let of = |process: &Process| {
+            let (_, text) = get(&process.admin, "/metrics");
+            let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+            let value: Option<u64> = text.lines().find_map(value);
+            value.unwrap_or_else(|| panic!("{name} in {text}"))
+        };
+        self.processes.iter().map(of).sum()
     }
 
     /// Waits until a metric is as wanted; beside the clients, which take part in it.
@@ -202,14 +187,15 @@ impl Runtime {
     }
 
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args([name, &pid]).status().unwrap();
-        assert!(sent.success());
+        self.processes
+            .iter()
+            .for_each(|process| process.signal(name));
     }
 
     pub fn kill(mut self) {
-        self.child.kill().expect("SIGKILL");
-        self.child.wait().expect("a dead child");
+        // Nobody gets through to one while another is killed.
+        self.balancer = None;
+        self.processes.iter_mut().for_each(Process::kill);
     }
 
     /// SIGTERM, then the exit status.
@@ -218,23 +204,29 @@ impl Runtime {
         self.exited().await
     }
 
-    /// Waits for the exit on this thread.
+    /// Waits for the exit on this thread; of several that which is no success.
     pub fn wait(&mut self) -> std::process::ExitStatus {
-        self.child.wait().expect("an exit")
+        let exits: Vec<_> = self.processes.iter_mut().map(Process::wait).collect();
+        let failed = exits.iter().find(|exit| !exit.success());
+        *failed.unwrap_or(&exits[0])
     }
 
     /// Waits for the exit beside the clients, which take part in it.
     pub async fn exited(mut self) -> std::process::ExitStatus {
-        let waited = tokio::task::spawn_blocking(move || self.child.wait());
-        waited.await.expect("no panic").expect("an exit")
+        let waited = tokio::task::spawn_blocking(move || self.wait());
+        waited.await.expect("no panic")
     }
 }
 
-impl Drop for Runtime {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn get(admin: &str, path: &str) -> (u16, String) {
+    let mut socket = std::net::TcpStream::connect(admin).expect("the admin port");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("an answer");
+    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    (status.expect("a status"), body.to_owned())
 }
 
 /// One gRPC connection of a client.
