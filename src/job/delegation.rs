@@ -85,7 +85,7 @@ impl Jobs {
             Some(grant) => Some(grant.delegating.lock().await),
             None => None,
         };
-        let (agent, runner) = self.agents().resolve(&asked.agent)?;
+        let (agent, runner) = self.resolve(&asked.agent).await?;
         let submit = Submit {
             agent: agent.clone(),
             input_json: match &*asked.input_json {

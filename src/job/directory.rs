@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::{AgentResult, JobContext};
+use crate::log::HostedAgentRow;
 use crate::protocol::message::AgentInfo;
 use crate::protocol::{AgentRef, ErrorCode, Failure};
 
@@ -31,6 +32,9 @@ pub trait Provider: Send + Sync + 'static {
 
     /// What takes a job of `name@version` up again, whether or not it is there yet.
     fn recover(&self, agent: &str) -> Arc<dyn Agent>;
+
+    /// Agents that were registered where other replicas are.
+    fn remember(&self, agents: &[HostedAgentRow]);
 
     /// Those that are there now.
     fn list(&self) -> Vec<AgentInfo>;
@@ -125,6 +129,10 @@ impl AgentDirectory {
     /// Asked for names that are not registered here.
     pub fn set_provider(&mut self, provider: Arc<dyn Provider>) {
         self.provider = Some(provider);
+    }
+
+    pub(super) fn remember(&self, agents: &[HostedAgentRow]) {
+        self.provider.iter().for_each(|p| p.remember(agents));
     }
 
     pub(super) fn recover(&self, agent: &str) -> Option<Arc<dyn Agent>> {

@@ -20,6 +20,8 @@ use crate::telemetry::JobTrace;
 /// Of the records that a job taken up again is traced from.
 const EARLIER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+const GONE: &str = "the replica that ran the job is gone; submit it again";
+
 impl Jobs {
     /// Ends what a crash left running, but for what hosts may still work on: that
     /// is taken up again. No job stays `running` for ever. Returns how many it ended.
@@ -34,13 +36,28 @@ impl Jobs {
     /// about to begin are begun by whoever made them.
     pub async fn inherit(&self, replica: ReplicaNumber) -> Result<usize, crate::log::Error> {
         let mut rows = self.log().unfinished_jobs_of(replica).await?;
-        rows.retain(|row| !self.is_making(row.stream) && self.live_context(&row.id).is_none());
-        let text = "the replica that ran the job is gone; submit it again";
-        self.take_up_all(rows, text).await
+        rows.retain(|row| self.is_to_take_up(row));
+        self.take_up_all(rows, GONE).await
+    }
+
+    /// The same for these jobs alone, which were given to it.
+    pub async fn receive(
+        &self,
+        replica: ReplicaNumber,
+        ids: Vec<String>,
+    ) -> Result<usize, crate::log::Error> {
+        let mut rows = self.log().unfinished_jobs_among(replica, ids).await?;
+        rows.retain(|row| self.is_to_take_up(row));
+        self.take_up_all(rows, GONE).await
+    }
+
+    fn is_to_take_up(&self, row: &JobRow) -> bool {
+        !self.is_making(row.stream) && self.live_context(&row.id).is_none()
     }
 
     async fn take_up_all(&self, rows: Vec<JobRow>, text: &str) -> Result<usize, crate::log::Error> {
-        let hosted = self.log().hosted_jobs().await?;
+        let streams = rows.iter().map(|row| row.stream).collect();
+        let hosted = self.log().hosted_jobs(streams).await?;
         let mut hosted: HashMap<_, _> = hosted.into_iter().map(|row| (row.stream, row)).collect();
         let mut ended = 0;
         // Parents come before their children: they were made first.

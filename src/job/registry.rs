@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::buffer::Since;
 use super::credentials::Wanted;
-use super::directory::{Agent, AgentDirectory};
+use super::directory::{Agent, AgentDirectory, Resolved};
 use super::grant::{Family, Grant};
 use super::idempotency::{fingerprint, meant, same_or_conflict};
 use super::live::LiveJobs;
@@ -231,7 +231,7 @@ impl Jobs {
             let same = same_or_conflict("idempotency_key", earlier, &said);
             return Ok(same.map(Accepted::again)?);
         }
-        let (agent, runner) = self.agents.resolve(&new.submit.agent)?;
+        let (agent, runner) = self.resolve(&new.submit.agent).await?;
         self.check_running(&new.principal)?;
         let lease = self.lease(&new, &agent, at)?;
         let stream = self.next_stream();
@@ -389,6 +389,25 @@ impl Jobs {
                 Err(error) => tracing::error!(%error, job_id = row.id, "a job was not begun"),
             }
         });
+    }
+
+    /// The pinned agent. One that is not known here may have been registered at another
+    /// replica a moment ago.
+    pub(super) async fn resolve(&self, text: &str) -> Resolved {
+        let found = self.agents.resolve(text);
+        let unknown = found.as_ref().is_err_and(|failure| {
+            matches!(
+                failure.code,
+                ErrorCode::AgentNotAvailable | ErrorCode::AgentVersionNotAvailable
+            )
+        });
+        if !unknown || !self.log.is_replicated() {
+            return found;
+        }
+        self.log.caught_up().await.map_err(unavailable)?;
+        let known = self.log.hosted_agents().await.map_err(unavailable)?;
+        self.agents.remember(&known);
+        self.agents.resolve(text)
     }
 
     /// The job that has this submit's key.

@@ -6,7 +6,7 @@
 //! in the log, by whoever is first, who then has its jobs; if it was only slow it finds
 //! that nothing it writes counts any more, and stops.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -14,8 +14,10 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::agent::host::{Elsewhere, Eventually, Hosts, hash};
 use crate::job::{Jobs, now};
@@ -27,6 +29,10 @@ use crate::session::Sessions;
 use crate::telemetry::Via;
 
 const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two of them, when what hosts offer changes.
+const PRESENCE_PAUSE: Duration = Duration::from_millis(20);
+/// What is heard of the log at once.
+const NEWS_MAX: usize = 256;
 /// Silence after which a replica is declared gone.
 const LOST_AFTER: Duration = Duration::from_secs(3);
 
@@ -48,6 +54,8 @@ struct Peer {
 pub(super) struct Peers {
     others: Mutex<HashMap<ReplicaNumber, Peer>>,
     takeovers: AtomicU64,
+    /// A replica has room that had none.
+    more: Notify,
 }
 
 /// All that a replica needs to be one of several.
@@ -63,27 +71,45 @@ pub(super) struct Membership {
 }
 
 impl Peers {
-    /// Where a job of an agent should run when no host here has room: where most is.
+    /// Where a job of an agent should run, if not here: where most room is, by what was
+    /// said last and what was sent there since. A place here is as good as one there, and
+    /// so is the line.
     fn choose(&self, agent: &str, here: Option<u32>) -> Option<ReplicaNumber> {
-        if here.is_some_and(|free| free > 0) {
+        let mut others = self.others.lock();
+        let with = others.iter_mut();
+        let with = with.filter_map(|(replica, peer)| Some((peer.free.get_mut(agent)?, *replica)));
+        let (free, replica) = with.max_by_key(|(free, replica)| (**free, *replica))?;
+        if here.is_some_and(|here| here >= *free) {
             return None;
         }
-        let others = self.others.lock();
-        let with = others.iter().filter_map(|(replica, peer)| {
-            let free = *peer.free.get(agent)?;
-            Some((free, *replica))
-        });
-        let (free, replica) = with.max()?;
-        // In line here is as good as in line there.
-        (free > 0 || here.is_none()).then_some(replica)
+        *free = free.saturating_sub(1);
+        Some(replica)
     }
 
-    fn heard(&self, presence: Presence) {
-        let peer = Peer {
-            heard_at: Instant::now(),
-            free: presence.free,
-        };
-        self.others.lock().insert(presence.replica, peer);
+    /// Whether it offers other agents than it did.
+    fn heard(&self, presence: Presence) -> bool {
+        let (replica, free) = (presence.replica, presence.free);
+        let mut others = self.others.lock();
+        let before = others.get(&replica);
+        let had = |agent: &str| before.and_then(|peer| peer.free.get(agent)).copied();
+        let more = (free.iter()).any(|(agent, free)| *free > 0 && had(agent).unwrap_or(0) == 0);
+        let same = before.is_some_and(|peer| peer.free.keys().eq(free.keys()));
+        let heard_at = Instant::now();
+        others.insert(replica, Peer { heard_at, free });
+        drop(others);
+        if more {
+            self.more.notify_waiters();
+        }
+        !same
+    }
+
+    /// `name@version` of what their hosts offer.
+    fn offered(&self) -> BTreeSet<String> {
+        let others = self.others.lock();
+        others
+            .values()
+            .flat_map(|peer| peer.free.keys().cloned())
+            .collect()
     }
 
     /// One that is to be waited for from now on, or was just not listened to.
@@ -133,8 +159,17 @@ struct Others {
 
 impl Elsewhere for Others {
     fn room_for(&self, agent: &str) -> Option<ReplicaNumber> {
-        let here = self.hosts.upgrade()?.free().get(agent).copied();
-        self.peers.choose(agent, here)
+        let here = self.hosts.upgrade()?.free_of(agent);
+        // What waits here is about to be served.
+        match here {
+            Some(1..) => None,
+            here => self.peers.choose(agent, here),
+        }
+    }
+
+    fn more_room(&self) -> Eventually<()> {
+        let peers = self.peers.clone();
+        Box::pin(async move { peers.more.notified().await })
     }
 
     fn give(&self, stream: StreamId, job_id: &str, to: ReplicaNumber) -> Eventually<()> {
@@ -167,9 +202,7 @@ impl Elsewhere for Others {
                     }
                 }
             }
-            if !came.is_empty() {
-                take_up(me, &jobs, &taking).await;
-            }
+            receive(me, &jobs, &taking, came.clone()).await;
             came
         })
     }
@@ -196,12 +229,44 @@ async fn fetch(
     Ok(log.execute(taken).await? == Outcome::Done)
 }
 
-async fn take_up(me: ReplicaNumber, jobs: &Jobs, taking: &tokio::sync::Mutex<()>) {
-    let _one = taking.lock().await;
-    match jobs.inherit(me).await {
+/// Begins what was given to this replica.
+async fn receive(
+    me: ReplicaNumber,
+    jobs: &Jobs,
+    taking: &tokio::sync::Mutex<()>,
+    ids: Vec<String>,
+) {
+    if !ids.is_empty() {
+        let _one = taking.lock().await;
+        report(jobs.receive(me, ids).await);
+    }
+}
+
+fn report(taken_up: Result<usize, crate::log::Error>) {
+    match taken_up {
         Ok(0) => {}
         Ok(ended) => tracing::warn!(jobs = ended, "ended jobs of a replica that is gone"),
         Err(error) => tracing::error!(%error, "jobs were not taken up"),
+    }
+}
+
+/// Keeps what the others say of themselves.
+async fn listen(
+    mut heard: async_nats::Subscriber,
+    me: ReplicaNumber,
+    peers: Arc<Peers>,
+    hosts: Arc<Hosts>,
+) {
+    while let Some(message) = heard.next().await {
+        match serde_json::from_slice::<Presence>(&message.payload) {
+            Ok(presence) if presence.replica == me => {}
+            Ok(presence) => {
+                if peers.heard(presence) {
+                    hosts.set_elsewhere_offered(peers.offered());
+                }
+            }
+            Err(error) => tracing::warn!(%error, "a presence that cannot be read"),
+        }
     }
 }
 
@@ -217,40 +282,59 @@ impl Membership {
             taking: self.taking.clone(),
         });
         self.hosts.set_elsewhere(others.clone());
-        (self.sessions.jobs).place_by(move |agent| others.room_for(agent));
+        (self.sessions.jobs).place_by(move |agent| {
+            let here = others.hosts.upgrade()?.free_of(agent);
+            others.peers.choose(agent, here)
+        });
         if let Err(error) = self.look_around().await {
             tracing::error!(%error, "the other replicas are not known");
         }
         let subject = format!("arcp.{}.presence", self.cluster);
-        let mut heard = match self.joined.client.subscribe(subject.clone()).await {
+        let heard = match self.joined.client.subscribe(subject.clone()).await {
             Ok(heard) => heard,
             Err(error) => {
                 tracing::error!(%error, "cannot listen to the other replicas");
                 return self.fenced.cancel();
             }
         };
+        // Apart, so that what is known of the others does not wait for what is done here.
+        let (peers, hosts) = (self.peers.clone(), self.hosts.clone());
+        let listening = tokio::spawn(listen(heard, self.joined.number, peers, hosts));
+        let _listening = AbortOnDropHandle::new(listening);
         let mut tick = tokio::time::interval(PRESENCE_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ticked_at = Instant::now();
+        let hosts = self.hosts.clone();
+        let mut news = Vec::new();
+        // When what hosts here offer is said again, before its time.
+        let mut due: Option<Instant> = None;
+        let mut said_at = Instant::now();
         loop {
+            let said_next = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
-                news = self.joined.news.recv() => match news {
-                    Some(news) => if !self.on(news).await {
+                count = self.joined.news.recv_many(&mut news, NEWS_MAX) => match count {
+                    0 => return,
+                    _ => if !self.on_all(news.drain(..)).await {
                         return self.fenced.cancel();
                     },
-                    None => return,
                 },
-                Some(message) = heard.next() => {
-                    match serde_json::from_slice::<Presence>(&message.payload) {
-                        Ok(presence) if presence.replica == self.joined.number => {}
-                        Ok(presence) => self.peers.heard(presence),
-                        Err(error) => tracing::warn!(%error, "a presence that cannot be read"),
-                    }
+                () = hosts.changed(), if due.is_none() => {
+                    due = Some(said_at + PRESENCE_PAUSE);
+                }
+                () = said_next => {
+                    (due, said_at) = (None, Instant::now());
+                    self.say_presence(&subject).await;
                 }
                 _ = tick.tick() => {
                     let late = ticked_at.elapsed() > 2 * PRESENCE_INTERVAL;
                     ticked_at = Instant::now();
-                    self.tick(&subject, late).await;
+                    self.say_presence(&subject).await;
+                    self.look_for_silent(late).await;
                 }
             }
         }
@@ -272,7 +356,7 @@ impl Membership {
         Ok(())
     }
 
-    async fn tick(&self, subject: &str, late: bool) {
+    async fn say_presence(&self, subject: &str) {
         let presence = Presence {
             replica: self.joined.number,
             free: self.hosts.free(),
@@ -286,6 +370,9 @@ impl Membership {
                 tracing::debug!(%error, "presence was not said");
             }
         }
+    }
+
+    async fn look_for_silent(&self, late: bool) {
         let silent = self.peers.silent();
         if late || !self.log().healthy() {
             // Whoever does not listen cannot say who is silent.
@@ -310,24 +397,50 @@ impl Membership {
         {
             Ok(Outcome::Done) => {}
             // Another was first.
-            Ok(_) => self.peers.forget(replica),
+            Ok(_) => self.forget(replica),
             Err(error) => tracing::warn!(%error, replica, "a replica was not taken over"),
         }
     }
 
+    fn forget(&self, replica: ReplicaNumber) {
+        self.peers.forget(replica);
+        self.hosts.set_elsewhere_offered(self.peers.offered());
+    }
+
+    /// In order; jobs that come are begun together.
+    async fn on_all(&self, all: impl Iterator<Item = News>) -> bool {
+        let mut came = Vec::new();
+        for news in all {
+            match news {
+                News::Moved { to, job_id } if to == self.joined.number => came.push(job_id),
+                news => {
+                    self.receive(std::mem::take(&mut came)).await;
+                    if !self.on(news).await {
+                        return false;
+                    }
+                }
+            }
+        }
+        self.receive(came).await;
+        true
+    }
+
+    async fn receive(&self, ids: Vec<String>) {
+        receive(self.joined.number, &self.sessions.jobs, &self.taking, ids).await;
+    }
+
     /// False when this replica has to stop.
     async fn on(&self, news: News) -> bool {
-        let me = self.joined.number;
         match news {
             News::Joined { own: true, .. } => {}
             News::Joined { replica, .. } => self.peers.expect(replica),
             News::Left(replica) => self.inherit(replica).await,
             News::Inherited(replica) => {
-                self.peers.forget(replica);
+                self.forget(replica);
                 self.peers.takeovers.fetch_add(1, Ordering::Relaxed);
-                self.take_up().await;
+                let _one = self.taking.lock().await;
+                report(self.sessions.jobs.inherit(self.joined.number).await);
             }
-            News::Moved { to, .. } if to == me => self.take_up().await,
             News::Moved { job_id, .. } => self.sessions.jobs.let_go(&job_id),
             News::SessionTaken(id) => self.sessions.taken_elsewhere(&id),
             News::Delegated { session_id, stream } => self.sessions.delegated(&session_id, stream),
@@ -346,9 +459,5 @@ impl Membership {
             }
         }
         true
-    }
-
-    async fn take_up(&self) {
-        take_up(self.joined.number, &self.sessions.jobs, &self.taking).await;
     }
 }

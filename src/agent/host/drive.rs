@@ -257,7 +257,10 @@ impl Drive {
         };
         let mut look = tokio::time::interval(LOOK_ELSEWHERE);
         loop {
-            look.tick().await;
+            tokio::select! {
+                _ = look.tick() => {}
+                () = elsewhere.more_room() => {}
+            }
             if let Some(to) = elsewhere.room_for(&self.agent) {
                 let (stream, job_id) = (self.job.stream(), self.job.job_id());
                 elsewhere.give(stream, job_id, to).await;

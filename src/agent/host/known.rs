@@ -3,7 +3,7 @@
 //! A name belongs to the principal that registered it first, for as long as it is
 //! remembered: nobody takes over another's agent by registering it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::protocol::host::{HostedAgent, LossPolicy};
 use crate::protocol::message::AgentInfo;
@@ -12,6 +12,8 @@ use crate::protocol::{AgentRef, ErrorCode, Failure};
 #[derive(Default)]
 pub(super) struct KnownAgents {
     by_name: BTreeMap<String, Known>,
+    /// `name@version` of those that hosts at other replicas take jobs of.
+    elsewhere: BTreeSet<String>,
 }
 
 struct Known {
@@ -55,6 +57,17 @@ impl KnownAgents {
         }
     }
 
+    pub fn set_elsewhere(&mut self, agents: BTreeSet<String>) {
+        self.elsewhere = agents;
+    }
+
+    fn has_host(&self, name: &str, version: &str) -> bool {
+        let known = self.by_name.get(name);
+        let here = known.and_then(|known| known.versions.get(version));
+        here.is_some_and(|version| version.hosts > 0)
+            || self.elsewhere.contains(&format!("{name}@{version}"))
+    }
+
     fn version(&mut self, name: &str, version: &str) -> Option<&mut Version> {
         self.by_name.get_mut(name)?.versions.get_mut(version)
     }
@@ -71,8 +84,8 @@ impl KnownAgents {
     pub fn resolve(&self, wanted: &AgentRef) -> Option<Result<String, Failure>> {
         let known = self.by_name.get(&wanted.name)?;
         let version = match &wanted.version {
-            Some(version) => version,
-            None => known.default_version()?,
+            Some(version) => version.as_str(),
+            None => self.default_version(&wanted.name, known)?,
         };
         if !known.versions.contains_key(version) {
             let versions: Vec<_> = known.versions.keys().cloned().collect();
@@ -89,36 +102,37 @@ impl KnownAgents {
         Some(Ok(format!("{}@{version}", wanted.name)))
     }
 
-    /// Those with a connected host.
+    /// Those with a connected host, here or at another replica.
     pub fn list(&self) -> Vec<AgentInfo> {
-        let connected = self.by_name.iter().filter_map(|(name, known)| {
-            let versions = known
-                .versions
-                .iter()
-                .filter(|(_, version)| version.hosts > 0);
-            let versions: Vec<_> = versions.map(|(version, _)| version.clone()).collect();
-            (!versions.is_empty()).then(|| AgentInfo {
-                name: name.clone(),
-                versions,
-                default_version: known.default_version().cloned().unwrap_or_default(),
-            })
+        let mut connected: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (name, known) in &self.by_name {
+            let here = known.versions.iter();
+            for (version, _) in here.filter(|(_, version)| version.hosts > 0) {
+                connected.entry(name).or_default().insert(version);
+            }
+        }
+        let elsewhere = self.elsewhere.iter();
+        for (name, version) in elsewhere.filter_map(|agent| agent.split_once('@')) {
+            connected.entry(name).or_default().insert(version);
+        }
+        let listed = connected.into_iter().map(|(name, versions)| AgentInfo {
+            name: name.into(),
+            default_version: highest(versions.iter().copied()).unwrap_or_default().into(),
+            versions: versions.into_iter().map(Into::into).collect(),
         });
-        connected.collect()
+        listed.collect()
+    }
+
+    /// The highest, of those with a host if there are any.
+    fn default_version<'a>(&self, name: &str, known: &'a Known) -> Option<&'a str> {
+        let versions = || known.versions.keys().map(String::as_str);
+        let connected = versions().filter(|version| self.has_host(name, version));
+        highest(connected).or_else(|| highest(versions()))
     }
 }
 
-impl Known {
-    /// The highest, of those with a host if there are any.
-    fn default_version(&self) -> Option<&String> {
-        let highest = |connected: bool| {
-            let versions = self.versions.iter();
-            versions
-                .filter(|(_, version)| !connected || version.hosts > 0)
-                .map(|(version, _)| version)
-                .max_by(|a, b| compare(a, b))
-        };
-        highest(true).or_else(|| highest(false))
-    }
+fn highest<'a>(versions: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    versions.max_by(|a, b| compare(a, b))
 }
 
 /// Runs of digits by their value, the rest as text.
@@ -166,5 +180,12 @@ mod tests {
         assert_eq!(resolve(&known, "b"), None);
         assert_eq!(known.list()[0].versions, ["1.9.0"]);
         assert_eq!(known.loss_policy("a@1.9.0"), LossPolicy::Retry);
+        known.set_elsewhere(["a@1.10.0".to_owned(), "c@1".to_owned()].into());
+        assert_eq!(resolve(&known, "a"), Some(Ok("a@1.10.0".into())));
+        let listed = known.list();
+        assert_eq!(listed[0].versions, ["1.10.0", "1.9.0"]);
+        assert_eq!(listed[0].default_version, "1.10.0");
+        // Its registration comes on another way, and later.
+        assert_eq!(listed[1].name, "c");
     }
 }

@@ -38,8 +38,11 @@ pub use registry::{HostedAgents, Hosts};
 
 /// Where there are several replicas: what the others have for this one's jobs and hosts.
 pub trait Elsewhere: Send + Sync + 'static {
-    /// A replica with room for a job of `name@version`.
+    /// A replica with room for a job of `name@version`, where there is none here.
     fn room_for(&self, agent: &str) -> Option<ReplicaNumber>;
+
+    /// Resolves when a replica has room that had none.
+    fn more_room(&self) -> Eventually<()>;
 
     /// Gives a job away that has no host. Whoever runs it here is ended when it is gone.
     fn give(&self, stream: StreamId, job_id: &str, to: ReplicaNumber) -> Eventually<()>;

@@ -59,6 +59,14 @@ impl Places {
                 .any(|places| places.agent == agent && places.is_free())
     }
 
+    fn free_of(&self, agent: &AgentPlaces) -> u32 {
+        let in_all = self.max.saturating_sub(self.used);
+        match agent.max {
+            0 => in_all,
+            max => in_all.min(max.saturating_sub(agent.used)),
+        }
+    }
+
     /// Share of the places in use, in thousandths.
     fn load(&self) -> u64 {
         u64::from(self.used) * 1000 / u64::from(self.max.max(1))
@@ -86,6 +94,27 @@ impl<W> Placement<W> {
         let sum =
             |of: fn(&Places) -> u32| self.hosts.values().map(|host| u64::from(of(host))).sum();
         (sum(|host| host.used), sum(|host| host.max))
+    }
+
+    /// Places that are free, by agent: of every agent that a host takes jobs of.
+    pub fn free(&self) -> BTreeMap<String, u32> {
+        let mut free = BTreeMap::new();
+        for places in self.hosts.values().filter(|places| places.accepting) {
+            for agent in &places.agents {
+                *free.entry(agent.agent.clone()).or_insert(0) += places.free_of(agent);
+            }
+        }
+        free
+    }
+
+    /// The same of one agent; none when no host takes jobs of it.
+    pub fn free_of(&self, agent: &str) -> Option<u32> {
+        let accepting = self.hosts.values().filter(|places| places.accepting);
+        let offered = accepting.filter_map(|places| {
+            let agent = places.agents.iter().find(|own| own.agent == agent)?;
+            Some(places.free_of(agent))
+        });
+        offered.reduce(u32::saturating_add)
     }
 
     /// Adds a host, or changes what it offers; what it works on stays counted.

@@ -1,6 +1,6 @@
 //! The hosts there are, the places they have and the jobs that wait for one.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -30,6 +30,8 @@ pub struct Hosts {
     pub(super) elsewhere: OnceLock<Arc<dyn Elsewhere>>,
     /// Something was added to those that wait for their hosts.
     orphaned: Notify,
+    /// What hosts offer, or have room for, is not what it was.
+    changed: Notify,
     pub(super) state: Mutex<State>,
 }
 
@@ -57,6 +59,7 @@ impl Drop for Place {
         let places = self.hosts.clone().serve_lines(&mut state, self.host.id);
         drop(state);
         hand_out(places);
+        self.hosts.changed.notify_one();
     }
 }
 
@@ -104,6 +107,7 @@ impl Hosts {
             draining: CancellationToken::new(),
             elsewhere: OnceLock::new(),
             orphaned: Notify::new(),
+            changed: Notify::new(),
             state: Mutex::new(state),
         })
     }
@@ -123,24 +127,25 @@ impl Hosts {
         }
     }
 
+    /// `name@version` of the agents that hosts at other replicas take jobs of.
+    pub fn set_elsewhere_offered(&self, agents: BTreeSet<String>) {
+        self.state.lock().known.set_elsewhere(agents);
+    }
+
     /// Places that are free, by `name@version`: of every agent that a host here takes
     /// jobs of.
     pub fn free(&self) -> BTreeMap<String, u32> {
-        let state = self.state.lock();
-        let mut free = BTreeMap::new();
-        for host in state.hosts.keys() {
-            if let Some(places) = state.placement.of(*host).filter(|places| places.accepting) {
-                let in_all = places.max.saturating_sub(places.used);
-                for agent in &places.agents {
-                    let own = match agent.max {
-                        0 => in_all,
-                        max => in_all.min(max.saturating_sub(agent.used)),
-                    };
-                    *free.entry(agent.agent.clone()).or_insert(0) += own;
-                }
-            }
-        }
-        free
+        self.state.lock().placement.free()
+    }
+
+    /// The same of one agent; none when no host here takes jobs of it.
+    pub fn free_of(&self, agent: &str) -> Option<u32> {
+        self.state.lock().placement.free_of(agent)
+    }
+
+    /// Resolves when what [`Hosts::free`] says may have changed. For one waiter.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     /// Tells every host that the runtime goes away; their jobs are theirs still.
@@ -318,6 +323,7 @@ impl Hosts {
         let places = self.clone().serve_lines(&mut state, host.id);
         drop(state);
         hand_out(places);
+        self.changed.notify_one();
     }
 
     pub(super) fn set_capacity(self: &Arc<Self>, host: &Arc<Host>, max: u32) {
@@ -327,6 +333,7 @@ impl Hosts {
         let places = self.clone().serve_lines(&mut state, host.id);
         drop(state);
         hand_out(places);
+        self.changed.notify_one();
     }
 
     /// Whether the host is offered jobs; one that is connected again says so anew.
@@ -344,6 +351,7 @@ impl Hosts {
         };
         drop(state);
         hand_out(places);
+        self.changed.notify_one();
     }
 
     /// For a host that let an offer pass: none for a while.
@@ -378,6 +386,7 @@ impl Hosts {
         let instance = (host.principal.clone(), host.instance_id.clone());
         state.by_instance.remove(&instance);
         drop(state);
+        self.changed.notify_one();
         host.lose_all(reason);
     }
 
@@ -429,6 +438,10 @@ impl Provider for HostedAgents {
             hosts: self.0.clone(),
             agent: agent.into(),
         })
+    }
+
+    fn remember(&self, agents: &[HostedAgentRow]) {
+        self.0.remember(agents);
     }
 
     fn list(&self) -> Vec<AgentInfo> {

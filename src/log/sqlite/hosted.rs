@@ -1,19 +1,19 @@
 //! What jobs of agent hosts keep beside their records, and which agents hosts
 //! have registered.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Log;
 use crate::log::{Error, HostKey, HostedAgentRow, HostedRow, ReportMark, ResultMark, StreamId};
 
 impl Log {
-    /// Jobs without a terminal that are for agent hosts.
-    pub async fn hosted_jobs(&self) -> Result<Vec<HostedRow>, Error> {
-        self.read(|connection| {
-            connection
-                .prepare("SELECT * FROM hosted_job")?
-                .query_map([], from_row)?
-                .collect()
+    /// Those of these jobs that are for agent hosts and have no terminal.
+    pub async fn hosted_jobs(&self, streams: Vec<StreamId>) -> Result<Vec<HostedRow>, Error> {
+        self.read(move |connection| {
+            let mut find = connection.prepare("SELECT * FROM hosted_job WHERE stream = ?1")?;
+            let rows = streams.iter();
+            let rows = rows.map(|stream| find.query_row(params![stream], from_row).optional());
+            rows.filter_map(Result::transpose).collect()
         })
         .await
     }
@@ -134,6 +134,18 @@ pub(super) fn mark(
             mark.result.bytes as i64,
             mark.checkpoint.as_deref(),
         ])?;
+    Ok(())
+}
+
+/// No host has it: it is offered anew, wherever it is then.
+pub(super) fn withdraw(connection: &Connection, stream: StreamId) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "UPDATE hosted_job SET attempt = attempt - (accepted = 0), token_hash = NULL,
+               accepted = 0
+             WHERE stream = ?1 AND token_hash IS NOT NULL",
+        )?
+        .execute(params![stream])?;
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decode::job_from_row;
 use super::execute::execute;
-use super::{Log, credential, import, view_ops};
+use super::{Log, credential, hosted, import, view_ops};
 use crate::log::{Command, Error, JobRow, Outcome, PendingBlock, ReplicaNumber, StreamId};
 
 /// What becomes of an entry of a replica.
@@ -80,6 +80,27 @@ impl Log {
         })
         .await
         .map(|epoch| epoch.map(|epoch| epoch as u64))
+    }
+
+    /// Those of these jobs that run and that a replica has.
+    pub async fn unfinished_jobs_among(
+        &self,
+        replica: ReplicaNumber,
+        ids: Vec<String>,
+    ) -> Result<Vec<JobRow>, Error> {
+        self.read(move |connection| {
+            let mut find = connection.prepare(
+                "SELECT job.* FROM job JOIN owner ON owner.stream = job.stream
+                 WHERE job.id = ?1 AND owner.replica = ?2 AND end_position IS NULL",
+            )?;
+            let rows = ids.iter();
+            let rows = rows.map(|id| {
+                let row = find.query_row(params![id, replica], job_from_row);
+                row.optional()
+            });
+            rows.filter_map(Result::transpose).collect()
+        })
+        .await
     }
 
     /// The replica that has a stream.
@@ -154,9 +175,18 @@ pub(super) fn execute_of(
         Command::Inherit { replica: of, at_ms } => {
             return inherit(connection, replica, *of, *at_ms);
         }
-        Command::MoveJob { stream, to, .. } => {
+        Command::MoveJob {
+            stream,
+            to,
+            token_hash,
+            ..
+        } => {
             take(connection, *to, *stream)?;
             credential::follow(connection, *stream, *to)?;
+            if token_hash.is_none() {
+                // Its replica gives it away as no host has it.
+                hosted::withdraw(connection, *stream)?;
+            }
         }
         Command::ImportEnd { import, parts, .. } => {
             return import::end(connection, replica, import, *parts);

@@ -1,0 +1,108 @@
+//! The clients' tests again, against three replicas behind a proxy that gives each
+//! connection to the next one: what a test starts as a runtime is a cell.
+//!
+//! Each suite is the test binary of its name, run once more. What is left out of it is
+//! about one process, and says why. Of whole files left out: `durability`, `retention`,
+//! `log` and `fuzz` open the file or the parts of one process; `drain`, `connections`,
+//! `metrics*`, `traces*`, `logs`, `operator` and `serve` are what one process says of
+//! itself; credentials are refused in a cell. `cluster` has what is special to one.
+
+mod support;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
+
+use support::cell::NATS;
+use support::nats::Nats;
+
+/// Tests of a suite that are not for a cell.
+type LeftOut = &'static [&'static str];
+
+macro_rules! suites {
+    ($($suite:ident $left_out:expr;)*) => {
+        const SUITES: &[&str] = &[$(stringify!($suite)),*];
+        $(
+            #[test]
+            fn $suite() {
+                run(stringify!($suite), &$left_out);
+            }
+        )*
+    };
+}
+
+suites! {
+    bad_input [
+        // What a principal may have is bounded at each replica.
+        "more_sessions_than_a_principal_may_have_are_refused_and_the_rest_go_on",
+    ];
+    command_agent [];
+    defects [];
+    delegation [];
+    divergences [];
+    hosts [];
+    hosts_bad_input [];
+    job_service [];
+    leases [];
+    model [];
+    python [
+        // Credentials are refused in a cell.
+        "sdk_credentials",
+    ];
+    recordings [];
+    session [];
+    watch_job [
+        // What is ended is kept for those who read it at the replica that looks.
+        "a_job_stays_until_its_slowest_watcher_has_read_it",
+    ];
+    websocket [];
+}
+
+/// Built as this one was; it is there already when all tests are run.
+static BINARIES: LazyLock<HashMap<String, PathBuf>> = LazyLock::new(|| {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.args(["test", "--locked", "--no-run", "--message-format", "json"]);
+    if !cfg!(debug_assertions) {
+        build.arg("--release");
+    }
+    SUITES.iter().for_each(|suite| {
+        build.args(["--test", suite]);
+    });
+    // What cargo tells a test of its package would make it build dependencies anew.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            build.env_remove(&name);
+        }
+    }
+    let built = build.stderr(Stdio::inherit()).output().unwrap();
+    assert!(built.status.success(), "the suites are not built");
+    let lines = built.stdout.split(|byte| *byte == b'\n');
+    let messages = lines.filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok());
+    let binaries = messages.filter_map(|message| {
+        let path = message["executable"].as_str()?.into();
+        let name = message["target"]["name"].as_str()?.to_owned();
+        Some((name, path))
+    });
+    binaries.collect()
+});
+
+fn run(suite: &str, left_out: LeftOut) {
+    let nats = Nats::single();
+    let mut tests = Command::new(&BINARIES[suite]);
+    tests.env(NATS, nats.url()).arg("--exact");
+    for name in left_out {
+        tests.args(["--skip", name]);
+    }
+    let ran = tests.output().unwrap();
+    let (said, logged) = (
+        String::from_utf8_lossy(&ran.stdout),
+        String::from_utf8_lossy(&ran.stderr),
+    );
+    assert!(ran.status.success(), "{said}\n{logged}");
+    // Each name is one of a test.
+    let filtered = format!("; {} filtered out", left_out.len());
+    assert!(said.contains(&filtered), "{said}");
+}
