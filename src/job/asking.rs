@@ -142,6 +142,21 @@ impl JobContext {
         self.grant().and_then(|grant| grant.parent_id.as_deref())
     }
 
+    /// Its parent runs at another replica.
+    pub(super) fn is_apart(&self) -> bool {
+        self.grant().is_some_and(|grant| grant.is_apart)
+    }
+
+    /// Whether another replica may run it. Who spends of a budget above it, or has a key
+    /// that counts against one, stays where that is.
+    pub(crate) fn may_leave(&self) -> bool {
+        let Some(grant) = self.grant().filter(|grant| grant.parent_id.is_some()) else {
+            return true;
+        };
+        let shares = grant.family.shares(self.stream(), &grant.lease.budget);
+        !shares && self.holding().is_none()
+    }
+
     /// What is left of each budget of the job.
     pub fn remaining(&self) -> Amounts {
         let grant = self.grant();

@@ -2,7 +2,6 @@
 //! taken from the parent's, made durable, and only then said and started.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::buffer::Since;
 use super::credentials::Wanted;
@@ -19,8 +18,6 @@ use crate::telemetry::{self, JobTrace, Submitted, Via};
 use crate::wire;
 
 pub(super) const NAME_BYTES_MAX: usize = 128;
-/// For a child's terminal to be durable, once it has been written.
-const SETTLE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What an agent asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -183,6 +180,7 @@ impl Jobs {
             jobs: Arc::downgrade(self),
             depth: grant.depth + 1,
             parent_id: Some(parent.job_id().into()),
+            is_apart: false,
             delegating: Default::default(),
         };
         let holding = credential.and_then(Fresh::keep);
@@ -330,20 +328,22 @@ impl Jobs {
         self.log().settled().await.map_err(unavailable)
     }
 
-    /// Resolves when a child is over and that is durable; how it ended.
+    /// Resolves when a child is over and that is durable, wherever it runs; how it ended.
     pub async fn ended(&self, job_id: &str) -> Result<JobRow, Failure> {
-        loop {
-            if let Some(over) = self.over(job_id) {
-                over.cancelled().await;
-            }
-            let row = self.log().job(job_id).await.map_err(unavailable)?;
-            let row = row.ok_or_else(Failure::job_not_found)?;
-            if row.end_position.is_some() {
-                return Ok(row);
-            }
-            // Written, and on its way into the log.
-            tokio::time::sleep(SETTLE_INTERVAL).await;
+        let row = self.stored(job_id).await?;
+        let ending = self.log().ending(row.stream);
+        // It may have ended between the look and the wait.
+        let row = self.stored(job_id).await?;
+        if row.end_position.is_some() {
+            return Ok(row);
         }
+        ending.ended().await;
+        self.stored(job_id).await
+    }
+
+    pub(super) async fn stored(&self, job_id: &str) -> Result<JobRow, Failure> {
+        let row = self.log().job(job_id).await.map_err(unavailable)?;
+        row.ok_or_else(Failure::job_not_found)
     }
 }
 

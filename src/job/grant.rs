@@ -29,6 +29,8 @@ pub(super) struct Grant {
     /// Delegations above it; 0 for a job that a client submitted.
     pub depth: u32,
     pub parent_id: Option<String>,
+    /// Its parent runs at another replica: the account is its own.
+    pub is_apart: bool,
     /// Held while a child is made, from the look at what there is room for to the
     /// start: of many asked for at once, each must see those before it.
     pub delegating: tokio::sync::Mutex<()>,
@@ -49,6 +51,8 @@ pub(super) struct Family {
     ledger: Mutex<Ledger>,
     /// Those that run, to tell them what changed for them.
     members: Mutex<HashMap<Member, WeakJob>>,
+    /// Members that run at other replicas: what they have reserved is not here to spend.
+    apart: Mutex<HashSet<Member>>,
     /// Children that are told of in their parents' streams, to spare the look there;
     /// some are forgotten.
     said: Mutex<HashSet<Member>>,
@@ -77,6 +81,7 @@ impl Family {
             },
             ledger: Mutex::new(ledger),
             members: Mutex::default(),
+            apart: Mutex::default(),
             said: Mutex::default(),
         })
     }
@@ -137,12 +142,32 @@ impl Family {
     /// had reserved.
     pub fn end_all_but_members(&self) {
         let members = self.members.lock();
+        let apart = self.apart.lock();
         let mut ledger = self.ledger.lock();
         for job in ledger.open_members() {
-            if !members.contains_key(&job) {
+            if !members.contains_key(&job) && !apart.contains(&job) {
                 ledger.end(job);
             }
         }
+    }
+
+    /// It runs at another replica from now on, by what it had reserved.
+    pub fn leave(&self, member: Member) {
+        self.members.lock().remove(&member);
+        self.apart.lock().insert(member);
+    }
+
+    /// One that ran at another replica is over, and has spent so much, with all below it.
+    pub fn settle(&self, member: Member, spent: Amounts) {
+        self.ledger.lock().set_spent(member, spent);
+        self.apart.lock().remove(&member);
+        self.tell_end(member);
+    }
+
+    /// Whether a job spends of what was granted to one above it.
+    pub fn shares(&self, member: Member, own: &Amounts) -> bool {
+        let spendable = self.spendable(member);
+        spendable.keys().any(|currency| !own.contains_key(currency))
     }
 
     /// True when it is not known that a child is told of; from now on it is.

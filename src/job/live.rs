@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
-use tokio_util::sync::CancellationToken;
 
 use super::delegation::parent_is_over;
 use super::places::Places;
@@ -57,6 +56,7 @@ impl LiveJobs {
         // Held while the task is made: it cannot be over before it is listed.
         let mut state = self.state.lock();
         if let Some(parent) = context.parent_id()
+            && !context.is_apart()
             && !state.jobs.contains_key(parent)
         {
             // It has ended since it delegated, and its children with it.
@@ -151,13 +151,28 @@ impl LiveJobs {
         }
     }
 
-    /// Without a terminal: that is for who has it now to write.
-    pub fn let_go(self: &Arc<Self>, job_id: &str) {
-        let running = self.state.lock().remove(job_id);
-        if let Some(running) = running {
-            running.context.let_go();
-            running.task.abort();
-        }
+    /// Without a terminal: that is for who has it now to write. Its children run on.
+    pub fn let_go(self: &Arc<Self>, job_id: &str) -> Option<JobContext> {
+        let running = self.state.lock().remove(job_id)?;
+        running.context.let_go();
+        running.task.abort();
+        Some(running.context)
+    }
+
+    /// Counts a child that runs at another replica among its parent's.
+    pub fn count_apart(&self, parent_id: &str, child_id: &str) {
+        let mut state = self.state.lock();
+        let children = state.children.entry(parent_id.into()).or_default();
+        children.push(child_id.into());
+    }
+
+    pub fn uncount_apart(&self, parent_id: &str, child_id: &str) {
+        self.state.lock().remove_child(parent_id, child_id);
+    }
+
+    pub fn children(&self, job_id: &str) -> Vec<String> {
+        let state = self.state.lock();
+        state.children.get(job_id).cloned().unwrap_or_default()
     }
 
     pub fn context(&self, job_id: &str) -> Option<JobContext> {
@@ -177,11 +192,6 @@ impl LiveJobs {
 
     pub fn children_of(&self, job_id: &str) -> usize {
         self.state.lock().children.get(job_id).map_or(0, Vec::len)
-    }
-
-    /// Turns when the terminal of a job that runs has been written.
-    pub fn over(&self, job_id: &str) -> Option<CancellationToken> {
-        self.context(job_id).map(|context| context.over())
     }
 
     /// Ends a job whose lease has expired. The clock is looked at again and again: it
@@ -237,15 +247,19 @@ impl State {
     fn remove(&mut self, job_id: &str) -> Option<Running> {
         let running = self.jobs.remove(job_id)?;
         running.timers.iter().for_each(AbortHandle::abort);
-        if let Some(parent) = running.context.parent_id()
-            && let Some(children) = self.children.get_mut(parent)
-        {
-            children.retain(|child| child != job_id);
-            if children.is_empty() {
-                self.children.remove(parent);
-            }
+        if let Some(parent) = running.context.parent_id() {
+            self.remove_child(parent, job_id);
         }
         Some(running)
+    }
+
+    fn remove_child(&mut self, parent_id: &str, child_id: &str) {
+        if let Some(children) = self.children.get_mut(parent_id) {
+            children.retain(|child| child != child_id);
+            if children.is_empty() {
+                self.children.remove(parent_id);
+            }
+        }
     }
 }
 

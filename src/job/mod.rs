@@ -4,6 +4,7 @@
 //! [`JobContext`]. A job never holds a session or a socket, and nothing an
 //! agent reports is seen by anyone before the log has it.
 
+mod apart;
 mod asking;
 mod audit;
 mod batch;

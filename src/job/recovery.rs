@@ -20,6 +20,17 @@ use crate::telemetry::JobTrace;
 /// Of the records that a job taken up again is traced from.
 const EARLIER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Whose a job is that is taken up.
+enum Above {
+    /// A client's.
+    Nobody,
+    /// Of a job here, with so many delegations above that.
+    Here(Arc<Family>, u32),
+    /// Of a job at another replica; so many delegations are above this one.
+    Apart(u32),
+    Over,
+}
+
 const GONE: &str = "the replica that ran the job is gone; submit it again";
 
 impl Jobs {
@@ -59,6 +70,7 @@ impl Jobs {
         let streams = rows.iter().map(|row| row.stream).collect();
         let hosted = self.log().hosted_jobs(streams).await?;
         let mut hosted: HashMap<_, _> = hosted.into_iter().map(|row| (row.stream, row)).collect();
+        let ids: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
         let mut ended = 0;
         // Parents come before their children: they were made first.
         let mut taken_up: HashMap<String, (Arc<Family>, u32)> = HashMap::new();
@@ -76,21 +88,27 @@ impl Jobs {
             let agent = self.agents().recover(&row.agent);
             let is_hosted = hosted.contains_key(&row.stream);
             let trace = self.take_up_trace(&row, is_hosted).await?;
-            let above = row.grant.parent_id.as_ref();
-            let above = above.map(|parent| taken_up.get(parent).cloned());
+            let above = match &row.grant.parent_id {
+                None => Above::Nobody,
+                Some(parent) => match taken_up.get(parent) {
+                    Some((family, depth)) => Above::Here(family.clone(), *depth),
+                    None => self.above(parent).await?,
+                },
+            };
             let (Some(hosted), Some(agent)) = (hosted.remove(&row.stream), agent) else {
                 self.context(row, since, trace)
                     .end(Outcome::Failed(Failure::internal(text)));
                 ended += 1;
                 continue;
             };
-            if let Some(None) = above {
+            if let Above::Over = above {
                 self.context(row, since, trace).end(parent_is_over());
                 ended += 1;
                 continue;
             }
-            match self.grant_again(&row, above.flatten()).await {
+            match self.grant_again(&row, above).await {
                 Ok(grant) => {
+                    let job_id = row.id.clone();
                     if let Some(grant) = &grant {
                         let family = (grant.family.clone(), grant.depth);
                         taken_up.insert(row.id.clone(), family);
@@ -100,6 +118,12 @@ impl Jobs {
                     let credential = self.credential_again(stream, &row.session_id).await?;
                     let context = self.context(row, since, trace);
                     self.take_up(context, hosted, agent, (grant, credential));
+                    if let Some(job) = self.live_context(&job_id) {
+                        if job.is_apart() {
+                            self.follow_parent(&job);
+                        }
+                        self.follow_children(&job, &ids).await?;
+                    }
                 }
                 Err(failure) => {
                     self.context(row, since, trace)
@@ -121,20 +145,39 @@ impl Jobs {
 
     /// The authority of a job that is taken up again: what was granted, less what the
     /// log says was spent.
-    async fn grant_again(
-        &self,
-        row: &JobRow,
-        above: Option<(Arc<Family>, u32)>,
-    ) -> Result<Option<Grant>, Failure> {
+    async fn grant_again(&self, row: &JobRow, above: Above) -> Result<Option<Grant>, Failure> {
         let lease = stored_lease(row)?;
         Ok(match above {
-            Some((family, depth)) => {
+            Above::Here(family, depth) => {
                 let parent_id = row.grant.parent_id.clone();
                 Some(self.grant_in(family, lease, depth + 1, parent_id))
             }
-            None if self.grant(row, lease.clone()).is_none() => None,
-            None => Some(self.grant_in(self.restored(row).await?, lease, 0, None)),
+            Above::Apart(depth) => {
+                let parent_id = row.grant.parent_id.clone();
+                let family = self.restored(row).await?;
+                let grant = self.grant_in(family, lease, depth, parent_id);
+                Some(Grant {
+                    is_apart: true,
+                    ..grant
+                })
+            }
+            Above::Over => None,
+            Above::Nobody if self.grant(row, lease.clone()).is_none() => None,
+            Above::Nobody => Some(self.grant_in(self.restored(row).await?, lease, 0, None)),
         })
+    }
+
+    /// What a job was delegated by that is not taken up with it.
+    async fn above(&self, parent_id: &str) -> Result<Above, crate::log::Error> {
+        let here = self.live_context(parent_id);
+        if let Some(grant) = here.as_ref().and_then(JobContext::grant) {
+            return Ok(Above::Here(grant.family.clone(), grant.depth));
+        }
+        if !self.log().is_replicated() {
+            return Ok(Above::Over);
+        }
+        let depth = self.depth_below(parent_id).await?;
+        Ok(depth.map_or(Above::Over, Above::Apart))
     }
 
     /// Its trace goes on; what it has reported so far is read for that.

@@ -33,7 +33,7 @@ pub struct Jobs {
     agents: AgentDirectory,
     limits: Limits,
     next_stream: AtomicI64,
-    live: Arc<LiveJobs>,
+    pub(super) live: Arc<LiveJobs>,
     pub(super) policy: Policy,
     pub(super) credentials: Option<Arc<Credentials>>,
     /// Told of each job that another one delegated.
@@ -42,7 +42,7 @@ pub struct Jobs {
     elsewhere: OnceLock<Elsewhere>,
     /// In the log, or on their way there, and not running yet.
     making: Arc<Mutex<HashSet<StreamId>>>,
-    me: Weak<Self>,
+    pub(super) me: Weak<Self>,
     telemetry: Telemetry,
 }
 
@@ -432,7 +432,18 @@ impl Jobs {
 
     /// Another replica has it: it runs on, and nothing that is said of it here counts.
     pub fn let_go(&self, job_id: &str) {
-        self.live.let_go(job_id);
+        let Some(context) = self.live.let_go(job_id) else {
+            return;
+        };
+        let parent = context.parent_id().and_then(|id| self.live_context(id));
+        if let Some(parent) = parent {
+            self.follow_child(&parent, job_id.into(), context.stream());
+        }
+        for child in self.live.children(job_id) {
+            if let Some(child) = self.live_context(&child) {
+                self.follow_parent(&child);
+            }
+        }
     }
 
     /// Starts the agent of a job that was just accepted; nothing for a duplicate.
@@ -519,6 +530,7 @@ impl Jobs {
             jobs: self.me.clone(),
             depth,
             parent_id,
+            is_apart: false,
             delegating: Default::default(),
         }
     }
@@ -574,11 +586,6 @@ impl Jobs {
 
     pub(super) fn children_of(&self, job_id: &str) -> usize {
         self.live.children_of(job_id)
-    }
-
-    /// Of a job that runs: turns when its terminal has been written.
-    pub(super) fn over(&self, job_id: &str) -> Option<tokio_util::sync::CancellationToken> {
-        self.live.over(job_id)
     }
 
     /// Those that are not over.

@@ -10,7 +10,7 @@ use super::activation::{Activation, Phase};
 use super::registry::{Hosts, Place};
 use crate::credential::Holding;
 use crate::job::{Agent, AgentResult, AgentRun, JobContext};
-use crate::log::{Command, HostedRow, ReportMark};
+use crate::log::{Command, HostedRow, Outcome, ReportMark};
 use crate::protocol::host::{HostReply, LossPolicy};
 use crate::protocol::{ErrorCode, EventBody, Failure};
 use crate::telemetry;
@@ -181,10 +181,14 @@ impl Drive {
         };
         // Before the offer: its token must be known however this process ends.
         let stored = self.job.log_of_jobs().execute(command).await;
-        stored.map_err(|error| {
+        let stored = stored.map_err(|error| {
             tracing::error!(%error, trace_id = self.job.trace_id(), session_id = self.job.session_id(), job_id = self.job.job_id(), "an activation was not stored");
             Failure::internal("the store is not available; submit the job again")
         })?;
+        if stored == Outcome::Stale {
+            // Another replica has the job by now: it is let go of here.
+            return std::future::pending().await;
+        }
         let mut phase = activation.phase();
         let offered = Offered { activation, place };
         let host = offered.place.host.clone();
@@ -252,7 +256,8 @@ impl Drive {
     /// Gives the job to a replica that has room for it, once there is one: this ends with
     /// the job's run here.
     async fn offer_elsewhere(&self) -> std::convert::Infallible {
-        let Some(elsewhere) = self.hosts.elsewhere.get() else {
+        let elsewhere = self.hosts.elsewhere.get();
+        let Some(elsewhere) = elsewhere.filter(|_| self.job.may_leave()) else {
             return std::future::pending().await;
         };
         let mut look = tokio::time::interval(LOOK_ELSEWHERE);

@@ -142,6 +142,7 @@ impl Applied {
         if let Some(told) = told {
             told.committed(self.outcomes, &self.left_out);
         }
+        state.ends.tell(&self.blocks);
         if let Some(committed) = committed
             && !self.blocks.is_empty()
         {

@@ -5,6 +5,7 @@ pub(in crate::log) mod apply;
 mod checkpoint;
 pub(in crate::log) mod credential;
 mod decode;
+mod ends;
 mod execute;
 mod family;
 pub(in crate::log) mod group;
@@ -90,6 +91,7 @@ pub(in crate::log) struct State {
     pub(in crate::log) healthy: AtomicBool,
     pub(in crate::log) closing: AtomicBool,
     recent: recent::Recent,
+    ends: ends::Ends,
     /// Told when there may be a credential that is due.
     credentials_due: tokio::sync::Notify,
     pub(in crate::log) stats: Stats,
@@ -119,6 +121,7 @@ impl Files {
             healthy: AtomicBool::new(true),
             closing: AtomicBool::new(false),
             recent: recent::Recent::default(),
+            ends: ends::Ends::default(),
             credentials_due: tokio::sync::Notify::new(),
             stats: Stats::default(),
         });
