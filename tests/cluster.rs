@@ -7,8 +7,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use arcpd::wire::proto;
+use arcpd::wire::proto::serve_request::Message as Say;
 use arcpd::wire::proto::serve_response::Message as Hear;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::host::*;
 use support::link::{Link, State};
 use support::nats::Nats;
@@ -379,6 +380,288 @@ async fn a_replica_without_a_file_reads_a_long_log_before_it_is_ready() {
     assert!(late.metric(entries) > 2_000);
     let mut resumed = resume(&late, &client, 0).await;
     assert_eq!(resumed.hear_type("job.event").await["event_seq"], 1);
+}
+
+/// A session's welcome listed the agents of hosts at its own replica only.
+#[tokio::test]
+async fn what_a_host_offers_at_one_replica_is_listed_at_the_others() {
+    let (_cell, [a, b, c]) = Cell::start();
+    let host = HostPeer::serving(&a.address, "h", "a", 1).await;
+    for replica in [&b, &c] {
+        until_listed(replica, true).await;
+    }
+    drop(host);
+    for replica in [&b, &c] {
+        until_listed(replica, false).await;
+    }
+}
+
+/// Known everywhere within a second, and asked until then.
+async fn until_listed(replica: &Runtime, wanted: bool) {
+    let began = Instant::now();
+    loop {
+        let address = format!("http://{}", replica.address);
+        let channel = tonic::transport::Endpoint::from_shared(address).unwrap();
+        let peer = Peer::on(channel.connect().await.unwrap(), support::hello(ALICE));
+        let welcome = match peer.await.next().await.payload {
+            Some(proto::envelope::Payload::SessionWelcome(welcome)) => welcome,
+            other => panic!("no welcome: {other:?}"),
+        };
+        if welcome.agents.iter().any(|agent| agent.name == "a") == wanted {
+            return;
+        }
+        assert!(began.elapsed() < TAKEN_OVER, "listed: {}", !wanted);
+    }
+}
+
+/// The next replica waited for the host that the offer had been made to.
+#[tokio::test]
+async fn an_offer_that_nobody_took_is_made_again_at_another_replica() {
+    let nats = Nats::single();
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let hosting = HOSTING.replace("accept_within_sec = 600", "accept_within_sec = 1");
+    let [a, b] = dirs.each_ref().map(|dir| {
+        let path = dir.path().join("arcpd.toml");
+        std::fs::write(&path, &hosting).unwrap();
+        let mut command = serve(dir.path());
+        command.arg("--config").arg(path);
+        command.args(["--cluster", &nats.url(), "--cluster-replication", "1"]);
+        Runtime::spawn(&mut command)
+    });
+    let mut client = Ws::connect(&a, ALICE).await;
+    let mut silent = HostPeer::serving(&a.address, "h1", "a", 1).await;
+    client.submit("a", json!(1)).await;
+    let (_, offered) = silent.assigned().await;
+    let mut other = HostPeer::serving(&b.address, "h2", "a", 1).await;
+    let (assign, of) = other.assigned().await;
+    assert_eq!((assign.attempt, &of.job_id), (1, &offered.job_id));
+    other.accept(&of).await;
+    other.report(&of, vec![result(1, "2")]).await;
+    let seen = client.until_terminal().await;
+    assert_eq!(seen.last().unwrap()["payload"]["result"], 2);
+}
+
+/// A host with a job that may delegate to `a`, with two dollars.
+async fn boss(replica: &Runtime, client: &mut Ws) -> (HostPeer, proto::AssignmentRef) {
+    let mut host = HostPeer::serving(&replica.address, "boss", "boss", 1).await;
+    let lease = json!({ "agent.delegate": ["a"], "cost.budget": ["USD:2"] });
+    let submit = json!({ "agent": "boss", "input": 1, "lease_request": lease });
+    client.say("job.submit", submit).await;
+    client.hear_type("job.accepted").await;
+    let (_, of) = host.assigned().await;
+    host.accept(&of).await;
+    (host, of)
+}
+
+async fn delegate(host: &mut HostPeer, of: &proto::AssignmentRef, id: &str, lease: Value) {
+    host.say(Say::Delegate(proto::DelegateJob {
+        r#ref: Some(of.clone()),
+        delegate_id: id.into(),
+        agent: "a".into(),
+        input_json: "1".into(),
+        lease_request_json: lease.to_string(),
+        ..Default::default()
+    }))
+    .await;
+}
+
+/// The child, or why there is none.
+async fn delegated(host: &mut HostPeer) -> Result<String, String> {
+    match host.next().await {
+        Hear::DelegateResult(made) if made.code.is_empty() => Ok(made.child_job_id),
+        Hear::DelegateResult(refused) => Err(refused.code),
+        other => panic!("expected an answer, got {other:?}"),
+    }
+}
+
+fn spent(seq: u64, value: f64) -> proto::Report {
+    let metric = proto::Metric {
+        name: "cost.step".into(),
+        value,
+        unit: "USD".into(),
+        ..Default::default()
+    };
+    event(seq, proto::job_event::Body::Metric(metric))
+}
+
+/// It waited for a host at its parent's replica.
+#[tokio::test]
+async fn a_child_runs_where_its_host_is_and_what_it_did_not_spend_comes_back() {
+    let (_cell, [a, b, c]) = Cell::start();
+    let mut client = Ws::connect(&c, ALICE).await;
+    let mut worker = HostPeer::serving(&b.address, "w", "a", 4).await;
+    let (mut boss, parent) = boss(&a, &mut client).await;
+    delegate(
+        &mut boss,
+        &parent,
+        "one",
+        json!({ "cost.budget": ["USD:1.5"] }),
+    )
+    .await;
+    let first = delegated(&mut boss).await.unwrap();
+    let (assign, of) = worker.assigned().await;
+    assert_eq!(of.job_id, first);
+    assert_eq!(assign.parent_job_id, parent.job_id);
+    worker.accept(&of).await;
+    // What is reserved is not the parent's to give again, wherever it is.
+    delegate(
+        &mut boss,
+        &parent,
+        "two",
+        json!({ "cost.budget": ["USD:1"] }),
+    )
+    .await;
+    let refused = delegated(&mut boss).await;
+    assert_eq!(refused, Err("LEASE_SUBSET_VIOLATION".into()));
+    // And where the child is nobody lets it spend more.
+    worker.report(&of, vec![spent(1, 1.5)]).await;
+    worker
+        .say(Say::Authorize(proto::Authorize {
+            r#ref: Some(of.clone()),
+            call_id: "c".into(),
+            capability: "agent.delegate".into(),
+            target: "a".into(),
+        }))
+        .await;
+    match worker.next().await {
+        Hear::AuthorizeResult(answer) => assert!(!answer.allowed, "{answer:?}"),
+        other => panic!("expected an answer, got {other:?}"),
+    }
+    worker.report(&of, vec![result(2, "7")]).await;
+    match boss.next().await {
+        Hear::ChildEnded(ended) => assert_eq!(ended.child_job_id, first),
+        other => panic!("expected the child's end, got {other:?}"),
+    }
+    delegate(
+        &mut boss,
+        &parent,
+        "three",
+        json!({ "cost.budget": ["USD:0.6"] }),
+    )
+    .await;
+    assert_eq!(
+        delegated(&mut boss).await,
+        Err("LEASE_SUBSET_VIOLATION".into())
+    );
+    delegate(
+        &mut boss,
+        &parent,
+        "four",
+        json!({ "cost.budget": ["USD:0.5"] }),
+    )
+    .await;
+    let last = delegated(&mut boss).await.unwrap();
+    let (_, of) = worker.assigned().await;
+    worker.accept(&of).await;
+    worker.report(&of, vec![result(1, "8")]).await;
+    match boss.next().await {
+        Hear::ChildEnded(ended) => assert_eq!(ended.child_job_id, last),
+        other => panic!("expected the child's end, got {other:?}"),
+    }
+    boss.report(&parent, vec![result(1, "9")]).await;
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        seen.extend(client.until_terminal().await);
+    }
+    assert_eq!(seqs(&seen), (1..=seen.len() as u64).collect::<Vec<_>>());
+    let told = seen
+        .iter()
+        .position(|frame| frame["payload"]["kind"] == "delegate");
+    let spoke = seen.iter().position(|frame| frame["job_id"] == *first);
+    assert!(told < spoke, "a child is told of before it speaks");
+}
+
+#[tokio::test]
+async fn a_cancel_and_an_end_reach_a_child_at_another_replica() {
+    let (_cell, [a, b, c]) = Cell::start();
+    let mut worker = HostPeer::serving(&b.address, "w", "a", 4).await;
+    for cancel in [true, false] {
+        let mut client = Ws::connect(&c, ALICE).await;
+        let (mut boss, parent) = boss(&a, &mut client).await;
+        delegate(
+            &mut boss,
+            &parent,
+            "one",
+            json!({ "cost.budget": ["USD:1"] }),
+        )
+        .await;
+        delegated(&mut boss).await.unwrap();
+        let (_, of) = worker.assigned().await;
+        worker.accept(&of).await;
+        worker.report(&of, vec![log(1, "begun")]).await;
+        worker.acked(1).await;
+        if cancel {
+            client
+                .say_about(&parent.job_id, "job.cancel", json!({}))
+                .await;
+            let told = worker.next().await;
+            assert!(matches!(told, Hear::Cancel(_)), "{told:?}");
+            let cancelled = proto::complete::Outcome::Cancelled(proto::Cancelled {});
+            worker.report(&of, vec![complete(2, cancelled)]).await;
+        } else {
+            boss.report(&parent, vec![result(1, "9")]).await;
+            assert_eq!(worker.revoked().await, "the job is over");
+        }
+    }
+}
+
+/// The parent's host was told to drop the job, as a child of it ran.
+#[tokio::test]
+async fn a_job_with_a_child_follows_its_host_to_another_replica() {
+    let (_cell, [a, b, c]) = Cell::start();
+    let mut client = Ws::connect(&c, ALICE).await;
+    let mut worker = HostPeer::serving(&a.address, "w", "a", 4).await;
+    let (mut boss, parent) = boss(&a, &mut client).await;
+    delegate(
+        &mut boss,
+        &parent,
+        "one",
+        json!({ "cost.budget": ["USD:1.5"] }),
+    )
+    .await;
+    let child = delegated(&mut boss).await.unwrap();
+    let (_, of) = worker.assigned().await;
+    worker.accept(&of).await;
+    worker.report(&of, vec![log(1, "begun")]).await;
+    worker.acked(1).await;
+    drop(boss);
+    let mut again = register("boss", vec![agent("boss")], 1);
+    again.resume = vec![held(&parent)];
+    let (mut boss, registered) = HostPeer::connect(&b.address, again).await.unwrap();
+    assert_eq!(registered.keep.len(), 1, "{registered:?}");
+    // What its child has reserved is still not its own.
+    delegate(
+        &mut boss,
+        &parent,
+        "two",
+        json!({ "cost.budget": ["USD:1"] }),
+    )
+    .await;
+    assert_eq!(
+        delegated(&mut boss).await,
+        Err("LEASE_SUBSET_VIOLATION".into())
+    );
+    delegate(
+        &mut boss,
+        &parent,
+        "one",
+        json!({ "cost.budget": ["USD:1.5"] }),
+    )
+    .await;
+    assert_eq!(delegated(&mut boss).await, Ok(child.clone()));
+    worker.report(&of, vec![result(2, "7")]).await;
+    match boss.next().await {
+        Hear::ChildEnded(ended) => assert_eq!(ended.child_job_id, child),
+        other => panic!("expected the child's end, got {other:?}"),
+    }
+    delegate(
+        &mut boss,
+        &parent,
+        "two again",
+        json!({ "cost.budget": ["USD:1"] }),
+    )
+    .await;
+    assert!(delegated(&mut boss).await.is_ok());
 }
 
 #[tokio::test]

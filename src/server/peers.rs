@@ -172,7 +172,7 @@ impl Elsewhere for Others {
         Box::pin(async move { peers.more.notified().await })
     }
 
-    fn give(&self, stream: StreamId, job_id: &str, to: ReplicaNumber) -> Eventually<()> {
+    fn give(&self, stream: StreamId, job_id: &str, to: ReplicaNumber) -> Eventually<bool> {
         let (log, job_id) = (self.log.clone(), job_id.to_owned());
         Box::pin(async move {
             let token_hash = None;
@@ -182,8 +182,13 @@ impl Elsewhere for Others {
                 to,
                 token_hash,
             };
-            if let Err(error) = log.execute(given).await {
-                tracing::warn!(%error, to, "a job was not given away");
+            match log.execute(given).await {
+                Ok(outcome) => outcome == Outcome::Done,
+                Err(error) => {
+                    // It may have gone nevertheless, and is let go of then.
+                    tracing::warn!(%error, to, "a job was not given away");
+                    false
+                }
             }
         })
     }

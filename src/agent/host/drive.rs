@@ -237,39 +237,49 @@ impl Drive {
 
     async fn place(&self) -> Result<Place, Failure> {
         let limit = self.hosts.options.pending_max;
-        tokio::select! {
-            place = tokio::time::timeout(limit, self.hosts.place(&self.agent)) => {
-                place.map_err(|_| {
+        let place = tokio::time::timeout(limit, self.hosts.place(&self.agent));
+        tokio::pin!(place);
+        let mut look = tokio::time::interval(LOOK_ELSEWHERE);
+        loop {
+            tokio::select! {
+                place = &mut place => return place.map_err(|_| {
                     let text = format!(
                         "no host of {} took the job within {} seconds",
                         self.agent,
                         limit.as_secs()
                     );
                     Failure::new(ErrorCode::AgentNotAvailable, text)
-                })
+                }),
+                () = self.job.cancelled() => return Err(cancelled()),
+                // No place is taken while it may be given away.
+                () = self.room_elsewhere(&mut look) => self.offer_elsewhere().await,
             }
-            () = self.job.cancelled() => Err(cancelled()),
-            never = self.offer_elsewhere() => match never {},
         }
     }
 
-    /// Gives the job to a replica that has room for it, once there is one: this ends with
-    /// the job's run here.
-    async fn offer_elsewhere(&self) -> std::convert::Infallible {
+    /// Resolves when other replicas are to be looked at.
+    async fn room_elsewhere(&self, look: &mut tokio::time::Interval) {
         let elsewhere = self.hosts.elsewhere.get();
         let Some(elsewhere) = elsewhere.filter(|_| self.job.may_leave()) else {
             return std::future::pending().await;
         };
-        let mut look = tokio::time::interval(LOOK_ELSEWHERE);
-        loop {
-            tokio::select! {
-                _ = look.tick() => {}
-                () = elsewhere.more_room() => {}
-            }
-            if let Some(to) = elsewhere.room_for(&self.agent) {
-                let (stream, job_id) = (self.job.stream(), self.job.job_id());
-                elsewhere.give(stream, job_id, to).await;
-            }
+        tokio::select! {
+            _ = look.tick() => {}
+            () = elsewhere.more_room() => {}
+        }
+    }
+
+    /// Gives the job to a replica that has room for it, if there is one: then this ends
+    /// with the job's run here.
+    async fn offer_elsewhere(&self) {
+        let to = self.hosts.elsewhere.get().and_then(|elsewhere| {
+            let to = elsewhere.room_for(&self.agent)?;
+            Some(elsewhere.give(self.job.stream(), self.job.job_id(), to))
+        });
+        if let Some(given) = to
+            && given.await
+        {
+            std::future::pending().await
         }
     }
 

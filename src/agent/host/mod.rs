@@ -44,8 +44,9 @@ pub trait Elsewhere: Send + Sync + 'static {
     /// Resolves when a replica has room that had none.
     fn more_room(&self) -> Eventually<()>;
 
-    /// Gives a job away that has no host. Whoever runs it here is ended when it is gone.
-    fn give(&self, stream: StreamId, job_id: &str, to: ReplicaNumber) -> Eventually<()>;
+    /// Gives a job away that has no host; whether it is gone. Whoever runs it here is
+    /// ended then.
+    fn give(&self, stream: StreamId, job_id: &str, to: ReplicaNumber) -> Eventually<bool>;
 
     /// Has jobs come here whose host has, from the replicas that have them; returns which
     /// did.
