@@ -37,6 +37,8 @@ struct State {
     spent_json: Option<String>,
     traced: bool,
     closed: bool,
+    /// The host's report that came with the terminal, once that is taken.
+    last_report: Option<u64>,
 }
 
 /// Where a job's records go on from, and under which epoch they count; a new job's
@@ -87,6 +89,7 @@ impl Buffer {
             spent_json: None,
             traced: false,
             closed: false,
+            last_report: None,
         };
         Self {
             stream,
@@ -185,6 +188,9 @@ impl BlockSource for Buffer {
         };
         state.next_seq += u64::from(state.count);
         state.count = 0;
+        if block.terminal.is_some() {
+            state.last_report = block.mark.as_ref().map(|mark| mark.seq);
+        }
         drop(state);
         self.taken.notify_waiters();
         Some(block)
@@ -193,7 +199,9 @@ impl BlockSource for Buffer {
     fn committed(&self, report_seq: u64) {
         let over = {
             let state = self.state.lock();
-            state.closed && state.count == 0
+            // Blocks may be on their way to the log before the first of them is in it.
+            let is_last = state.last_report.is_none_or(|last| report_seq >= last);
+            state.closed && state.count == 0 && is_last
         };
         let mut told = self.on_durable.lock();
         if let Some(tell) = &*told {
@@ -203,5 +211,43 @@ impl BlockSource for Buffer {
             // Nothing follows the terminal.
             *told = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// The block before the terminal's was committed when that had been taken, and the
+    /// host never heard that its last report was durable.
+    #[test]
+    fn the_last_report_is_told_also_where_blocks_are_taken_ahead_of_commits() {
+        let buffer = Buffer::new(1, 1);
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = heard.clone();
+        buffer.on_durable(Some(Box::new(move |seq| hears.lock().push(seq))));
+        let end = JobEnd {
+            status: "success".into(),
+            ended_at_ms: 0,
+        };
+        for (seq, end) in [(1, None), (2, Some(end))] {
+            let mark = Some(ReportMark {
+                seq,
+                ..ReportMark::default()
+            });
+            let encoded = Encoded {
+                records: 1,
+                spent_json: None,
+                traced: false,
+            };
+            buffer.push(Push { end, mark }, |_| encoded);
+            assert!(buffer.take().is_some());
+        }
+        buffer.committed(1);
+        buffer.committed(2);
+        buffer.committed(2);
+        assert_eq!(*heard.lock(), [1, 2]);
     }
 }
