@@ -349,6 +349,35 @@ async fn a_submit_that_is_answered_too_late_is_made_and_runs() {
     assert_eq!(accepted["job_id"], seen[0]["job_id"]);
 }
 
+/// The replica that had the host offered it jobs on a stream that nobody read.
+#[tokio::test]
+async fn a_host_that_dials_another_replica_leaves_the_first_with_what_it_has() {
+    let (_cell, [a, b, c]) = Cell::start();
+    let mut client = Ws::connect(&c, ALICE).await;
+    let mut first = HostPeer::serving(&a.address, "h", "a", 4).await;
+    let mut of = Vec::new();
+    for _ in 0..2 {
+        client.submit("a", json!(1)).await;
+        let (_, next) = first.assigned().await;
+        first.accept(&next).await;
+        of.push(next);
+    }
+    first.report(&of[0], vec![log(1, "begun")]).await;
+    first.acked(1).await;
+    // One of them: the other it has forgotten.
+    let mut again = register("h", vec![agent("a")], 4);
+    again.resume = vec![held(&of[0])];
+    let (mut second, registered) = HostPeer::connect(&b.address, again).await.unwrap();
+    assert_eq!(registered.keep.len(), 1, "{registered:?}");
+    assert!(first.end().await.message().contains("taken over"));
+    let lost = client.until_terminal().await;
+    assert_eq!(lost.last().unwrap()["job_id"], *of[1].job_id);
+    assert_eq!(lost.last().unwrap()["payload"]["retryable"], true);
+    second.report(&of[0], vec![result(2, "2")]).await;
+    let kept = client.until_terminal().await;
+    assert_eq!(kept.last().unwrap()["payload"]["result"], 2);
+}
+
 #[tokio::test]
 async fn a_replica_that_is_drained_is_not_missed() {
     let (_cell, [a, b, _c]) = Cell::start();

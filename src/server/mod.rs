@@ -417,6 +417,9 @@ async fn open(config: Config) -> anyhow::Result<Opened> {
         fenced: CancellationToken::new(),
         taking: Arc::default(),
     });
+    if let Some(membership) = &membership {
+        membership.prepare();
+    }
     Ok(Opened {
         sessions,
         hosts,

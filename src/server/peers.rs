@@ -22,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::agent::host::{Elsewhere, Eventually, Hosts, hash};
 use crate::job::{Jobs, now};
 use crate::log::jetstream::{Joined, News};
-use crate::log::{Command, Log, Outcome, ReplicaNumber, StreamId};
+use crate::log::{Command, HostKey, Log, Outcome, ReplicaNumber, StreamId};
 use crate::protocol::TraceContext;
 use crate::protocol::host::AssignmentRef;
 use crate::session::Sessions;
@@ -43,6 +43,14 @@ struct Presence {
     /// Free places by `name@version`.
     #[serde(default)]
     free: BTreeMap<String, u32>,
+}
+
+/// That a host has come to a replica.
+#[derive(Debug, Deserialize, Serialize)]
+struct Came {
+    replica: ReplicaNumber,
+    principal: String,
+    instance_id: String,
 }
 
 struct Peer {
@@ -155,9 +163,29 @@ struct Others {
     log: Log,
     /// One at a time takes up jobs.
     taking: Arc<tokio::sync::Mutex<()>>,
+    client: async_nats::Client,
+    came: String,
 }
 
 impl Elsewhere for Others {
+    fn came(&self, host: HostKey) -> Eventually<()> {
+        let came = Came {
+            replica: self.me,
+            principal: host.principal,
+            instance_id: host.instance_id,
+        };
+        let (client, subject) = (self.client.clone(), self.came.clone());
+        Box::pin(async move {
+            let Ok(payload) = serde_json::to_vec(&came) else {
+                return;
+            };
+            // Who does not hear it finds out by the host's silence.
+            if let Err(error) = client.publish(subject, payload.into()).await {
+                tracing::debug!(%error, "that a host came was not said");
+            }
+        })
+    }
+
     fn room_for(&self, agent: &str) -> Option<ReplicaNumber> {
         let here = self.hosts.upgrade()?.free_of(agent);
         // What waits here is about to be served.
@@ -182,6 +210,10 @@ impl Elsewhere for Others {
                 to,
                 token_hash,
             };
+            // What was said of it here is written before it is another's.
+            if log.settled().await.is_err() {
+                return false;
+            }
             match log.execute(given).await {
                 Ok(outcome) => outcome == Outcome::Done,
                 Err(error) => {
@@ -222,8 +254,11 @@ async fn fetch(
     let Some(job) = log.job(&of.job_id).await? else {
         return Ok(false);
     };
-    if log.owner(job.stream).await?.is_none_or(|owner| owner == me) {
-        return Ok(false);
+    match log.owner(job.stream).await? {
+        None => return Ok(false),
+        // It is this replica's and may not have been begun yet.
+        Some(owner) if owner == me => return Ok(job.end_position.is_none()),
+        Some(_) => {}
     }
     let taken = Command::MoveJob {
         stream: job.stream,
@@ -275,9 +310,27 @@ async fn listen(
     }
 }
 
+/// Lets go of hosts that are at another replica now.
+async fn displace(mut came: async_nats::Subscriber, me: ReplicaNumber, hosts: Arc<Hosts>) {
+    while let Some(message) = came.next().await {
+        match serde_json::from_slice::<Came>(&message.payload) {
+            Ok(came) if came.replica == me => {}
+            Ok(came) => {
+                let (principal, instance_id) = (came.principal, came.instance_id);
+                let host = HostKey {
+                    principal,
+                    instance_id,
+                };
+                hosts.came_elsewhere(&host, came.replica);
+            }
+            Err(error) => tracing::warn!(%error, "an arrival that cannot be read"),
+        }
+    }
+}
+
 impl Membership {
-    /// Runs until this replica is fenced or its log ends.
-    pub async fn run(mut self) {
+    /// Before a client or a host is heard: from then on it may be about another replica.
+    pub fn prepare(&self) {
         let others = Arc::new(Others {
             me: self.joined.number,
             peers: self.peers.clone(),
@@ -285,18 +338,30 @@ impl Membership {
             jobs: self.sessions.jobs.clone(),
             log: self.log().clone(),
             taking: self.taking.clone(),
+            client: self.joined.client.clone(),
+            came: self.arrivals(),
         });
         self.hosts.set_elsewhere(others.clone());
         (self.sessions.jobs).place_by(move |agent| {
             let here = others.hosts.upgrade()?.free_of(agent);
             others.peers.choose(agent, here)
         });
+    }
+
+    fn arrivals(&self) -> String {
+        format!("arcp.{}.hosts", self.cluster)
+    }
+
+    /// Runs until this replica is fenced or its log ends.
+    pub async fn run(mut self) {
         if let Err(error) = self.look_around().await {
             tracing::error!(%error, "the other replicas are not known");
         }
         let subject = format!("arcp.{}.presence", self.cluster);
-        let heard = match self.joined.client.subscribe(subject.clone()).await {
-            Ok(heard) => heard,
+        let came = self.joined.client.subscribe(self.arrivals()).await;
+        let heard = self.joined.client.subscribe(subject.clone()).await;
+        let (heard, came) = match heard.and_then(|heard| Ok((heard, came?))) {
+            Ok(both) => both,
             Err(error) => {
                 tracing::error!(%error, "cannot listen to the other replicas");
                 return self.fenced.cancel();
@@ -304,8 +369,10 @@ impl Membership {
         };
         // Apart, so that what is known of the others does not wait for what is done here.
         let (peers, hosts) = (self.peers.clone(), self.hosts.clone());
-        let listening = tokio::spawn(listen(heard, self.joined.number, peers, hosts));
-        let _listening = AbortOnDropHandle::new(listening);
+        let me = self.joined.number;
+        let listening = listen(heard, me, peers, hosts.clone());
+        let _listening = AbortOnDropHandle::new(tokio::spawn(listening));
+        let _displacing = AbortOnDropHandle::new(tokio::spawn(displace(came, me, hosts)));
         let mut tick = tokio::time::interval(PRESENCE_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ticked_at = Instant::now();
@@ -409,6 +476,7 @@ impl Membership {
 
     fn forget(&self, replica: ReplicaNumber) {
         self.peers.forget(replica);
+        self.hosts.forget_elsewhere(replica);
         self.hosts.set_elsewhere_offered(self.peers.offered());
     }
 

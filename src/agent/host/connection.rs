@@ -86,6 +86,9 @@ impl Connection {
         self.host.outbox.clear();
         self.hosts.announce(&self.host, &register);
         self.fetch(&register).await;
+        if let Some(elsewhere) = self.hosts.elsewhere.get() {
+            elsewhere.came(self.host.key()).await;
+        }
         let registered = self.resume(&register);
         // Not through the outbox: what is acked meanwhile would go ahead of it.
         if let Err(end) = self.say(HostReply::Registered(registered)).await {

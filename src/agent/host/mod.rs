@@ -28,7 +28,7 @@ mod registry;
 use std::pin::Pin;
 use std::time::Duration;
 
-use crate::log::{ReplicaNumber, StreamId};
+use crate::log::{HostKey, ReplicaNumber, StreamId};
 use crate::protocol::host::AssignmentRef;
 
 pub(crate) use activation::hash;
@@ -47,6 +47,10 @@ pub trait Elsewhere: Send + Sync + 'static {
     /// Gives a job away that has no host; whether it is gone. Whoever runs it here is
     /// ended then.
     fn give(&self, stream: StreamId, job_id: &str, to: ReplicaNumber) -> Eventually<bool>;
+
+    /// Tells the others that a host has come here, after those jobs of it that it has: what
+    /// else they have of it is no longer its.
+    fn came(&self, host: HostKey) -> Eventually<()>;
 
     /// Has jobs come here whose host has, from the replicas that have them; returns which
     /// did.

@@ -25,6 +25,8 @@ pub(super) struct Host {
 
 pub(super) struct State {
     pub agents: Vec<HostedAgent>,
+    /// Its present connection has said what it holds.
+    pub arrived: bool,
     /// Counted as connected in the inventory.
     pub listed: bool,
     /// Grows with each connection.
@@ -51,6 +53,7 @@ impl Host {
     pub fn new(id: HostId, principal: String, instance_id: String, name: String) -> Self {
         let state = State {
             agents: Vec::new(),
+            arrived: false,
             listed: false,
             generation: 0,
             displaced: CancellationToken::new(),
@@ -81,6 +84,7 @@ impl Host {
         let (displaced, released) = (CancellationToken::new(), CancellationToken::new());
         let mut state = self.state.lock();
         state.generation += 1;
+        state.arrived = false;
         state.away = false;
         state.displaced.cancel();
         state.displaced = displaced.clone();

@@ -15,10 +15,14 @@ use super::placement::{HostId, Placement, Ticket};
 use super::process::{Host, Turn};
 use super::{Elsewhere, Options, Rights};
 use crate::job::{Agent, Provider, Resolved};
-use crate::log::{HostKey, HostedAgentRow};
+use crate::log::{HostKey, HostedAgentRow, ReplicaNumber};
 use crate::protocol::AgentRef;
 use crate::protocol::host::{AssignmentRef, HostRefusal, LossPolicy, Register};
 use crate::protocol::message::AgentInfo;
+
+/// Hosts at other replicas that are remembered; more, and the time it takes to be lost
+/// decides of what they had.
+const ELSEWHERE_MAX: usize = 100_000;
 
 /// Shared by all connections of hosts and by the jobs they run.
 pub struct Hosts {
@@ -42,6 +46,9 @@ pub(super) struct State {
     by_instance: HashMap<(String, String), HostId>,
     known: KnownAgents,
     orphans: Orphans,
+    /// Hosts that have come to other replicas that are there, without what those did not
+    /// get: nobody waits for them here.
+    elsewhere: HashMap<HostKey, ReplicaNumber>,
     next_id: HostId,
 }
 
@@ -267,6 +274,10 @@ impl Hosts {
     /// Its turn is taken under the same lock under which a host is lost.
     pub(super) fn host_of(&self, principal: &str, register: &Register) -> (Arc<Host>, Turn) {
         let mut state = self.state.lock();
+        state.elsewhere.remove(&HostKey {
+            principal: principal.into(),
+            instance_id: register.instance_id.clone(),
+        });
         let instance = (principal.to_owned(), register.instance_id.clone());
         let known = state.by_instance.get(&instance).copied();
         if let Some(host) = known.and_then(|id| state.hosts.get(&id).cloned()) {
@@ -315,6 +326,7 @@ impl Hosts {
             own.agents.iter().for_each(|agent| state.known.leave(agent));
         }
         own.agents = register.agents.clone();
+        own.arrived = true;
         for agent in &own.agents {
             state.known.arrive(&host.principal, agent);
         }
@@ -390,8 +402,47 @@ impl Hosts {
         host.lose_all(reason);
     }
 
+    /// The host is at another replica now, with what it has.
+    pub fn came_elsewhere(self: &Arc<Self>, key: &HostKey, replica: ReplicaNumber) {
+        let instance = (key.principal.clone(), key.instance_id.clone());
+        let host = {
+            let mut state = self.state.lock();
+            if state.elsewhere.len() >= ELSEWHERE_MAX {
+                state.elsewhere.clear();
+            }
+            state.elsewhere.insert(key.clone(), replica);
+            state.orphans.disown(key);
+            let id = state.by_instance.get(&instance);
+            id.and_then(|id| state.hosts.get(id).cloned())
+        };
+        if let Some(host) = host {
+            let generation = {
+                let own = host.state.lock();
+                own.displaced.cancel();
+                own.generation
+            };
+            self.lose(&host, generation, "the host no longer has the job");
+        }
+    }
+
+    /// A replica is gone: where its hosts are is not known.
+    pub fn forget_elsewhere(&self, replica: ReplicaNumber) {
+        let mut state = self.state.lock();
+        state.elsewhere.retain(|_, at| *at != replica);
+    }
+
     pub(super) fn add_orphan(&self, host: HostKey, activation: Arc<Activation>) {
-        self.state.lock().orphans.add(host, activation);
+        let mut state = self.state.lock();
+        let instance = (host.principal.clone(), host.instance_id.clone());
+        let here = state.by_instance.get(&instance);
+        let here = here.and_then(|id| state.hosts.get(id));
+        let came_without = here.is_some_and(|host| host.state.lock().arrived)
+            || state.elsewhere.contains_key(&host);
+        state.orphans.add(host.clone(), activation);
+        if came_without {
+            state.orphans.disown(&host);
+        }
+        drop(state);
         self.orphaned.notify_waiters();
     }
 
