@@ -224,7 +224,7 @@ mod tests {
     /// host never heard that its last report was durable.
     #[test]
     fn the_last_report_is_told_also_where_blocks_are_taken_ahead_of_commits() {
-        let buffer = Buffer::new(1, 1);
+        let buffer = Buffer::new(1, Since::default());
         let heard = Arc::new(Mutex::new(Vec::new()));
         let hears = heard.clone();
         buffer.on_durable(Some(Box::new(move |seq| hears.lock().push(seq))));

@@ -103,7 +103,10 @@ impl Nemesis {
             let began = Instant::now();
             self.strike(fault).await;
             self.history.note("nemesis", "over");
-            println!("{fault:?}, whole after {:.1} s", began.elapsed().as_secs_f64());
+            println!(
+                "{fault:?}, whole after {:.1} s",
+                began.elapsed().as_secs_f64()
+            );
             self.rest(200..2_000).await;
         }
         self.cell.heal_links();

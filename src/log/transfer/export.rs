@@ -85,7 +85,9 @@ fn store(dir: &Path) -> Result<PathBuf, Error> {
 
 /// Under its name once it is whole.
 fn written(dir: &Path, to: &Path) -> Result<Exported, Error> {
-    let partial = to.with_added_extension("partial");
+    let mut partial = to.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
     let written = write(dir, &partial).and_then(|exported| {
         std::fs::rename(&partial, to).map_err(io(to))?;
         sync_dir(to)?;
