@@ -2,7 +2,8 @@
 //!
 //! It is told of a job before the job's first record, and of every block after it
 //! was committed; nobody waits for it. What does not fit its queue is left out and
-//! counted, terminals last, so that a run that began also ends.
+//! counted, but for how jobs ended: that goes in without its block and has room of its
+//! own, so that a run that began also ends.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,12 +17,15 @@ use super::queue::Queue;
 use super::run::{Began, Run};
 use super::span::{Span, now_ns};
 use crate::log::{Block, StreamId};
+use crate::wire::{self, Traced};
 
 /// Bytes of blocks that may wait; they are shared with whoever else reads them.
 const WAITING_BYTES_MAX: usize = 64 * 1024 * 1024;
 const WAITING_MESSAGES_MAX: usize = 65_536;
 /// Jobs followed at once; more are counted as dropped.
 const RUNS_MAX: usize = 200_000;
+/// One end for each job that is followed, above all else that may wait.
+const WAITING_ENDS_MAX: usize = WAITING_MESSAGES_MAX + RUNS_MAX;
 
 /// Messages taken at a time.
 const RECEIVED_MAX: usize = 1_024;
@@ -37,6 +41,8 @@ pub(super) enum Message {
     Earlier(Vec<Arc<Block>>),
     Running(StreamId, u64),
     Blocks(Vec<Arc<Block>>, usize),
+    /// The last record of a job, and its number, where the block did not fit.
+    Ended(StreamId, u64, Traced),
     Span(Box<Span>),
     Flush(oneshot::Sender<()>),
 }
@@ -56,33 +62,83 @@ pub(super) struct Waiting {
     pub dropped: AtomicU64,
 }
 
-impl Inbox {
-    pub fn send(&self, message: Message) {
-        let flush = matches!(message, Message::Flush(_));
-        let waiting = self.waiting.messages.fetch_add(1, Ordering::Relaxed);
-        if (waiting >= WAITING_MESSAGES_MAX && !flush) || self.sender.send(message).is_err() {
-            self.waiting.messages.fetch_sub(1, Ordering::Relaxed);
-            self.waiting.dropped.fetch_add(1, Ordering::Relaxed);
+impl Message {
+    /// How many may wait before this one is left out.
+    fn waiting_max(&self) -> usize {
+        match self {
+            Self::Ended(..) => WAITING_ENDS_MAX,
+            Self::Flush(_) => usize::MAX,
+            _ => WAITING_MESSAGES_MAX,
         }
     }
 
+    /// What is missing in the trace without it; at least, as nobody looks into blocks.
+    fn left_out(&self) -> u64 {
+        match self {
+            Self::Began(_, began) => 1 + u64::from(began.submit.is_some()),
+            Self::Blocks(blocks, _) => blocks.len() as u64,
+            Self::Span(_) | Self::Ended(..) => 1,
+            // These only say more of spans that come in any case.
+            Self::Earlier(_) | Self::Running(..) | Self::Flush(_) => 0,
+        }
+    }
+}
+
+impl Inbox {
+    pub fn send(&self, message: Message) {
+        if let Err(message) = self.try_send(message) {
+            self.drop_spans(message.left_out());
+        }
+    }
+
+    /// Gives back what does not fit, and everything when nobody is there to take it.
+    fn try_send(&self, message: Message) -> Result<(), Message> {
+        let before = self.waiting.messages.fetch_add(1, Ordering::Relaxed);
+        let sent = match before < message.waiting_max() {
+            true => self.sender.send(message).map_err(|unsent| unsent.0),
+            false => Err(message),
+        };
+        if sent.is_err() {
+            self.waiting.messages.fetch_sub(1, Ordering::Relaxed);
+        }
+        sent
+    }
+
     pub fn blocks(&self, group: &[Arc<Block>]) {
-        let full = self.waiting.bytes.load(Ordering::Relaxed) > WAITING_BYTES_MAX;
         // Most blocks have nothing that a trace shows, and are not even looked at.
         let shown = group.iter().filter(|block| block.traced || block.terminal);
-        let mut kept: Vec<_> = shown.cloned().collect();
-        let all = kept.len();
-        if full {
-            kept.retain(|block| block.terminal);
-        }
-        let left_out = (all - kept.len()) as u64;
-        self.waiting.dropped.fetch_add(left_out, Ordering::Relaxed);
-        if kept.is_empty() {
+        let shown: Vec<_> = shown.cloned().collect();
+        if shown.is_empty() {
             return;
         }
-        let bytes = kept.iter().map(|block| block.data.len()).sum();
-        self.waiting.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.send(Message::Blocks(kept, bytes));
+        let bytes = shown.iter().map(|block| block.data.len()).sum();
+        let before = self.waiting.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let unsent = match before <= WAITING_BYTES_MAX {
+            true => self.try_send(Message::Blocks(shown, bytes)).err(),
+            false => Some(Message::Blocks(shown, bytes)),
+        };
+        if let Some(Message::Blocks(shown, bytes)) = unsent {
+            // They do not wait, and nobody else would take them off the sum.
+            self.waiting.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            shown.iter().for_each(|block| self.end_of(block));
+        }
+    }
+
+    /// Of a block that does not fit, what its job's run cannot do without.
+    fn end_of(&self, block: &Block) {
+        let last = block.record((block.count as usize).saturating_sub(1));
+        match wire::traced(last).filter(|_| block.terminal) {
+            Some(end) => {
+                // There may be something to show in front of it.
+                self.drop_spans(u64::from(block.count > 1));
+                self.send(Message::Ended(block.stream, block.last_seq(), end));
+            }
+            None => self.drop_spans(1),
+        }
+    }
+
+    fn drop_spans(&self, count: u64) {
+        self.waiting.dropped.fetch_add(count, Ordering::Relaxed);
     }
 }
 
@@ -143,6 +199,11 @@ fn on(message: Message, runs: &mut Runs, waiting: &Waiting, spans: &mut Vec<Span
             apply(runs, &blocks, spans);
             waiting.bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
+        Message::Ended(stream, seq, end) => {
+            if let Some(mut run) = runs.remove(&stream) {
+                run.ended(seq, end, now_ns(), spans);
+            }
+        }
         Message::Span(span) => spans.push(*span),
         // Waited for where it was received.
         Message::Flush(_) => {}
@@ -157,5 +218,104 @@ fn apply(runs: &mut Runs, blocks: &[Arc<Block>], spans: &mut Vec<Span>) {
                 runs.remove(&block.stream);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::super::run::tests::{began, terminal};
+    use super::*;
+    use crate::protocol::Failure;
+
+    const MIB: usize = 1024 * 1024;
+
+    fn inbox() -> (Inbox, UnboundedReceiver<Message>) {
+        let (sender, receiver) = unbounded_channel();
+        let waiting = Arc::default();
+        (Inbox { sender, waiting }, receiver)
+    }
+
+    /// As many messages as may wait.
+    fn fill(inbox: &Inbox) {
+        for _ in 0..WAITING_MESSAGES_MAX {
+            inbox.send(Message::Running(0, 0));
+        }
+    }
+
+    /// What the telemetry thread would make of all that waits.
+    fn observe_all(inbox: &Inbox, receiver: &mut UnboundedReceiver<Message>) -> (Runs, Vec<Span>) {
+        let (mut runs, mut spans) = (Runs::new(), Vec::new());
+        while let Ok(message) = receiver.try_recv() {
+            inbox.waiting.messages.fetch_sub(1, Ordering::Relaxed);
+            on(message, &mut runs, &inbox.waiting, &mut spans);
+        }
+        (runs, spans)
+    }
+
+    /// One block, of an event that a trace shows.
+    fn block(data: &Bytes) -> Arc<Block> {
+        Arc::new(Block::new(1, 7, 1, 1, data.clone(), false))
+    }
+
+    #[test]
+    fn blocks_that_were_left_out_do_not_count_as_waiting_for_ever() {
+        let (inbox, mut receiver) = inbox();
+        let data = Bytes::from(vec![0; MIB]);
+        fill(&inbox);
+        let group: Vec<_> = (0..100).map(|_| block(&data)).collect();
+        inbox.blocks(&group);
+        assert_eq!(inbox.waiting.dropped.load(Ordering::Relaxed), 100);
+        observe_all(&inbox, &mut receiver);
+        // The next one finds all of the room.
+        inbox.blocks(&[block(&data)]);
+        assert!(matches!(receiver.try_recv(), Ok(Message::Blocks(_, MIB))));
+        assert_eq!(inbox.waiting.dropped.load(Ordering::Relaxed), 100);
+        // Of bytes there may be no more than these, and then they come back too.
+        inbox.waiting.bytes.store(0, Ordering::Relaxed);
+        (0..100).for_each(|_| inbox.blocks(&[block(&data)]));
+        let left_out = inbox.waiting.dropped.load(Ordering::Relaxed) - 100;
+        assert!((30..40).contains(&left_out), "{left_out} of 100");
+        observe_all(&inbox, &mut receiver);
+        assert_eq!(inbox.waiting.bytes.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_run_that_began_also_ends_where_nothing_else_fits() {
+        for full in ["messages", "bytes"] {
+            let (inbox, mut receiver) = inbox();
+            for job in 0..50 {
+                let began = began(&format!("job_{job}"));
+                inbox.send(Message::Began(job, Box::new(began)));
+            }
+            match full {
+                "messages" => fill(&inbox),
+                _ => inbox.waiting.bytes.store(65 * MIB, Ordering::Relaxed),
+            }
+            for job in 0..50 {
+                let failure = Some(Failure::invalid("no"));
+                inbox.blocks(&[Arc::new(terminal(job, 3, failure))]);
+            }
+            let (runs, spans) = observe_all(&inbox, &mut receiver);
+            assert!(runs.is_empty(), "{} never ended: {full}", runs.len());
+            assert_eq!(spans.len(), 50);
+            for span in spans {
+                assert_eq!(span.error.as_deref(), Some("INVALID_REQUEST"));
+                assert!(format!("{:?}", span.attributes).contains("arcp.job.events"));
+            }
+        }
+    }
+
+    #[test]
+    fn what_nobody_takes_any_more_is_counted() {
+        let (inbox, receiver) = inbox();
+        drop(receiver);
+        let span = Span::within("4bf92f3577b34da6a3ce929d0e0e4736", "x", 1, 2);
+        inbox.send(Message::Span(Box::new(span)));
+        inbox.blocks(&[Arc::new(terminal(7, 1, None))]);
+        assert_eq!(inbox.waiting.dropped.load(Ordering::Relaxed), 2);
+        assert_eq!(inbox.waiting.messages.load(Ordering::Relaxed), 0);
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Counts {
     pub room: Semaphore,
     /// The last export went well.
     pub healthy: AtomicBool,
+    /// Waiting for room was in vain, and there has been none since.
+    stalled: AtomicBool,
     pub dropped: AtomicU64,
     pub exported: AtomicU64,
 }
@@ -43,20 +45,28 @@ impl Counts {
         Self {
             room: Semaphore::new(spans_max),
             healthy: AtomicBool::new(true),
+            stalled: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
             exported: AtomicU64::new(0),
         }
     }
 
+    /// Once for all spans that a collector which hangs has no room for: to wait for each
+    /// would let everything behind them pile up.
+    fn may_wait(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed) && !self.stalled.load(Ordering::Relaxed)
+    }
+
     /// Makes room used, or counts a span as dropped.
     async fn admit(&self) -> bool {
         let permit = match self.room.try_acquire() {
-            Err(_) if self.healthy.load(Ordering::Relaxed) => {
+            Err(_) if self.may_wait() => {
                 let room = tokio::time::timeout(ROOM_TIMEOUT, self.room.acquire());
                 room.await.ok().and_then(Result::ok)
             }
             permit => permit.ok(),
         };
+        self.stalled.store(permit.is_none(), Ordering::Relaxed);
         match permit {
             // The exporter gives it back, when it takes the span.
             Some(permit) => permit.forget(),
@@ -123,5 +133,27 @@ impl Queue {
     pub fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
         self.due.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Or a hanging collector would have the observer take five messages a second.
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_is_waited_for_once_and_not_by_each_span() {
+        let counts = Counts::new(1);
+        assert!(counts.admit().await);
+        let began = tokio::time::Instant::now();
+        for _ in 0..1_000 {
+            assert!(!counts.admit().await);
+        }
+        assert_eq!(began.elapsed(), ROOM_TIMEOUT);
+        assert_eq!(counts.dropped.load(Ordering::Relaxed), 1_000);
+        // The exporter has taken one: the next that finds none waits again.
+        counts.room.add_permits(1);
+        assert!(counts.admit().await && !counts.admit().await);
+        assert_eq!(began.elapsed(), 2 * ROOM_TIMEOUT);
     }
 }

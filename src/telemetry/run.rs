@@ -147,6 +147,12 @@ impl Run {
         }
     }
 
+    /// The last of its records, where the block that has it is not there.
+    pub fn ended(&mut self, seq: u64, end: Traced, now_ns: u64, out: &mut Vec<Span>) {
+        self.events = seq;
+        self.record(seq, end, now_ns, out);
+    }
+
     fn record(&mut self, seq: u64, traced: Traced, now_ns: u64, out: &mut Vec<Span>) {
         let at_ns = traced.at_ms.map_or(now_ns, ms_to_ns);
         match traced.what {
@@ -291,3 +297,6 @@ impl Run {
         out.push(span);
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;
