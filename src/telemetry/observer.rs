@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use super::queue::Queue;
 use super::run::{Began, Run};
 use super::span::{Span, now_ns};
+use super::thread;
 use crate::log::{Block, StreamId};
 use crate::wire::{self, Traced};
 
@@ -60,6 +61,15 @@ pub(super) struct Waiting {
     messages: AtomicUsize,
     /// Blocks and messages that were left out.
     pub dropped: AtomicU64,
+}
+
+impl Waiting {
+    /// Nobody will deal with what waits, with the message in hand, nor end the runs.
+    fn lost(&self, runs: usize) {
+        let messages = self.messages.load(Ordering::Relaxed) + 1;
+        let lost = (messages + runs) as u64;
+        self.dropped.fetch_add(lost, Ordering::Relaxed);
+    }
 }
 
 impl Message {
@@ -142,13 +152,27 @@ impl Inbox {
     }
 }
 
-/// Runs until every sender is gone.
+/// Runs until every sender is gone. What a panic leaves is counted, and what was made
+/// before it still goes out.
 pub(super) async fn observe(
-    mut inbox: UnboundedReceiver<Message>,
+    inbox: UnboundedReceiver<Message>,
     waiting: Arc<Waiting>,
     queue: Arc<Queue>,
 ) {
     let mut runs = Runs::new();
+    let following = follow(inbox, &waiting, &queue, &mut runs);
+    if !thread::unless_panicked("spans", following).await {
+        waiting.lost(runs.len());
+    }
+    queue.close();
+}
+
+async fn follow(
+    mut inbox: UnboundedReceiver<Message>,
+    waiting: &Waiting,
+    queue: &Queue,
+    runs: &mut Runs,
+) {
     let (mut messages, mut spans) = (Vec::new(), Vec::new());
     loop {
         let received = inbox.recv_many(&mut messages, RECEIVED_MAX).await;
@@ -163,7 +187,7 @@ pub(super) async fn observe(
                 let _ = done.send(());
                 continue;
             }
-            on(message, &mut runs, &waiting, &mut spans);
+            on(message, runs, waiting, &mut spans);
             for span in spans.drain(..) {
                 queue.push(span).await;
             }
@@ -172,7 +196,6 @@ pub(super) async fn observe(
             tokio::time::sleep(GATHER).await;
         }
     }
-    queue.close();
 }
 
 fn on(message: Message, runs: &mut Runs, waiting: &Waiting, spans: &mut Vec<Span>) {
@@ -306,6 +329,14 @@ mod tests {
                 assert!(format!("{:?}", span.attributes).contains("arcp.job.events"));
             }
         }
+    }
+
+    #[test]
+    fn what_a_panic_of_the_thread_leaves_is_counted() {
+        let (inbox, _receiver) = inbox();
+        (0..3).for_each(|_| inbox.send(Message::Running(0, 0)));
+        inbox.waiting.lost(2);
+        assert_eq!(inbox.waiting.dropped.load(Ordering::Relaxed), 3 + 1 + 2);
     }
 
     #[test]

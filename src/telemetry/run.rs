@@ -1,5 +1,8 @@
 //! One job's run, read off its committed records: the spans of its tools as they
 //! end, its own when the terminal comes. Pure; the observer calls it.
+//!
+//! Times are the agent's own where they can be: not before the run, not in the future.
+//! Those of a clock that is out are replaced by when the runtime had the record.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -154,13 +157,11 @@ impl Run {
     }
 
     fn record(&mut self, seq: u64, traced: Traced, now_ns: u64, out: &mut Vec<Span>) {
-        let at_ns = traced.at_ms.map_or(now_ns, ms_to_ns);
+        let at_ns = self.time_of(traced.at_ms, now_ns);
         match traced.what {
             What::ToolCall { tool, call_id } => {
                 // A host's first reports may come before it is known to run.
-                let at_ns = at_ns.max(self.created_ns);
-                let started_ns = self.started_ns.unwrap_or(at_ns);
-                self.started_ns = Some(started_ns.min(at_ns));
+                self.started_ns.get_or_insert(at_ns);
                 if self.tools.len() < OPEN_TOOLS_MAX {
                     let start_ns = at_ns;
                     let open = OpenTool {
@@ -173,7 +174,9 @@ impl Run {
             }
             What::ToolResult { call_id, error } => {
                 if let Some(open) = self.tools.remove(&call_id) {
-                    let mut span = self.tool(&call_id, open, at_ns);
+                    let in_order = at_ns >= open.start_ns;
+                    let end_ns = if in_order { at_ns } else { now_ns };
+                    let mut span = self.tool(&call_id, open, end_ns);
                     if let Some(code) = error {
                         span.fail(code);
                     }
@@ -227,6 +230,13 @@ impl Run {
             What::Success => self.end("success", None, now_ns, out),
             What::Failure { status, code } => self.end(&status, Some(code), now_ns, out),
         }
+    }
+
+    fn time_of(&self, at_ms: Option<i64>, now_ns: u64) -> u64 {
+        let since_ns = self.started_ns.unwrap_or(self.created_ns);
+        let said = at_ms.map(ms_to_ns);
+        let possible = said.filter(|at_ns| (since_ns..=now_ns).contains(at_ns));
+        possible.unwrap_or(now_ns)
     }
 
     fn tool(&self, call_id: &str, open: OpenTool, end_ns: u64) -> Span {

@@ -77,7 +77,7 @@ pub fn now_of_records() -> u64 {
 }
 
 pub fn ms_to_ns(ms: i64) -> u64 {
-    u64::try_from(ms).unwrap_or(0) * 1_000_000
+    u64::try_from(ms).unwrap_or(0).saturating_mul(1_000_000)
 }
 
 impl Span {
@@ -96,7 +96,7 @@ impl Span {
             start_ns,
             // A clock that was set back is no reason for a span of 500 years; and Jaeger
             // warns of one that took no time.
-            end_ns: end_ns.max(start_ns + SPAN_NS_MIN),
+            end_ns: end_ns.max(start_ns.saturating_add(SPAN_NS_MIN)),
             attributes: Vec::new(),
             events: Vec::new(),
             links: Vec::new(),

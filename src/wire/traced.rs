@@ -116,9 +116,10 @@ fn shown(mut event: &[u8]) -> bool {
 }
 
 fn event(event: proto::JobEvent) -> Option<Traced> {
-    let at_ms = event
-        .ts
-        .map(|ts| ts.seconds * 1_000 + i64::from(ts.nanos) / 1_000_000);
+    let at_ms = event.ts.map(|ts| {
+        let ms = ts.seconds.saturating_mul(1_000);
+        ms.saturating_add(i64::from(ts.nanos) / 1_000_000)
+    });
     let what = match event.body? {
         Body::ToolCall(call) => What::ToolCall {
             tool: call.tool,
