@@ -86,8 +86,8 @@ impl Jobs {
             let last_seq = log.seq_at(stream, log.committed()).await?;
             let since = Since { last_seq, epoch };
             let agent = self.agents().recover(&row.agent);
-            let is_hosted = hosted.contains_key(&row.stream);
-            let trace = self.take_up_trace(&row, is_hosted).await?;
+            let attempt = hosted.get(&row.stream).map(|hosted| hosted.attempt);
+            let trace = self.take_up_trace(&row, attempt).await?;
             let above = match &row.grant.parent_id {
                 None => Above::Nobody,
                 Some(parent) => match taken_up.get(parent) {
@@ -184,17 +184,17 @@ impl Jobs {
     async fn take_up_trace(
         &self,
         row: &JobRow,
-        is_hosted: bool,
+        attempt: Option<u32>,
     ) -> Result<Arc<JobTrace>, crate::log::Error> {
         let (telemetry, log) = (self.telemetry(), self.log());
-        let stored = match telemetry.is_on() || is_hosted {
+        let stored = match telemetry.is_on() || attempt.is_some() {
             true => log.job_trace(row.stream).await?,
             false => None,
         };
         let trace = JobTrace::stored(telemetry, row, stored);
         if trace.recorded {
             let earlier = log.read_stream(row.stream, 0, log.committed(), EARLIER_BYTES_MAX);
-            telemetry.taken_up(&trace, row, is_hosted, earlier.await?);
+            telemetry.taken_up(&trace, row, attempt, earlier.await?);
         }
         Ok(trace)
     }

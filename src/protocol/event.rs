@@ -4,6 +4,9 @@ use super::{Failure, Timestamp};
 
 /// The phase of a status that tells of a new credential (§9.8.2).
 pub const ROTATED: &str = "credential_rotated";
+/// The phase with which the runtime tells that a job goes to another host. Agents may say
+/// it too, of tries of their own.
+pub const RETRYING: &str = "retrying";
 /// A metric that only the runtime reports: what is left of a budget (§9.6).
 pub const REMAINING: &str = "cost.budget.remaining";
 

@@ -235,17 +235,20 @@ impl Telemetry {
         self.span(span);
     }
 
-    /// A job of an earlier run of the runtime, with its records so far.
+    /// A job of an earlier run of the runtime, with its records so far, and the attempt
+    /// of one that hosts have.
     pub fn taken_up(
         &self,
         trace: &Arc<JobTrace>,
         row: &JobRow,
-        hosted: bool,
+        attempt: Option<u32>,
         earlier: Vec<Arc<Block>>,
     ) {
         if trace.recorded {
-            self.send(Message::Began(row.stream, began(trace, row, hosted)));
-            self.send(Message::Earlier(earlier));
+            let mut began = began(trace, row, attempt.is_some());
+            began.earlier_attempts = attempt.map_or(0, u64::from);
+            self.send(Message::Began(row.stream, began));
+            self.send(Message::Earlier(row.stream, earlier));
         }
     }
 
@@ -268,7 +271,14 @@ impl Telemetry {
         self.span(span);
     }
 
-    pub fn host_lost(&self, trace: &JobTrace, host: &str, attempt: u32, policy: &'static str) {
+    /// Before the runtime's record that the job is tried again, if it is.
+    pub fn host_lost(
+        &self,
+        (trace, stream): (&JobTrace, StreamId),
+        host: &str,
+        attempt: u32,
+        policy: &'static str,
+    ) {
         self.metrics.host_losses.inc();
         tracing::warn!(
             trace_id = trace.trace_id,
@@ -288,8 +298,9 @@ impl Telemetry {
         }
         span.set(names::ATTEMPT, u64::from(attempt));
         span.set(names::LOSS_POLICY, policy);
-        span.fail("host_lost");
+        span.fail(run::HOST_LOST);
         self.span(span);
+        self.send(Message::Lost(stream, u64::from(attempt), now));
     }
 
     /// An operation that a job's lease does not allow. `capability` is a name of the
@@ -367,6 +378,7 @@ fn began(trace: &Arc<JobTrace>, row: &JobRow, hosted: bool) -> Box<Began> {
         created_ms: row.created_at_ms,
         lease: lease(&row.grant),
         parent_id: row.grant.parent_id.clone(),
+        earlier_attempts: 0,
     })
 }
 

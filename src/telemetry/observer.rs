@@ -39,8 +39,10 @@ type Runs = HashMap<StreamId, Box<Run>>;
 pub(super) enum Message {
     Began(StreamId, Box<Began>),
     /// Records of a job from before this run of the runtime: their spans are out.
-    Earlier(Vec<Arc<Block>>),
+    Earlier(StreamId, Vec<Arc<Block>>),
     Running(StreamId, u64),
+    /// The host of this attempt was lost then.
+    Lost(StreamId, u64, u64),
     Blocks(Vec<Arc<Block>>, usize),
     /// The last record of a job, and its number, where the block did not fit.
     Ended(StreamId, u64, Traced),
@@ -87,9 +89,10 @@ impl Message {
         match self {
             Self::Began(_, began) => 1 + u64::from(began.submit.is_some()),
             Self::Blocks(blocks, _) => blocks.len() as u64,
-            Self::Span(_) | Self::Ended(..) => 1,
+            // Without a loss no retry is shown.
+            Self::Span(_) | Self::Ended(..) | Self::Lost(..) => 1,
             // These only say more of spans that come in any case.
-            Self::Earlier(_) | Self::Running(..) | Self::Flush(_) => 0,
+            Self::Earlier(..) | Self::Running(..) | Self::Flush(_) => 0,
         }
     }
 }
@@ -209,17 +212,27 @@ fn on(message: Message, runs: &mut Runs, waiting: &Waiting, spans: &mut Vec<Span
                 waiting.dropped.fetch_add(1, Ordering::Relaxed);
             }
         }
-        Message::Earlier(blocks) => {
+        Message::Earlier(stream, blocks) => {
+            // What it left out was counted when it was left out.
             apply(runs, &blocks, spans);
             spans.clear();
+            if let Some(run) = runs.get_mut(&stream) {
+                run.earlier_is_over();
+            }
         }
         Message::Running(stream, at_ns) => {
             if let Some(run) = runs.get_mut(&stream) {
                 run.running(at_ns);
             }
         }
+        Message::Lost(stream, attempt, at_ns) => {
+            if let Some(run) = runs.get_mut(&stream) {
+                run.host_lost(attempt, at_ns);
+            }
+        }
         Message::Blocks(blocks, bytes) => {
-            apply(runs, &blocks, spans);
+            let left_out = apply(runs, &blocks, spans);
+            waiting.dropped.fetch_add(left_out, Ordering::Relaxed);
             waiting.bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
         Message::Ended(stream, seq, end) => {
@@ -233,15 +246,19 @@ fn on(message: Message, runs: &mut Runs, waiting: &Waiting, spans: &mut Vec<Span
     }
 }
 
-fn apply(runs: &mut Runs, blocks: &[Arc<Block>], spans: &mut Vec<Span>) {
+/// Gives how many spans the runs had no room for.
+fn apply(runs: &mut Runs, blocks: &[Arc<Block>], spans: &mut Vec<Span>) -> u64 {
+    let mut left_out = 0;
     for block in blocks {
         if let Some(run) = runs.get_mut(&block.stream) {
             run.apply(block, now_ns(), spans);
+            left_out += run.left_out();
             if block.terminal {
                 runs.remove(&block.stream);
             }
         }
     }
+    left_out
 }
 
 #[cfg(test)]

@@ -18,9 +18,16 @@ use crate::wire::{self, Traced, What};
 
 /// Calls of tools that may be open at once; more are in the log and not in the trace.
 const OPEN_TOOLS_MAX: usize = 256;
+/// Of a call that is followed; what is longer is left out as well.
+const CALL_ID_BYTES_MAX: usize = 256;
 /// Events of the run's span: OpenTelemetry's default.
 const MARKS_MAX: usize = 128;
 const LINKS_MAX: usize = 128;
+
+/// Why a tool failed that a host had.
+pub(super) const HOST_LOST: &str = "host_lost";
+/// Of a tool whose `call_id` came again before it was back.
+const REPLACED: &str = "call_id_reused";
 
 pub(super) struct Run {
     trace: Arc<JobTrace>,
@@ -40,6 +47,12 @@ pub(super) struct Run {
     remaining: BTreeMap<String, f64>,
     lease: LeaseOf,
     attempt: u64,
+    /// When the host of this attempt was lost. Only the runtime says that: a status which
+    /// tells of a retry is the runtime's if it names the attempt after this.
+    lost_ns: Option<u64>,
+    /// Up to here a retry in the records of before this run of the runtime was one.
+    earlier_attempts: u64,
+    left_out: u64,
     marks: Vec<Mark>,
     children: Vec<SpanRef>,
 }
@@ -65,6 +78,8 @@ pub(super) struct Began {
     pub lease: LeaseOf,
     /// The job that delegated it.
     pub parent_id: Option<String>,
+    /// The last attempt of an earlier run of the runtime.
+    pub earlier_attempts: u64,
 }
 
 /// What the span of a submit says that the run's does not.
@@ -126,6 +141,9 @@ impl Run {
             remaining: began.lease.budget.clone(),
             lease: began.lease,
             attempt: 1,
+            lost_ns: None,
+            earlier_attempts: began.earlier_attempts,
+            left_out: 0,
             marks: Vec::new(),
             children: Vec::new(),
         };
@@ -137,6 +155,23 @@ impl Run {
         // As precise as what its records say, or it would begin after its first tool.
         let at_ns = at_ns / 1_000_000 * 1_000_000;
         self.started_ns.get_or_insert(at_ns.max(self.created_ns));
+    }
+
+    /// What hosts had of the job is gone, and it ends or goes to another.
+    pub fn host_lost(&mut self, attempt: u64, at_ns: u64) {
+        self.attempt = attempt;
+        self.lost_ns = Some(at_ns);
+    }
+
+    /// From here on only what this run of the runtime saw counts.
+    pub fn earlier_is_over(&mut self) {
+        self.attempt = self.attempt.max(self.earlier_attempts);
+        self.earlier_attempts = 0;
+    }
+
+    /// How many spans it had no room for since it was last asked.
+    pub fn left_out(&mut self) -> u64 {
+        std::mem::take(&mut self.left_out)
     }
 
     /// Adds a block; gives what is over with it. `now_ns` is for records without a time.
@@ -162,15 +197,7 @@ impl Run {
             What::ToolCall { tool, call_id } => {
                 // A host's first reports may come before it is known to run.
                 self.started_ns.get_or_insert(at_ns);
-                if self.tools.len() < OPEN_TOOLS_MAX {
-                    let start_ns = at_ns;
-                    let open = OpenTool {
-                        tool,
-                        seq,
-                        start_ns,
-                    };
-                    self.tools.insert(call_id, open);
-                }
+                self.call(call_id, tool, (seq, at_ns), out);
             }
             What::ToolResult { call_id, error } => {
                 if let Some(open) = self.tools.remove(&call_id) {
@@ -183,12 +210,10 @@ impl Run {
                     out.push(span);
                 }
             }
-            What::Status { phase } => {
-                if phase == "retrying" {
-                    self.attempt += 1;
-                    let mut span = self.trace.in_run(names::RETRY, at_ns, at_ns);
-                    span.set(names::ATTEMPT, self.attempt);
-                    out.push(span);
+            What::Status { phase, attempt } => {
+                let again = attempt.filter(|attempt| self.is_next(*attempt));
+                if let Some(attempt) = again {
+                    self.retry(attempt, at_ns, out);
                 } else if self.marks.len() < MARKS_MAX {
                     self.marks.push(Mark {
                         name: "status",
@@ -232,6 +257,54 @@ impl Run {
         }
     }
 
+    fn call(&mut self, call_id: String, tool: String, at: (u64, u64), out: &mut Vec<Span>) {
+        let (seq, start_ns) = at;
+        if let Some(first) = self.tools.remove(&call_id) {
+            let end_ns = start_ns.max(first.start_ns);
+            out.push(self.unfinished(&call_id, first, end_ns, REPLACED));
+        }
+        if self.tools.len() == OPEN_TOOLS_MAX || call_id.len() > CALL_ID_BYTES_MAX {
+            self.left_out += 1;
+            return;
+        }
+        let open = OpenTool {
+            tool: cut(&tool).to_owned(),
+            seq,
+            start_ns,
+        };
+        self.tools.insert(call_id, open);
+    }
+
+    /// Whether the runtime has said that the job is tried again, this often.
+    fn is_next(&self, attempt: u64) -> bool {
+        let known = self.lost_ns.is_some() || attempt <= self.earlier_attempts;
+        known && attempt == self.attempt + 1
+    }
+
+    fn retry(&mut self, attempt: u64, at_ns: u64, out: &mut Vec<Span>) {
+        let lost_ns = self.lost_ns.take().unwrap_or(at_ns);
+        self.end_tools(lost_ns, HOST_LOST, out);
+        self.attempt = attempt;
+        let mut span = self.trace.in_run(names::RETRY, at_ns, at_ns);
+        span.set(names::ATTEMPT, attempt);
+        out.push(span);
+    }
+
+    /// What is open ends here, or where it began if that was later.
+    fn end_tools(&mut self, at_ns: u64, error: &str, out: &mut Vec<Span>) {
+        for (call_id, open) in std::mem::take(&mut self.tools) {
+            let end_ns = at_ns.max(open.start_ns);
+            out.push(self.unfinished(&call_id, open, end_ns, error));
+        }
+    }
+
+    fn unfinished(&self, call_id: &str, open: OpenTool, end_ns: u64, error: &str) -> Span {
+        let mut span = self.tool(call_id, open, end_ns);
+        span.set(names::TOOL_UNFINISHED, true);
+        span.fail(error);
+        span
+    }
+
     fn time_of(&self, at_ms: Option<i64>, now_ns: u64) -> u64 {
         let since_ns = self.started_ns.unwrap_or(self.created_ns);
         let said = at_ms.map(ms_to_ns);
@@ -258,12 +331,10 @@ impl Run {
     }
 
     fn end(&mut self, status: &str, code: Option<String>, now_ns: u64, out: &mut Vec<Span>) {
-        // What a job left open ended with it.
-        for (call_id, open) in std::mem::take(&mut self.tools) {
-            let mut span = self.tool(&call_id, open, now_ns);
-            span.set(names::TOOL_UNFINISHED, true);
-            span.fail(status);
-            out.push(span);
+        // What a job left open ended with it, or with the host that had it.
+        match self.lost_ns.take() {
+            Some(lost_ns) => self.end_tools(lost_ns, HOST_LOST, out),
+            None => self.end_tools(now_ns, status, out),
         }
         let name = self.agent.split('@').next().unwrap_or("");
         let start_ns = self.started_ns.unwrap_or(self.created_ns);

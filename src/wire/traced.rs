@@ -6,7 +6,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 use super::proto;
 use super::proto::job_event::Body;
 use crate::protocol::EventBody;
-use crate::protocol::event::REMAINING;
+use crate::protocol::event::{REMAINING, RETRYING};
 
 /// Tags of `Envelope.payload` and of `JobEvent`.
 const JOB_EVENT: u32 = 30;
@@ -38,6 +38,8 @@ pub enum What {
     },
     Status {
         phase: String,
+        /// Of the job, where the status says that it is tried again.
+        attempt: Option<u64>,
     },
     Cost {
         name: String,
@@ -130,6 +132,7 @@ fn event(event: proto::JobEvent) -> Option<Traced> {
             call_id: result.call_id,
         },
         Body::Status(status) => What::Status {
+            attempt: attempt(&status),
             phase: status.phase,
         },
         Body::Metric(metric) if metric.name == REMAINING => What::Remaining {
@@ -148,6 +151,12 @@ fn event(event: proto::JobEvent) -> Option<Traced> {
         _ => return None,
     };
     Some(Traced { at_ms, what })
+}
+
+fn attempt(status: &proto::Status) -> Option<u64> {
+    let details = (status.phase == RETRYING).then_some(&status.details_json)?;
+    let details: serde_json::Value = serde_json::from_str(details).ok()?;
+    details.get("attempt")?.as_u64()
 }
 
 /// The code of a tool's error; its text is the agent's and may be anything.

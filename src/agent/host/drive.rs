@@ -11,6 +11,7 @@ use super::registry::{Hosts, Place};
 use crate::credential::Holding;
 use crate::job::{Agent, AgentResult, AgentRun, JobContext};
 use crate::log::{Command, HostedRow, Outcome, ReportMark};
+use crate::protocol::event::RETRYING;
 use crate::protocol::host::{HostReply, LossPolicy};
 use crate::protocol::{ErrorCode, EventBody, Failure};
 use crate::telemetry;
@@ -160,7 +161,12 @@ impl Drive {
             }
             None => {
                 let telemetry = self.job.telemetry();
-                telemetry.host_lost(self.job.trace(), "", self.attempt, policy_name(policy));
+                telemetry.host_lost(
+                    (self.job.trace(), self.job.stream()),
+                    "",
+                    self.attempt,
+                    policy_name(policy),
+                );
                 Ok(End::Lost("the agent host is gone".into(), policy))
             }
         }
@@ -303,7 +309,7 @@ impl Drive {
                     None => End::Completed,
                     Some(reason) => {
                         self.job.telemetry().host_lost(
-                            self.job.trace(),
+                            (self.job.trace(), self.job.stream()),
                             &offered.place.host.name,
                             self.attempt,
                             policy_name(offered.activation.loss_policy),
@@ -347,7 +353,7 @@ impl Drive {
         }
         self.job
             .emit(EventBody::Status {
-                phase: "retrying".into(),
+                phase: RETRYING.into(),
                 message: Some(format!("agent host lost: {reason}")),
                 details_json: Some(format!(r#"{{"attempt":{}}}"#, self.attempt + 1)),
             })

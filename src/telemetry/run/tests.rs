@@ -29,6 +29,7 @@ pub fn began(job_id: &str) -> Began {
         created_ms: CREATED_MS,
         lease: LeaseOf::default(),
         parent_id: None,
+        earlier_attempts: 0,
     }
 }
 
@@ -123,4 +124,126 @@ fn the_times_an_agent_says_are_those_of_its_tools() {
     run.apply(&event(3, CREATED_MS + 9_000, call("d")), late, &mut out);
     run.apply(&event(4, CREATED_MS + 8_000, returned("d")), late, &mut out);
     assert_eq!((out[1].start_ns, out[1].end_ns), (after(9 * SECOND), late));
+}
+
+fn retrying(attempt: u64) -> EventBody {
+    EventBody::Status {
+        phase: "retrying".into(),
+        message: None,
+        details_json: Some(format!(r#"{{"attempt":{attempt}}}"#)),
+    }
+}
+
+/// Applies these, one second apart, the first a second after the job was made.
+fn observe(run: &mut Run, from: u64, bodies: Vec<EventBody>) -> Vec<Span> {
+    let mut out = Vec::new();
+    for (seq, body) in (from..).zip(bodies) {
+        let at_ms = CREATED_MS + seq as i64 * 1_000;
+        let now_ns = after(seq as u32 * SECOND);
+        run.apply(&event(seq, at_ms, body), now_ns, &mut out);
+    }
+    out
+}
+
+/// Names, errors and ends, in seconds after the job was made.
+fn shown(spans: &[Span]) -> Vec<(String, Option<&str>, u64)> {
+    let of = |span: &Span| (span.end_ns - after(Duration::ZERO)) / 1_000_000_000;
+    let each = spans.iter();
+    each.map(|span| (span.name.to_string(), span.error.as_deref(), of(span)))
+        .collect()
+}
+
+#[test]
+fn open_tools_of_a_lost_host_end_with_it() {
+    let (mut run, _) = Run::new(began("job_1"));
+    assert!(observe(&mut run, 1, vec![call("a"), call("b")]).is_empty());
+    run.host_lost(1, after(3 * SECOND));
+    let mut out = observe(&mut run, 5, vec![retrying(2), call("a"), returned("a")]);
+    run.apply(&terminal(7, 8, None), after(8 * SECOND), &mut out);
+    let tool = |error, at| ("execute_tool search".to_owned(), error, at);
+    assert_eq!(
+        shown(&out),
+        [
+            tool(Some(HOST_LOST), 3),
+            tool(Some(HOST_LOST), 3),
+            ("arcp.job retry".into(), None, 5),
+            tool(None, 7),
+            ("invoke_agent a".into(), None, 8),
+        ]
+    );
+    // The same where no other host gets the job.
+    let (mut run, _) = Run::new(began("job_2"));
+    observe(&mut run, 1, vec![call("a")]);
+    run.host_lost(1, after(2 * SECOND));
+    let (mut out, failure) = (Vec::new(), Failure::internal("lost"));
+    run.apply(&terminal(7, 2, Some(failure)), after(9 * SECOND), &mut out);
+    assert_eq!(shown(&out)[0], tool(Some(HOST_LOST), 2));
+}
+
+#[test]
+fn an_agent_cannot_forge_a_retry() {
+    let (mut run, _) = Run::new(began("job_1"));
+    let forged = (2..1_000).map(retrying).collect();
+    let mut out = observe(&mut run, 1, forged);
+    // Not even after a loss: only the attempt that follows is one.
+    run.host_lost(1, after(1_000 * SECOND));
+    out.extend(observe(
+        &mut run,
+        1_000,
+        vec![retrying(7), retrying(2), retrying(3)],
+    ));
+    run.apply(&terminal(7, 1_003, None), after(1_003 * SECOND), &mut out);
+    let [retry, run] = &out[..] else {
+        panic!("{} spans", out.len());
+    };
+    let attempt = attribute(names::ATTEMPT, 2_u64);
+    assert_eq!(
+        (&*retry.name, &retry.attributes[1]),
+        (names::RETRY, &attempt)
+    );
+    assert!(run.attributes.contains(&attempt), "{:?}", run.attributes);
+}
+
+#[test]
+fn retries_of_before_a_restart_end_the_tools_of_before_them() {
+    let mut before = began("job_1");
+    before.earlier_attempts = 2;
+    let (mut run, _) = Run::new(before);
+    observe(
+        &mut run,
+        1,
+        vec![call("a"), retrying(2), retrying(3), call("b")],
+    );
+    run.earlier_is_over();
+    let mut out = observe(&mut run, 5, vec![retrying(3), returned("a"), returned("b")]);
+    run.apply(&terminal(7, 8, None), after(8 * SECOND), &mut out);
+    let names: Vec<_> = out.iter().map(|span| &*span.name).collect();
+    assert_eq!(names, ["execute_tool search", "invoke_agent a"]);
+    assert!(
+        out[1]
+            .attributes
+            .contains(&attribute(names::ATTEMPT, 2_u64))
+    );
+}
+
+#[test]
+fn two_open_calls_under_one_id_are_two_spans() {
+    let (mut run, _) = Run::new(began("job_1"));
+    let out = observe(&mut run, 1, vec![call("a"), call("a"), returned("a")]);
+    let tool = |error, at| ("execute_tool search".to_owned(), error, at);
+    assert_eq!(shown(&out), [tool(Some(REPLACED), 2), tool(None, 3)]);
+    assert_ne!(out[0].of.span_id, out[1].of.span_id);
+}
+
+#[test]
+fn open_tools_that_are_left_out_are_counted() {
+    let (mut run, _) = Run::new(began("job_1"));
+    let calls = (0..300).map(|id| call(&id.to_string())).collect();
+    observe(&mut run, 1, calls);
+    assert_eq!(run.left_out(), 44);
+    let mut out = Vec::new();
+    run.apply(&terminal(7, 301, None), after(301 * SECOND), &mut out);
+    assert_eq!((out.len(), run.left_out()), (256 + 1, 0));
+    observe(&mut run, 302, vec![call(&"x".repeat(257))]);
+    assert_eq!(run.left_out(), 1);
 }
