@@ -64,6 +64,41 @@ impl From<Span> for SpanData {
     }
 }
 
+/// Bytes of a request, about: the text is what is large, the rest is counted as more than
+/// it is.
+fn size(span: &SpanData) -> usize {
+    const OWN: usize = 160;
+    let texts = |pairs: &[KeyValue]| {
+        let each = pairs.iter();
+        each.map(|pair| 32 + pair.key.as_str().len() + pair.value.as_str().len())
+            .sum::<usize>()
+    };
+    let events = span.events.events.iter();
+    let events: usize = events
+        .map(|event| 32 + event.name.len() + texts(&event.attributes))
+        .sum();
+    let links = span.links.links.len() * 64;
+    let state = span.span_context.trace_state().header().len();
+    OWN + span.name.len() + texts(&span.attributes) + events + links + state
+}
+
+/// The same spans in as many requests as it takes for none to be larger than that.
+pub(super) fn requests(spans: Vec<SpanData>, bytes_max: usize) -> Vec<Vec<SpanData>> {
+    let (mut requests, mut bytes) = (vec![Vec::new()], 0);
+    for span in spans {
+        let more = size(&span);
+        if bytes + more > bytes_max && bytes > 0 {
+            requests.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += more;
+        if let Some(last) = requests.last_mut() {
+            last.push(span);
+        }
+    }
+    requests
+}
+
 /// Only what is sampled becomes a span.
 fn context(of: &SpanRef, tracestate: TraceState) -> SpanContext {
     SpanContext::new(
@@ -82,4 +117,38 @@ pub(super) fn trace_id(hex: &str) -> TraceId {
 
 fn time(ns: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_nanos(ns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(text: usize) -> SpanData {
+        let mut span = Span::within("4bf92f3577b34da6a3ce929d0e0e4736", "x", 1, 2);
+        span.events = (0..text)
+            .map(|_| super::super::span::Mark {
+                name: "status",
+                at_ns: 1,
+                attributes: vec![super::super::span::attribute("k", "x".repeat(256))],
+            })
+            .collect();
+        span.into()
+    }
+
+    #[test]
+    fn large_spans_do_not_take_the_others_of_their_batch_along() {
+        let sizes = |spans: Vec<SpanData>| -> Vec<usize> {
+            let requests = requests(spans, 100_000);
+            requests.iter().map(Vec::len).collect()
+        };
+        assert_eq!(sizes((0..512).map(|_| span(0)).collect()), [512]);
+        // Each of the large ones has 128 events, 37 KB or more of text.
+        let mixed = (0..8)
+            .map(|at| span(if at % 2 == 0 { 128 } else { 0 }))
+            .collect();
+        let apart = sizes(mixed);
+        assert_eq!(apart.iter().sum::<usize>(), 8);
+        assert!((2..=3).contains(&apart.len()), "{apart:?}");
+        assert!(size(&span(128)) > 128 * 256);
+    }
 }

@@ -19,6 +19,9 @@ use super::queue::{Counts, Queue};
 use super::refused::Refused;
 use super::{encode, thread};
 
+/// Most collectors take 4 MiB over gRPC; what is counted is not quite what is sent.
+const REQUEST_BYTES_MAX: usize = 3 * 1024 * 1024;
+
 /// Returns once the endpoint's files are read.
 pub(super) fn spawn(
     config: Config,
@@ -72,8 +75,18 @@ struct Counted {
 
 impl opentelemetry_sdk::trace::SpanExporter for Counted {
     async fn export(&self, spans: Vec<SpanData>) -> OTelSdkResult {
+        self.counts.room.add_permits(spans.len());
+        for request in encode::requests(spans, REQUEST_BYTES_MAX) {
+            self.request(request).await;
+        }
+        // The processor would log each failure, and there may be one every second.
+        Ok(())
+    }
+}
+
+impl Counted {
+    async fn request(&self, spans: Vec<SpanData>) {
         let count = spans.len();
-        self.counts.room.add_permits(count);
         let (exporter, limit) = (self.exporter.clone(), self.limit);
         let sent = async move {
             let export = opentelemetry_sdk::trace::SpanExporter::export(&*exporter, spans);
@@ -86,12 +99,8 @@ impl opentelemetry_sdk::trace::SpanExporter for Counted {
         let sent = sent.await.unwrap_or_else(|error| Err(error.to_string()));
         let refused = self.refused.take().min(count as u64);
         self.ended(count as u64 - refused, refused, sent);
-        // The processor would log each failure, and there may be one every second.
-        Ok(())
     }
-}
 
-impl Counted {
     fn ended(&self, count: u64, refused: u64, sent: Result<(), String>) {
         let healthy = self.counts.healthy.swap(sent.is_ok(), Ordering::Relaxed);
         // Once for each time that it changes, not for each batch.

@@ -12,6 +12,7 @@ use opentelemetry::KeyValue;
 use super::job::JobTrace;
 use super::span::{Kind, Mark, Span, Value, attribute, cut, ms_to_ns, span_id};
 use super::{Via, names, of_job, via};
+use crate::authority::Currency;
 use crate::log::Block;
 use crate::protocol::{SpanId, SpanRef};
 use crate::wire::{self, Traced, What};
@@ -23,6 +24,8 @@ const CALL_ID_BYTES_MAX: usize = 256;
 /// Events of the run's span: OpenTelemetry's default.
 const MARKS_MAX: usize = 128;
 const LINKS_MAX: usize = 128;
+/// An attribute for each, that an agent or a submitter names: the first that are told.
+const CURRENCIES_MAX: usize = 16;
 
 /// Why a tool failed that a host had.
 pub(super) const HOST_LOST: &str = "host_lost";
@@ -222,10 +225,7 @@ impl Run {
                     });
                 }
             }
-            What::Cost { name, unit, value } => {
-                let currency = if unit.is_empty() { name } else { unit };
-                *self.costs.entry(currency).or_default() += value;
-            }
+            What::Cost { unit, value } => self.cost(unit, value),
             What::Remaining { currency, value } => {
                 // Only of what was granted: a name per currency, and no others.
                 if let Some(left) = self.remaining.get_mut(&currency) {
@@ -254,6 +254,16 @@ impl Run {
             }
             What::Success => self.end("success", None, now_ns, out),
             What::Failure { status, code } => self.end(&status, Some(code), now_ns, out),
+        }
+    }
+
+    /// A unit becomes the name of an attribute, so it has to be one that a budget may have.
+    fn cost(&mut self, unit: String, value: f64) {
+        let known = self.costs.get(&unit).copied();
+        let sum = known.unwrap_or(0.0) + value;
+        let room = known.is_some() || self.costs.len() < CURRENCIES_MAX;
+        if room && sum.is_finite() && Currency::parse(&unit).is_ok() {
+            self.costs.insert(unit, sum);
         }
     }
 
@@ -361,10 +371,11 @@ impl Run {
         if let Some(at) = &self.lease.expires_at {
             span.set(names::LEASE_EXPIRES_AT, &**at);
         }
-        for (currency, granted) in &self.lease.budget {
+        for (currency, granted) in self.lease.budget.iter().take(CURRENCIES_MAX) {
             span.set(format!("{}{currency}", names::BUDGET_GRANTED), *granted);
         }
-        for (currency, left) in std::mem::take(&mut self.remaining) {
+        let remaining = std::mem::take(&mut self.remaining).into_iter();
+        for (currency, left) in remaining.take(CURRENCIES_MAX) {
             span.set(format!("{}{currency}", names::BUDGET_REMAINING), left);
         }
         for (currency, sum) in std::mem::take(&mut self.costs) {

@@ -42,7 +42,6 @@ pub enum What {
         attempt: Option<u64>,
     },
     Cost {
-        name: String,
         unit: String,
         value: f64,
     },
@@ -140,7 +139,6 @@ fn event(event: proto::JobEvent) -> Option<Traced> {
             value: metric.value,
         },
         Body::Metric(metric) if metric.name.starts_with("cost.") => What::Cost {
-            name: metric.name,
             unit: metric.unit,
             value: metric.value,
         },

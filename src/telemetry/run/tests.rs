@@ -247,3 +247,41 @@ fn open_tools_that_are_left_out_are_counted() {
     observe(&mut run, 302, vec![call(&"x".repeat(257))]);
     assert_eq!(run.left_out(), 1);
 }
+
+fn cost(name: &str, unit: &str, value: f64) -> EventBody {
+    EventBody::Metric {
+        name: name.into(),
+        value,
+        unit: Some(unit.into()).filter(|unit: &String| !unit.is_empty()),
+        dimensions: Vec::new(),
+    }
+}
+
+#[test]
+fn an_agent_names_no_attribute_that_is_no_currency() {
+    let (mut run, _) = Run::new(began("job_1"));
+    let long = "x".repeat(5_000);
+    let mut costs = vec![
+        cost("cost.inference", "USD", 0.25),
+        cost("cost.inference", "USD", 0.5),
+        cost("cost.huge", "EUR", f64::MAX),
+        cost("cost.huge", "EUR", f64::MAX),
+        cost("cost.inference", &long, 1.0),
+        cost(&format!("cost.{long}"), "", 1.0),
+    ];
+    costs.extend((0..1_000).map(|unit| cost("cost.x", &format!("U{unit}"), 1.0)));
+    let count = costs.len() as u64;
+    observe(&mut run, 1, costs);
+    let mut out = Vec::new();
+    run.apply(
+        &terminal(7, count + 1, None),
+        after(3_600 * SECOND),
+        &mut out,
+    );
+    let attributes = &out[0].attributes;
+    assert!(attributes.contains(&attribute("arcp.cost.USD", 0.75)));
+    assert!(attributes.contains(&attribute("arcp.cost.EUR", f64::MAX)));
+    let of_cost = |pair: &&KeyValue| pair.key.as_str().starts_with(names::COST);
+    assert_eq!(attributes.iter().filter(of_cost).count(), CURRENCIES_MAX);
+    assert!(attributes.iter().all(|pair| pair.key.as_str().len() < 64));
+}
