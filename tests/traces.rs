@@ -375,6 +375,26 @@ async fn a_refused_submit_and_an_unsampled_one() {
     assert_eq!(collector.tree(unsampled), "");
 }
 
+/// Whoever reaches the port would write into traces of others.
+#[tokio::test]
+async fn a_peer_that_nobody_knows_writes_no_span() {
+    let (collector, dir) = (Collector::start().await, tempfile::tempdir().unwrap());
+    let runtime = collector.runtime(dir.path(), "http/protobuf", "");
+    for token in ["a token that nobody has", ALICE] {
+        let mut ws = Ws::dial(&runtime).await;
+        let mut hello = support::ws::hello("h", token, json!({}));
+        hello["trace_id"] = format!("00-{TRACE}-{CALLER}-01").into();
+        ws.send(&hello.to_string()).await;
+        ws.hear().await;
+    }
+    let opened = collector.span(TRACE, "arcp.session open").await;
+    assert!(runtime.terminate().await.success());
+    // The one that was let in, and nothing of the one before it.
+    assert_eq!(opened.error, None);
+    let in_trace = collector.spans().into_iter();
+    assert_eq!(in_trace.filter(|span| span.trace_id == TRACE).count(), 1);
+}
+
 /// Nothing of what the runtime needs to end may wait for its own worker.
 #[tokio::test]
 async fn one_worker_on_one_cpu_exports_and_ends() {

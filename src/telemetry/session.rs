@@ -18,8 +18,12 @@ pub struct Asked<'a> {
 }
 
 impl Telemetry {
-    /// A hello that opened a session, or was refused one.
+    /// A hello that opened a session, or was refused one. None of a peer that nobody knows:
+    /// whoever reaches the port would write into traces of its choice, past the sampler.
     pub fn opened(&self, asked: Asked<'_>, opened: Result<&str, ErrorCode>) {
+        if opened == Err(ErrorCode::Unauthenticated) {
+            return;
+        }
         let Some(mut span) = self.asked(names::OPEN, asked.context, asked.start_ns) else {
             return;
         };
@@ -31,7 +35,8 @@ impl Telemetry {
         self.span(span);
     }
 
-    /// A hello that took a session up again, with the jobs it watches, newest last.
+    /// A hello that took a session up again, with the jobs it watches, newest last; as
+    /// [`Self::opened`].
     pub fn resumed(
         &self,
         asked: Asked<'_>,
@@ -39,6 +44,9 @@ impl Telemetry {
         last_event_seq: u64,
         ended: Result<&[JobRow], ErrorCode>,
     ) {
+        if matches!(ended, Err(ErrorCode::Unauthenticated)) {
+            return;
+        }
         let Some(mut span) = self.asked(names::RESUME, asked.context, asked.start_ns) else {
             return;
         };
