@@ -89,19 +89,21 @@ impl JobTrace {
         }
     }
 
-    /// The parent of what is done for the job: its run, where that span will be
-    /// there, or the caller's own, since a parent that never arrives is worse.
+    /// The parent of what is done for the job: its run, where that span will be there,
+    /// else the caller's own as it said it. With neither, the run's id stands in, as
+    /// W3C wants a parent, and the flags say of it that nobody records it (§3.2.2.3.1).
     pub fn traceparent(&self) -> String {
         self.below(self.run().span_id)
     }
 
     /// The same of another span of this runtime.
     pub fn below(&self, own: SpanId) -> String {
-        let parent = match self.recorded {
-            true => own,
-            false => self.parent.unwrap_or(own),
+        let (parent, sampled) = match (self.recorded, self.parent) {
+            (true, _) => (own, true),
+            (false, Some(caller)) => (caller, self.sampled),
+            (false, None) => (own, false),
         };
-        trace::traceparent(&self.trace_id, parent, self.sampled)
+        trace::traceparent(&self.trace_id, parent, sampled)
     }
 
     /// For a job that this one makes.
@@ -128,5 +130,41 @@ impl JobTrace {
         span.tracestate.clone_from(&self.tracestate);
         span.set(names::JOB_ID, &*self.job_id);
         span
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+    fn job(recorded: bool, parent: Option<u64>, sampled: bool) -> JobTrace {
+        JobTrace {
+            trace_id: TRACE.into(),
+            job_id: "job_1".into(),
+            parent: parent.map(SpanId),
+            sampled,
+            recorded,
+            tracestate: String::new(),
+            baggage: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_parent_that_never_arrives_is_not_said_to_be_recorded() {
+        let run = span_id("job_1", "run");
+        let caller = SpanId(0xcafe);
+        for (job, parent, flags) in [
+            (job(true, Some(0xcafe), true), run, "01"),
+            (job(true, None, true), run, "01"),
+            // Handed on as it came.
+            (job(false, Some(0xcafe), true), caller, "01"),
+            (job(false, Some(0xcafe), false), caller, "00"),
+            (job(false, None, true), run, "00"),
+        ] {
+            let said = job.traceparent();
+            assert_eq!(said, format!("00-{TRACE}-{parent}-{flags}"), "{job:?}");
+        }
     }
 }
