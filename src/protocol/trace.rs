@@ -16,12 +16,15 @@
 //! be read counts as absent, for clients to which it is free text; the submit span
 //! says so and `job.accepted` has the one that took its place. Metadata that cannot
 //! be read is ignored, as W3C has it: whatever stands in between may have made it.
+//! So is a `tracestate` that is no list of W3C's, wherever it is from, and one without
+//! a `traceparent`. `baggage` needs none: it goes on also with a trace of our making.
 
 use std::fmt;
 
 /// The member of `extensions` that OpenTelemetry's users of ARCP agreed on.
 pub const EXTENSION: &str = "x-vendor.opentelemetry.tracecontext";
 const TRACESTATE_BYTES_MAX: usize = 512;
+const TRACESTATE_MEMBERS_MAX: usize = 32;
 const BAGGAGE_BYTES_MAX: usize = 8_192;
 
 /// Never zero.
@@ -114,18 +117,60 @@ fn carried(text: Option<&str>, bytes_max: usize) -> String {
     }
 }
 
+/// A `tracestate` as W3C has it (§3.3.1): at most 32 members `key=value`, some of which
+/// may be empty; nothing of what is not.
+fn state(text: Option<&str>) -> String {
+    let text = carried(text, TRACESTATE_BYTES_MAX);
+    let members = || {
+        text.split(',')
+            .map(str::trim)
+            .filter(|member| !member.is_empty())
+    };
+    match members().count() <= TRACESTATE_MEMBERS_MAX && members().all(is_member) {
+        true => text,
+        false => String::new(),
+    }
+}
+
+fn is_member(member: &str) -> bool {
+    let Some((key, value)) = member.split_once('=') else {
+        return false;
+    };
+    let first = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let other = |b: u8| first(b) || matches!(b, b'_' | b'-' | b'*' | b'/');
+    let part = |part: &str, bytes_max: usize| {
+        part.len() <= bytes_max && part.bytes().next().is_some_and(first) && part.bytes().all(other)
+    };
+    let key_fits = match key.split_once('@') {
+        Some((tenant, system)) => part(tenant, 241) && part(system, 14),
+        None => part(key, 256),
+    };
+    key_fits && (1..=256).contains(&value.len()) && !value.contains('=')
+}
+
 impl TraceContext {
-    /// From the metadata of a call or a connection.
-    pub fn from_metadata<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Self {
-        let baggage = carried(get("baggage"), BAGGAGE_BYTES_MAX);
-        let Some((span, sampled)) = get("traceparent").and_then(parse_traceparent) else {
+    /// From the metadata of a call or a connection. `get` gives every value of a name, in
+    /// their order: of lists there may be several, which are one.
+    pub fn from_metadata<'a>(get: impl Fn(&str) -> Vec<&'a str>) -> Self {
+        let list = |name: &str| {
+            let mut parts = get(name);
+            parts.retain(|part| !part.trim().is_empty());
+            parts.join(",")
+        };
+        let baggage = carried(Some(&list("baggage")), BAGGAGE_BYTES_MAX);
+        // Of two parents neither is.
+        let parent = match get("traceparent")[..] {
+            [one] => parse_traceparent(one),
+            _ => None,
+        };
+        let Some((span, sampled)) = parent else {
             return Self {
                 baggage,
                 ..Self::default()
             };
         };
         Self {
-            tracestate: carried(get("tracestate"), TRACESTATE_BYTES_MAX),
+            tracestate: state(Some(&list("tracestate"))),
             baggage,
             ..Self::of(span, sampled)
         }
@@ -137,18 +182,14 @@ impl TraceContext {
         extension: Option<Extension>,
     ) -> Result<Self, String> {
         let said = trace_id.filter(|text| !text.is_empty());
-        let mut context = match said.map(|text| (super::id::parse_trace_id(text), text)) {
+        let read = said.map(|text| (super::id::parse_trace_id(text), parse_traceparent(text)));
+        let mut context = match read {
             None => Self::default(),
-            Some((None, _)) => Self {
-                ignored: true,
+            Some((_, Some((span, sampled)))) => Self::of(span, sampled),
+            Some((trace_id, None)) => Self {
+                ignored: trace_id.is_none(),
+                trace_id,
                 ..Self::default()
-            },
-            Some((Some(trace_id), text)) => match parse_traceparent(text) {
-                Some((span, sampled)) => Self::of(span, sampled),
-                None => Self {
-                    trace_id: Some(trace_id),
-                    ..Self::default()
-                },
             },
         };
         if let Some(extension) = extension {
@@ -182,7 +223,7 @@ impl TraceContext {
             self.link = Some(span);
             return Ok(());
         }
-        let tracestate = carried(extension.tracestate.as_deref(), TRACESTATE_BYTES_MAX);
+        let tracestate = state(extension.tracestate.as_deref());
         let baggage = std::mem::take(&mut self.baggage);
         *self = Self {
             tracestate,
@@ -196,10 +237,12 @@ impl TraceContext {
     /// What the envelope says, else what its connection said.
     pub fn or(self, connection: &Self) -> Self {
         if self.trace_id.is_none() {
-            return Self {
-                ignored: self.ignored,
-                ..connection.clone()
-            };
+            let mut context = connection.clone();
+            context.ignored = self.ignored;
+            if !self.baggage.is_empty() {
+                context.baggage = self.baggage;
+            }
+            return context;
         }
         let elsewhere = connection
             .span()
@@ -294,9 +337,9 @@ mod tests {
             TraceContext::from_envelope(Some(TRACE), extension(&parent(OTHER, "01"))).unwrap();
         assert_eq!((two.trace_id.as_deref(), two.span_id), (Some(TRACE), None));
         assert_eq!(two.link.as_ref().unwrap().trace_id, OTHER);
-        let metadata = |name: &str| {
-            (name == "traceparent")
-                .then_some("00-aaf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+        let metadata = |name: &str| match name {
+            "traceparent" => vec!["00-aaf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"],
+            _ => Vec::new(),
         };
         let connection = TraceContext::from_metadata(metadata);
         assert_eq!(bare.or(&connection).link.unwrap().trace_id, OTHER);
@@ -310,7 +353,75 @@ mod tests {
         assert!(refused.starts_with("extensions.x-vendor.opentelemetry.tracecontext.traceparent:"));
         let ignored = TraceContext::from_envelope(Some("free text"), None).unwrap();
         assert!(ignored.ignored && ignored.trace_id.is_none());
-        let metadata = TraceContext::from_metadata(|_| Some("a\nb"));
+        let metadata = TraceContext::from_metadata(|_| vec!["a\nb"]);
         assert_eq!(metadata, TraceContext::default());
+    }
+
+    #[test]
+    fn a_trace_id_that_is_a_traceparent_is_read_as_one_or_not_at_all() {
+        let read = |text: &str| TraceContext::from_envelope(Some(text), None).unwrap();
+        let later = read(&format!("01-{TRACE}-00f067aa0ba902b7-01-xx"));
+        assert_eq!(later.trace_id.as_deref(), Some(TRACE));
+        assert!(later.span_id.is_some() && !later.ignored);
+        for broken in [
+            format!("ff-{TRACE}-00f067aa0ba902b7-01"),
+            format!("00-{TRACE}-0000000000000000-01"),
+            TRACE.to_uppercase(),
+        ] {
+            let context = read(&broken);
+            assert!(context.ignored && context.trace_id.is_none(), "{broken}");
+        }
+    }
+
+    #[test]
+    fn several_headers_of_a_list_are_one_list_and_two_parents_are_none() {
+        let one = parent(TRACE, "01");
+        let get = |parents: usize| {
+            let parents = vec![&*one; parents];
+            TraceContext::from_metadata(move |name| match name {
+                "traceparent" => parents.clone(),
+                "tracestate" => vec!["a=1", "", "b=2,c=3"],
+                _ => vec!["k=v", "l=w"],
+            })
+        };
+        let read = get(1);
+        assert_eq!(
+            (&*read.tracestate, &*read.baggage),
+            ("a=1,b=2,c=3", "k=v,l=w")
+        );
+        let none = get(2);
+        assert_eq!((none.trace_id, &*none.tracestate), (None, ""));
+    }
+
+    #[test]
+    fn baggage_of_an_envelope_needs_no_traceparent() {
+        let extension = Extension {
+            tracestate: Some("a=1".into()),
+            baggage: Some("k=v".into()),
+            ..Extension::default()
+        };
+        let said = TraceContext::from_envelope(None, Some(extension)).unwrap();
+        let context = said.or(&TraceContext::default());
+        assert_eq!((&*context.baggage, &*context.tracestate), ("k=v", ""));
+    }
+
+    #[test]
+    fn a_tracestate_that_is_no_list_is_not_handed_on() {
+        for good in ["", "a=1", "a=1, b=2 ,,c=x:y", "0t@sys=v", "a*/_-=!~"] {
+            assert_eq!(state(Some(good)), good);
+        }
+        let many = vec!["a=1"; 33].join(",");
+        for bad in [
+            "no list ,,,=",
+            "a",
+            "A=1",
+            "a=1=2",
+            "a=",
+            "@sys=1",
+            "a@=1",
+            &many,
+        ] {
+            assert_eq!(state(Some(bad)), "", "{bad}");
+        }
     }
 }

@@ -70,7 +70,10 @@ fn until_broken<T, E>(
 
 /// The trace context that a call or a connection came with.
 fn trace(headers: &http::HeaderMap) -> TraceContext {
-    TraceContext::from_metadata(|name| headers.get(name)?.to_str().ok())
+    TraceContext::from_metadata(|name| {
+        let values = headers.get_all(name).into_iter();
+        values.filter_map(|value| value.to_str().ok()).collect()
+    })
 }
 
 /// The token of an `authorization: Bearer …` header.
