@@ -202,8 +202,13 @@ async fn a_lost_host_and_the_retry_after_it_are_in_the_trace() {
     peer.submit("a", json!(1)).await;
     let (assign, of) = h1.assigned().await;
     h1.accept(&of).await;
-    h1.report(&of, vec![log(1, "begun")]).await;
-    h1.acked(1).await;
+    let open = Body::ToolCall(proto::ToolCall {
+        tool: "search".into(),
+        call_id: "1".into(),
+        args_json: "1".into(),
+    });
+    h1.report(&of, vec![log(1, "begun"), event(2, open)]).await;
+    h1.acked(2).await;
     drop(h1);
     let second = register("h2", with(LossPolicy::Retry), 1);
     let (mut h2, _) = HostPeer::connect(&runtime.address, second).await.unwrap();
@@ -219,7 +224,8 @@ async fn a_lost_host_and_the_retry_after_it_are_in_the_trace() {
     collector.span(trace, "invoke_agent a").await;
     assert_eq!(
         collector.tree(trace),
-        "arcp.job submit\n  invoke_agent a\n    arcp.host lost !host_lost\n    arcp.job retry\n"
+        "arcp.job submit\n  invoke_agent a\n    execute_tool search !host_lost\n    \
+         arcp.host lost !host_lost\n    arcp.job retry\n"
     );
     let lost = collector.span(trace, "arcp.host lost").await;
     lost.has(&[
