@@ -9,6 +9,7 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanData};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
 use tracing::Dispatch;
 use tracing::instrument::WithSubscriber;
 
@@ -76,8 +77,11 @@ struct Counted {
 impl opentelemetry_sdk::trace::SpanExporter for Counted {
     async fn export(&self, spans: Vec<SpanData>) -> OTelSdkResult {
         self.counts.room.add_permits(spans.len());
+        // One limit for all of the batch.
+        let began = Instant::now();
         for request in encode::requests(spans, REQUEST_BYTES_MAX) {
-            self.request(request).await;
+            let left = self.limit.saturating_sub(began.elapsed());
+            self.request(request, left).await;
         }
         // The processor would log each failure, and there may be one every second.
         Ok(())
@@ -85,9 +89,9 @@ impl opentelemetry_sdk::trace::SpanExporter for Counted {
 }
 
 impl Counted {
-    async fn request(&self, spans: Vec<SpanData>) {
+    async fn request(&self, spans: Vec<SpanData>, limit: Duration) {
         let count = spans.len();
-        let (exporter, limit) = (self.exporter.clone(), self.limit);
+        let exporter = self.exporter.clone();
         let sent = async move {
             let export = opentelemetry_sdk::trace::SpanExporter::export(&*exporter, spans);
             match tokio::time::timeout(limit, export).await {
