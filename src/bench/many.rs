@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::client::{Ask, Client, Wire, read_all};
+use super::process::Process;
 use super::report::{Report, Target};
 use super::{Ground, median, stream};
 
@@ -23,7 +24,7 @@ pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
             let (mut ours, mut theirs) = (vec![], vec![]);
             for _ in 0..ground.rounds {
                 theirs.push(floor(ground, wire, &shape).await?);
-                ours.push(arcpd(ground, wire, &shape).await?);
+                ours.push(arcpd(&[&ground.runtime], wire, &shape).await?);
             }
             let (ours, theirs) = (median(&mut ours), median(&mut theirs));
             let over = if sessions == 1 { "session" } else { "sessions" };
@@ -35,24 +36,30 @@ pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-struct Shape {
-    sessions: u64,
+#[derive(Clone, Copy)]
+pub struct Shape {
+    pub sessions: u64,
     /// In each session.
-    jobs: u64,
+    pub jobs: u64,
     /// Of each job.
-    events: u64,
+    pub events: u64,
 }
 
 impl Shape {
+    pub fn all(&self) -> u64 {
+        self.sessions * self.jobs * self.events
+    }
+
     fn per_sec(&self, seconds: f64) -> f64 {
-        (self.sessions * self.jobs * self.events) as f64 / seconds
+        self.all() as f64 / seconds
     }
 }
 
-async fn arcpd(ground: &Ground, wire: Wire, shape: &Shape) -> anyhow::Result<f64> {
+/// Events a second of jobs that begin at one moment, sessions spread over runtimes.
+pub async fn arcpd(runtimes: &[&Process], wire: Wire, shape: &Shape) -> anyhow::Result<f64> {
     let mut clients = Vec::new();
-    for _ in 0..shape.sessions {
-        clients.push(ground.runtime.dial(wire).session().await?);
+    for (_, runtime) in (0..shape.sessions).zip(runtimes.iter().cycle()) {
+        clients.push(runtime.dial(wire).session().await?);
     }
     // All begin at one moment, when all have been submitted.
     let begin = Instant::now() + Duration::from_secs(1);

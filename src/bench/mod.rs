@@ -4,10 +4,12 @@
 //! client of both, over gRPC and over WebSocket. The floor is bare tonic, or a
 //! bare WebSocket, moving messages of the same size in the same pattern. Rounds of
 //! the two are interleaved and the ratio of their medians is what counts: the
-//! machine is the same for both. Every stream is checked while it is measured; a wrong one fails the run.
+//! machine is the same for both. With `--cluster` it is several replicas and NATS
+//! beside bare NATS: see [`cluster`]. Every stream is checked while it is measured; a wrong one fails the run.
 
 mod authorize;
 mod client;
+mod cluster;
 mod fanout;
 mod floor;
 mod hosts;
@@ -46,6 +48,10 @@ enum Measure {
     Authorize,
     Telemetry,
     Idle,
+    Replicated,
+    Observed,
+    Failover,
+    Scale,
 }
 
 #[derive(clap::Args)]
@@ -65,6 +71,8 @@ pub struct Bench {
     /// Write the results to a file as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    #[command(flatten)]
+    cluster: cluster::Flags,
 }
 
 /// What every measure is given.
@@ -81,11 +89,14 @@ struct Ground {
 impl Ground {
     /// A smaller amount for a quick run.
     fn amount(&self, full: u64) -> u64 {
-        if self.quick {
-            (full / 50).max(20)
-        } else {
-            full
-        }
+        amount(full, self.quick)
+    }
+}
+
+fn amount(full: u64, quick: bool) -> u64 {
+    match quick {
+        true => (full / 50).max(20),
+        false => full,
     }
 }
 
@@ -95,11 +106,9 @@ impl Bench {
     pub async fn run(self) -> anyhow::Result<()> {
         process::raise_open_files();
         let mut report = Report::default();
-        for measure in Measure::value_variants() {
-            if self.only.is_empty() || self.only.contains(measure) {
-                let run = measure.run(&self.ground()?, &mut report).await;
-                run.with_context(|| format!("{measure:?}"))?;
-            }
+        for measure in self.chosen()? {
+            let run = measure.run(&self, &mut report).await;
+            run.with_context(|| format!("{measure:?}"))?;
         }
         report.print();
         if let Some(path) = &self.json {
@@ -109,35 +118,74 @@ impl Bench {
         Ok(())
     }
 
+    /// What is to be measured, of that which can be.
+    fn chosen(&self) -> anyhow::Result<Vec<Measure>> {
+        let on = self.cluster.is_on();
+        if let Some(other) = self.only.iter().find(|only| only.is_of_cluster() != on) {
+            let without = if on { "without" } else { "with" };
+            anyhow::bail!("--only: {other:?} is measured {without} --cluster");
+        }
+        let all = Measure::value_variants().iter().copied();
+        let mut chosen: Vec<_> = all
+            .filter(|measure| measure.is_of_cluster() == on)
+            .collect();
+        chosen.retain(|measure| self.only.is_empty() || self.only.contains(measure));
+        Ok(chosen)
+    }
+
+    fn rounds(&self) -> usize {
+        match self.quick {
+            true => 1,
+            false => self.rounds.max(1),
+        }
+    }
+
     /// New processes and a new store: one measure leaves the next nothing to clear up.
     fn ground(&self) -> anyhow::Result<Ground> {
         let dir = tempfile::tempdir()?;
         Ok(Ground {
             runtime: Process::runtime(dir.path()).context("the runtime")?,
             floor: Process::floor().context("the floor")?,
-            rounds: if self.quick { 1 } else { self.rounds.max(1) },
+            rounds: self.rounds(),
             quick: self.quick,
             long: self.long,
             _dir: dir,
         })
     }
+
+    /// New servers, unless they are somebody else's; replicas are started as needed.
+    async fn cluster_ground(&self) -> anyhow::Result<cluster::Ground> {
+        let ground = self.cluster.ground(self.rounds(), self.quick).await;
+        ground.context("NATS")
+    }
 }
 
 impl Measure {
-    async fn run(self, ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
+    fn is_of_cluster(self) -> bool {
+        matches!(
+            self,
+            Self::Replicated | Self::Observed | Self::Failover | Self::Scale
+        )
+    }
+
+    async fn run(self, bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
         match self {
-            Self::Latency => jobs::run(ground, report).await,
-            Self::Setup => setup::run(ground, report).await,
-            Self::Stream => stream::run(ground, report).await,
-            Self::Many => many::run(ground, report).await,
-            Self::Replay => replay::run(ground, report).await,
-            Self::Fanout => fanout::run(ground, report).await,
-            Self::Stopped => stopped::run(ground, report).await,
-            Self::Stored => jobs::stored(ground, report).await,
-            Self::Hosts => hosts::run(ground, report).await,
-            Self::Authorize => authorize::run(ground, report).await,
-            Self::Telemetry => telemetry::run(ground, report).await,
-            Self::Idle => idle::run(ground, report).await,
+            Self::Latency => jobs::run(&bench.ground()?, report).await,
+            Self::Setup => setup::run(&bench.ground()?, report).await,
+            Self::Stream => stream::run(&bench.ground()?, report).await,
+            Self::Many => many::run(&bench.ground()?, report).await,
+            Self::Replay => replay::run(&bench.ground()?, report).await,
+            Self::Fanout => fanout::run(&bench.ground()?, report).await,
+            Self::Stopped => stopped::run(&bench.ground()?, report).await,
+            Self::Stored => jobs::stored(&bench.ground()?, report).await,
+            Self::Hosts => hosts::run(&bench.ground()?, report).await,
+            Self::Authorize => authorize::run(&bench.ground()?, report).await,
+            Self::Telemetry => telemetry::run(&bench.ground()?, report).await,
+            Self::Idle => idle::run(&bench.ground()?, report).await,
+            Self::Replicated => cluster::replicated(&bench.cluster_ground().await?, report).await,
+            Self::Observed => cluster::observed(&bench.cluster_ground().await?, report).await,
+            Self::Failover => cluster::failover(&mut bench.cluster_ground().await?, report).await,
+            Self::Scale => cluster::scale(&bench.cluster_ground().await?, report).await,
         }
     }
 }

@@ -26,6 +26,21 @@ impl Process {
         Self::start(Self::serve(data_dir)?.env("OTEL_SDK_DISABLED", "true"))
     }
 
+    /// One of several that share a log in NATS.
+    pub fn replica(
+        data_dir: &Path,
+        servers: &str,
+        cell: &str,
+        copies: usize,
+    ) -> anyhow::Result<Self> {
+        let mut command = Self::serve(data_dir)?;
+        command
+            .env("OTEL_SDK_DISABLED", "true")
+            .args(["--cluster", servers, "--cluster-name", cell])
+            .args(["--cluster-replication", &copies.to_string()]);
+        Self::start(&mut command)
+    }
+
     /// One that exports all of its spans.
     pub fn exporting(data_dir: &Path, url: &str) -> anyhow::Result<Self> {
         let mut command = Self::serve(data_dir)?;
@@ -81,6 +96,19 @@ impl Process {
     /// Opens clients that share connections, where the wire can.
     pub fn dial_sharing(&self, wire: Wire, per_connection: u64) -> Dialler {
         Dialler::sharing(wire, &self.address, per_connection)
+    }
+
+    /// SIGTERM: it is to end by itself.
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        use rustix::process::{Pid, Signal, kill_process};
+        Ok(kill_process(Pid::from_child(&self.child), Signal::TERM)?)
+    }
+
+    /// SIGKILL; returns once it is dead.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
     }
 
     /// Seconds of processor time so far.

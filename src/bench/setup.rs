@@ -58,7 +58,12 @@ async fn one(mut dialler: Dialler) -> anyhow::Result<()> {
 }
 
 /// Sessions a second; so many tasks open `each`, one after the other.
-async fn at_a_time(process: &Process, wire: Wire, tasks: u64, each: u64) -> anyhow::Result<f64> {
+pub async fn at_a_time(
+    process: &Process,
+    wire: Wire,
+    tasks: u64,
+    each: u64,
+) -> anyhow::Result<f64> {
     let started = Instant::now();
     let mut openers = JoinSet::new();
     for _ in 0..tasks {

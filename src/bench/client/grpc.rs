@@ -83,6 +83,10 @@ fn received(envelope: Envelope) -> Received {
         Some(Payload::SessionError(error)) => Kind::Error(error.message),
         Some(Payload::JobAccepted(_)) => Kind::Accepted,
         Some(Payload::JobSubscribed(_)) => Kind::Subscribed,
+        Some(Payload::SessionBye(bye)) => {
+            let after = bye.reconnect_after.and_then(|after| after.try_into().ok());
+            Kind::Bye(after.unwrap_or_default())
+        }
         Some(Payload::SessionWelcome(welcome)) => Kind::Welcome(Resume {
             session_id: envelope.session_id,
             token: welcome.resume_token,

@@ -1,5 +1,5 @@
-//! An agent host of the bench: plain stubs, nothing re-sent, for hosts that are
-//! never cut.
+//! An agent host of the bench: plain stubs. What is said again after a cut is up to
+//! whoever has it.
 
 use anyhow::{Context, bail};
 use tokio::sync::mpsc;
@@ -9,7 +9,10 @@ use tonic::transport::Channel;
 use crate::wire::proto::agent_host_service_client::AgentHostServiceClient;
 use crate::wire::proto::serve_request::Message as Say;
 use crate::wire::proto::serve_response::Message as Hear;
-use crate::wire::proto::{self, AssignmentRef, Report, ServeRequest, ServeResponse};
+use crate::wire::proto::{
+    self, AssignmentRef, HeldAssignment, HostedAgent, Register, Registered, Report, ServeRequest,
+    ServeResponse,
+};
 
 pub struct Host {
     requests: mpsc::Sender<ServeRequest>,
@@ -23,18 +26,16 @@ impl Host {
         agent: &str,
         max_in_flight: u32,
     ) -> anyhow::Result<Self> {
+        let register = register(instance, agent, max_in_flight, Vec::new());
+        Ok(Self::registered(channel, register).await?.0)
+    }
+
+    /// With what the runtime says of the assignments that the host still holds.
+    pub async fn registered(
+        channel: Channel,
+        register: Register,
+    ) -> anyhow::Result<(Self, Registered)> {
         let (requests, rx) = mpsc::channel(256);
-        let register = proto::Register {
-            host_name: instance.into(),
-            host_instance_id: instance.into(),
-            agents: vec![proto::HostedAgent {
-                name: agent.into(),
-                version: "1.0.0".into(),
-                ..Default::default()
-            }],
-            max_in_flight,
-            ..Default::default()
-        };
         let message = Some(Say::Register(register));
         requests.send(ServeRequest { message }).await?;
         let mut client = AgentHostServiceClient::new(channel);
@@ -44,7 +45,7 @@ impl Host {
             responses,
         };
         match host.hear().await? {
-            Hear::Registered(_) => Ok(host),
+            Hear::Registered(registered) => Ok((host, registered)),
             other => bail!("not registered: {other:?}"),
         }
     }
@@ -82,6 +83,17 @@ impl Host {
         }
     }
 
+    /// Waits until a report is durable.
+    pub async fn acked(&mut self, seq: u64) -> anyhow::Result<()> {
+        loop {
+            match self.hear().await? {
+                Hear::Ack(ack) if ack.seq >= seq => return Ok(()),
+                Hear::Ack(_) | Hear::HeartbeatAck(_) => {}
+                other => bail!("not an ack: {other:?}"),
+            }
+        }
+    }
+
     /// Completes every job at once, with its input as the result.
     pub async fn echo(&mut self) -> anyhow::Result<()> {
         loop {
@@ -89,6 +101,29 @@ impl Host {
             self.accept(&of).await?;
             self.report(&of, vec![result(1)]).await?;
         }
+    }
+}
+
+pub fn register(
+    instance: &str,
+    agent: &str,
+    max_in_flight: u32,
+    held: Vec<AssignmentRef>,
+) -> Register {
+    let held = held
+        .into_iter()
+        .map(|of| HeldAssignment { r#ref: Some(of) });
+    Register {
+        host_name: instance.into(),
+        host_instance_id: instance.into(),
+        agents: vec![HostedAgent {
+            name: agent.into(),
+            version: "1.0.0".into(),
+            ..Default::default()
+        }],
+        max_in_flight,
+        resume: held.collect(),
+        ..Default::default()
     }
 }
 

@@ -7,7 +7,7 @@ pub mod host;
 mod order;
 mod websocket;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
 use tokio::task::JoinSet;
@@ -84,6 +84,8 @@ pub enum Kind {
     Result,
     /// A request was refused, or a job failed.
     Error(String),
+    /// The runtime goes away; when to be back.
+    Bye(Duration),
     Other,
 }
 
@@ -178,6 +180,17 @@ impl Dialler {
     }
 }
 
+// === impl Connection ===
+
+impl Connection {
+    async fn recv(&mut self) -> anyhow::Result<Received> {
+        match self {
+            Self::Grpc(peer) => peer.recv().await,
+            Self::WebSocket(peer) => peer.recv().await,
+        }
+    }
+}
+
 // === impl Client ===
 
 impl Client {
@@ -190,10 +203,37 @@ impl Client {
     }
 
     pub async fn recv(&mut self) -> anyhow::Result<Received> {
-        let received = match &mut self.connection {
-            Connection::Grpc(peer) => peer.recv().await?,
-            Connection::WebSocket(peer) => peer.recv().await?,
+        let received = self.connection.recv().await?;
+        self.check(&received)?;
+        if let Kind::Error(message) = &received.kind {
+            bail!("refused or failed: {message}");
+        }
+        Ok(received)
+    }
+
+    /// `None` once the connection has gone; what it is told of failures is the
+    /// caller's to judge.
+    pub async fn try_recv(&mut self) -> anyhow::Result<Option<Received>> {
+        let Ok(received) = self.connection.recv().await else {
+            return Ok(None);
         };
+        self.check(&received)?;
+        Ok(Some(received))
+    }
+
+    /// Goes on over another connection, with the checks where they were.
+    pub async fn resume(&mut self, dialler: &mut Dialler) -> anyhow::Result<()> {
+        let Client {
+            connection,
+            session,
+            ..
+        } = dialler.resume(Some(&self.session)).await?;
+        self.connection = connection;
+        self.session = session;
+        Ok(())
+    }
+
+    fn check(&mut self, received: &Received) -> anyhow::Result<()> {
         if received.event_seq > 0 {
             let (expected, found) = (self.session.last_event_seq + 1, received.event_seq);
             ensure!(
@@ -206,10 +246,9 @@ impl Client {
         match (&received.kind, &mut self.order) {
             (Kind::Event(Some(count)), Some(order)) => order.check(&received.job_id, *count)?,
             (Kind::Result, _) => self.ended += 1,
-            (Kind::Error(message), _) => bail!("refused or failed: {message}"),
             _ => {}
         }
-        Ok(received)
+        Ok(())
     }
 
     pub async fn submit(&mut self, agent: &str, input_json: &str) -> anyhow::Result<()> {

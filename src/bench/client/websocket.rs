@@ -2,6 +2,7 @@
 //! decodes what it must to check a stream and keeps a payload as text.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use futures_util::{SinkExt, StreamExt};
@@ -106,6 +107,8 @@ fn kind(frame: &Frame) -> anyhow::Result<Kind> {
         message: String,
         #[serde(default)]
         resume_token: String,
+        #[serde(default)]
+        reconnect_after_ms: u64,
     }
     let payload = || serde_json::from_str::<Payload>(frame.payload.get());
     Ok(match &*frame.kind {
@@ -116,6 +119,7 @@ fn kind(frame: &Frame) -> anyhow::Result<Kind> {
         }
         "job.result" => Kind::Result,
         "job.error" | "session.error" => Kind::Error(payload()?.message),
+        "session.bye" => Kind::Bye(Duration::from_millis(payload()?.reconnect_after_ms)),
         "job.accepted" => Kind::Accepted,
         "job.subscribed" => Kind::Subscribed,
         "session.welcome" => Kind::Welcome(Resume {

@@ -1,0 +1,112 @@
+//! How long an event takes from its agent to a client: a host at the first replica, which
+//! reports one event after the other, and a client at the same or at another replica.
+//! Both are in this process, so it is two hops of gRPC more than the floor's.
+
+use std::time::Instant;
+
+use super::{Cell, Ground, REPLICAS};
+use crate::bench::client::host::{Host, sample};
+use crate::bench::client::{Client, Kind, Wire, channel};
+use crate::bench::percentile;
+use crate::bench::report::{Report, Target};
+use crate::wire::proto::AssignmentRef;
+
+/// In one turn: replicas and floor take turns, so that the machine is the same to both.
+const TURN: u64 = 100;
+const TURNS: u64 = 20;
+/// A message like an entry with one event.
+const ENTRY_BYTES: usize = 512;
+
+struct Watched {
+    host: Host,
+    of: AssignmentRef,
+    client: Client,
+    reported: u64,
+}
+
+pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
+    let cell = ground.cell(REPLICAS).await?;
+    let bare = ground.bare().await?;
+    let mut here = Watched::start(&cell, 0).await?;
+    let mut there = Watched::start(&cell, 1).await?;
+    let turns = ground.rounds as u64 * ground.amount(TURNS).min(TURNS);
+    let (mut own, mut other, mut floor) = (Times::default(), Times::default(), Times::default());
+    for _ in 0..turns {
+        floor.add(bare.trips(TURN, ENTRY_BYTES).await?);
+        other.add(there.trips(TURN).await?);
+        own.add(here.trips(TURN).await?);
+    }
+    let pairs = |times: &Times| {
+        let both = times.medians.iter().zip(&floor.medians);
+        both.map(|(time, floor)| (*time, *floor))
+            .collect::<Vec<_>>()
+    };
+    let (own_pairs, other_pairs) = (pairs(&own), pairs(&other));
+    let name = "event to a client at another replica, p50";
+    report.add_pairs(name, "ms", &other_pairs, Target::RatioAtMost(1.5));
+    let name = "event to a client at another replica, p99";
+    let bare_p99 = percentile(&mut floor.all, 0.99);
+    let p99 = percentile(&mut other.all, 0.99);
+    report.add(name, "ms", p99, Some(bare_p99), Target::None);
+    let name = "event to a client at its host's replica, p50";
+    report.add_pairs(name, "ms", &own_pairs, Target::None);
+    drop((here, there));
+    cell.end(ground).await?;
+    ground.remove(&bare.name).await
+}
+
+/// In milliseconds.
+#[derive(Default)]
+struct Times {
+    all: Vec<f64>,
+    /// Of each turn.
+    medians: Vec<f64>,
+}
+
+impl Times {
+    fn add(&mut self, mut turn: Vec<f64>) {
+        self.medians.push(percentile(&mut turn, 0.5));
+        self.all.append(&mut turn);
+    }
+}
+
+impl Watched {
+    /// A job of a host at the first replica, submitted and followed at another.
+    async fn start(cell: &Cell, at: usize) -> anyhow::Result<Self> {
+        let agent = format!("observed-{at}");
+        let first = channel(&cell.replicas[0].address).await?;
+        let mut host = Host::serving(first, &agent, &agent, 1).await?;
+        // Behind the registration, which all replicas hear of through the log.
+        cell.settled().await?;
+        let mut client = cell.replicas[at].dial(Wire::Grpc).session().await?;
+        client.submit(&agent, "1").await?;
+        client.accepted().await?;
+        let of = host.assigned().await?;
+        host.accept(&of).await?;
+        Ok(Self {
+            host,
+            of,
+            client,
+            reported: 0,
+        })
+    }
+
+    async fn trips(&mut self, count: u64) -> anyhow::Result<Vec<f64>> {
+        let ts = prost_types::Timestamp {
+            seconds: 1_800_000_000,
+            nanos: 123_000_000,
+        };
+        let mut times = Vec::new();
+        for _ in 0..count {
+            self.reported += 1;
+            let report = sample(self.reported, ts);
+            let started = Instant::now();
+            self.host.report(&self.of, vec![report]).await?;
+            while !matches!(self.client.recv().await?.kind, Kind::Event(Some(_))) {}
+            times.push(started.elapsed().as_secs_f64() * 1e3);
+            // Its ack, so that none piles up.
+            self.host.acked(self.reported).await?;
+        }
+        Ok(times)
+    }
+}
