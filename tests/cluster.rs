@@ -703,3 +703,30 @@ async fn a_stream_of_less_replication_than_asked_for_is_refused() {
     let text = String::from_utf8_lossy(&refused.stderr);
     assert!(text.contains("--cluster-replication"), "{text}");
 }
+
+/// Clients of a replica that was drained were told to come back within 2 s and hosts within
+/// 5 s, as if nobody else were there: whoever followed a job heard nothing for so long.
+#[tokio::test]
+async fn who_is_at_a_drained_replica_is_told_to_go_elsewhere_soon() {
+    let (_cell, [a, b, _c]) = Cell::start();
+    let mut clients = Vec::new();
+    let mut hosts = Vec::new();
+    for index in 0..20 {
+        clients.push(Ws::connect(&a, ALICE).await);
+        hosts.push(HostPeer::serving(&a.address, &format!("h{index}"), "a", 1).await);
+    }
+    a.signal("-TERM");
+    for client in &mut clients {
+        let bye = client.hear_type("session.bye").await;
+        let after = bye["payload"]["reconnect_after_ms"].as_u64().unwrap();
+        assert!(after <= 500, "{bye}");
+        resume(&b, client, 0).await;
+    }
+    for host in &mut hosts {
+        let proto::serve_response::Message::Drain(drain) = host.next().await else {
+            panic!("a drain is due");
+        };
+        let after: Duration = drain.reconnect_after.unwrap().try_into().unwrap();
+        assert!(after <= Duration::from_millis(500), "{after:?}");
+    }
+}

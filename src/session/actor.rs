@@ -36,6 +36,8 @@ const OUTBOX_BYTES_HARD_MAX: usize = 1024 * 1024;
 const DEFERRED_MAX: usize = 64;
 /// A client of a runtime that goes away comes back after a part of this, not all at once.
 const RECONNECT_MAX: Duration = Duration::from_secs(2);
+/// The same where other replicas are there at once: nobody is to hear nothing for long.
+const RECONNECT_ELSEWHERE_MAX: Duration = Duration::from_millis(500);
 
 pub(super) struct Actor {
     pub sessions: Arc<Sessions>,
@@ -146,7 +148,11 @@ impl Actor {
                     return End::Close(Goodbye::Done);
                 }
                 () = draining.cancelled() => {
-                    let limit = RECONNECT_MAX.min(self.sessions.limits.resume_window / 2);
+                    let limit = match self.sessions.log.is_replicated() {
+                        true => RECONNECT_ELSEWHERE_MAX,
+                        false => RECONNECT_MAX,
+                    };
+                    let limit = limit.min(self.sessions.limits.resume_window / 2);
                     let after = rand::rng().random_range(Duration::ZERO..=limit);
                     self.reply(ReplyBody::Bye {
                         reason: "the runtime is shutting down; resume".into(),

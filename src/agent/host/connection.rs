@@ -24,6 +24,8 @@ use crate::wire::Invalid;
 
 /// A drained host comes back after a part of this.
 const RECONNECT_MAX: Duration = Duration::from_secs(5);
+/// The same where other replicas are there at once, and clients wait for its jobs.
+const RECONNECT_ELSEWHERE_MAX: Duration = Duration::from_millis(500);
 
 /// For what the host said while nobody listened: the process stood still, or had no
 /// turn on a busy machine. It is in the socket then, and read before this is over.
@@ -338,7 +340,11 @@ impl Connection {
     /// Says that the runtime goes; acks that are due go first.
     async fn drain(&self) -> HostRefusal {
         // Well before it would be given up.
-        let limit = RECONNECT_MAX.min(self.hosts.options.lost_after / 2);
+        let limit = match self.hosts.elsewhere.get() {
+            Some(_) => RECONNECT_ELSEWHERE_MAX,
+            None => RECONNECT_MAX,
+        };
+        let limit = limit.min(self.hosts.options.lost_after / 2);
         let reconnect_after = rand::rng().random_range(Duration::ZERO..=limit);
         let reason = "the runtime is shutting down".into();
         self.host.outbox.push(HostReply::Drain {
