@@ -39,9 +39,8 @@ pub(super) struct Applier {
     pub has_joined: bool,
 }
 
-/// An entry and what became of it.
+/// What became of an entry.
 struct Done {
-    entry: Entry,
     verdict: Verdict,
     applied: Applied,
 }
@@ -80,8 +79,8 @@ impl Applier {
                     }
                 }
             };
-            for done in done {
-                self.publish(done);
+            for ((_, entry), done) in entries.into_iter().zip(done) {
+                self.publish(entry, done);
             }
         }
     }
@@ -117,12 +116,7 @@ impl Applier {
             tail = applied.tail(tail);
             sequence = *at;
             records += applied.blocks.iter().map(|block| block.count).sum::<u32>();
-            let entry = entry.clone();
-            done.push(Done {
-                entry,
-                verdict,
-                applied,
-            });
+            done.push(Done { verdict, applied });
         }
         view_ops::settle(&transaction).map_err(unavailable)?;
         transaction
@@ -140,12 +134,7 @@ impl Applier {
         Ok(done)
     }
 
-    fn publish(&mut self, done: Done) {
-        let Done {
-            entry,
-            verdict,
-            applied,
-        } = done;
+    fn publish(&mut self, entry: Entry, Done { verdict, applied }: Done) {
         let own = entry.origin == self.origin;
         let told = match (own, verdict) {
             (true, Verdict::Apply(_)) => self.outstanding.take(entry.number),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -15,6 +16,12 @@ use crate::log::sqlite::queue::Queue;
 
 /// Of one entry, but for a last block or a lone command.
 const ENTRY_BYTES: usize = 256 * 1024;
+
+/// Entries on their way beside which no other is made at once: what comes meanwhile is one
+/// larger entry, which costs the servers and each replica less than many small ones.
+const UNDER_WAY: usize = 4;
+/// A log that answers late is sent more all the same.
+const REST_MAX: Duration = Duration::from_millis(20);
 
 /// An entry on its way.
 pub(super) struct Sent {
@@ -37,6 +44,7 @@ impl Gather {
     pub fn run(mut self) {
         let (mut busy, mut alive) = (false, true);
         loop {
+            self.outstanding.until_fewer(UNDER_WAY, REST_MAX);
             let waiting = self.queue.take(busy);
             // Read after the wait, which the close ends.
             if waiting.is_empty() && self.state.closing.load(Ordering::Acquire) {

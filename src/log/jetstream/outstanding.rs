@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
 use crate::log::Error;
@@ -24,6 +24,8 @@ pub(super) struct Progress {
 
 pub(super) struct Outstanding {
     waiting: Mutex<VecDeque<Waits>>,
+    /// One of them has been applied.
+    fewer: Condvar,
     progress: watch::Sender<Progress>,
 }
 
@@ -37,6 +39,7 @@ impl Outstanding {
     pub fn new() -> Self {
         Self {
             waiting: Mutex::default(),
+            fewer: Condvar::new(),
             progress: watch::Sender::default(),
         }
     }
@@ -55,18 +58,27 @@ impl Outstanding {
         self.waiting.lock().push_back(waits);
     }
 
+    /// Blocks until fewer than so many entries are on their way, or for so long.
+    pub fn until_fewer(&self, than: usize, limit: Duration) {
+        let until = Instant::now() + limit;
+        let mut waiting = self.waiting.lock();
+        while waiting.len() >= than && !self.fewer.wait_until(&mut waiting, until).timed_out() {}
+    }
+
     /// Who waits for an entry that has been applied, and since when.
     pub fn take(&self, number: u64) -> Option<(Told, Instant)> {
         let mut waiting = self.waiting.lock();
         while waiting.front().is_some_and(|first| first.number < number) {
             waiting.pop_front();
         }
-        match waiting.front() {
+        let told = match waiting.front() {
             Some(first) if first.number == number => {
                 waiting.pop_front().map(|first| (first.told, first.since))
             }
             _ => None,
-        }
+        };
+        self.fewer.notify_one();
+        told
     }
 
     pub fn applied(&self, number: u64) {
