@@ -4,7 +4,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
@@ -45,6 +45,11 @@ static NATS_SERVER: LazyLock<PathBuf> = LazyLock::new(|| {
     });
     bin.join("bin/nats-server")
 });
+
+/// For who starts servers of its own.
+pub fn program() -> &'static Path {
+    &NATS_SERVER
+}
 
 /// A port that is this test's for as long as it lives, whether a server is on it or not.
 ///

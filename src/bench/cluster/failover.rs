@@ -100,7 +100,7 @@ async fn leaderless(ground: &mut Ground, report: &mut Report, rounds: usize) -> 
         stopped.cancel();
         let seen = arrivals.await??;
         bare_longest = bare_longest.max(longest(&seen, killed, Instant::now()));
-        restart(ground).await?;
+        restart(ground, &name).await?;
         ground.remove(&name).await?;
 
         let cell: Cell = ground.cell(REPLICAS).await?;
@@ -108,7 +108,7 @@ async fn leaderless(ground: &mut Ground, report: &mut Report, rounds: usize) -> 
         let killed = kill_leader(ground, &cell.stream).await?;
         tokio::time::sleep_until((killed + AFTER_A_LEADER).into()).await;
         silences.extend(crew.silences(killed).await?);
-        restart(ground).await?;
+        restart(ground, &cell.stream).await?;
         cell.end(ground).await?;
     }
     let name = "NATS stream leader killed: a client's longest silence";
@@ -118,19 +118,17 @@ async fn leaderless(ground: &mut Ground, report: &mut Report, rounds: usize) -> 
 }
 
 async fn kill_leader(ground: &mut Ground, stream: &str) -> anyhow::Result<Instant> {
-    let found = ground.jetstream.get_stream(stream).await?;
-    let cluster = found.cached_info().cluster.as_ref();
-    let leader = cluster.and_then(|cluster| cluster.leader.clone());
-    let leader = leader.with_context(|| format!("nobody leads {stream}"))?;
+    let leader = ground.leader(stream).await?;
     let own = ground.own.as_mut().context("servers of its own")?;
     let killed = Instant::now();
     own.kill(&leader)?;
     Ok(killed)
 }
 
-async fn restart(ground: &mut Ground) -> anyhow::Result<()> {
+async fn restart(ground: &mut Ground, stream: &str) -> anyhow::Result<()> {
     let own = ground.own.as_mut().context("servers of its own")?;
-    own.restart().await
+    own.restart().await?;
+    ground.leader(stream).await.map(drop)
 }
 
 /// In seconds, of those clients.

@@ -1,14 +1,15 @@
 //! The floor: bare async-nats. One connection publishes, and each reader has one too, with
 //! an ordered pull consumer, as a replica has.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
+use async_nats::jetstream;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::stream::{Config, StorageType};
-use async_nats::jetstream::{self};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -27,6 +28,20 @@ pub struct Bare {
     servers: String,
     pub name: String,
     publisher: jetstream::Context,
+    /// Runs so far. Messages begin with their run's: a server that has just become the
+    /// leader may not yet know what the last one has acknowledged, and where a reader
+    /// begins is then too early.
+    runs: AtomicU64,
+}
+
+/// What the messages of a run are.
+#[derive(Clone)]
+struct Payload(Bytes);
+
+impl Payload {
+    fn is(&self, message: &[u8]) -> bool {
+        message.len() == self.0.len() && message[..8] == self.0[..8]
+    }
 }
 
 impl Bare {
@@ -44,26 +59,34 @@ impl Bare {
             servers: ground.servers.clone(),
             name,
             publisher: jetstream::new(connect(&ground.servers).await?),
+            runs: AtomicU64::new(0),
         })
+    }
+
+    fn payload(&self, bytes: usize) -> Payload {
+        let run = self.runs.fetch_add(1, Ordering::Relaxed);
+        let mut payload = vec![b'.'; bytes.max(8)];
+        payload[..8].copy_from_slice(&run.to_be_bytes());
+        Payload(payload.into())
     }
 
     /// Messages a second, from the first publish until every reader has the last.
     pub async fn rate(&self, messages: u64, bytes: usize, readers: usize) -> anyhow::Result<f64> {
         let mut best: f64 = 0.0;
         for window in WINDOWS {
+            let payload = self.payload(bytes);
             let mut reading = JoinSet::new();
             for _ in 0..readers {
-                let mut reader = self.reader().await?;
+                let (mut reader, payload) = (self.reader().await?, payload.clone());
                 reading.spawn(async move {
                     for _ in 0..messages {
-                        let message = reader.next().await.context("it ended")??;
-                        ensure!(message.payload.len() == bytes, "another message");
+                        next(&mut reader, &payload).await?;
                     }
                     anyhow::Ok(())
                 });
             }
             let started = Instant::now();
-            self.publish(messages, bytes, window).await?;
+            self.publish(messages, &payload, window).await?;
             while let Some(read) = reading.join_next().await {
                 read??;
             }
@@ -72,15 +95,14 @@ impl Bare {
         Ok(best)
     }
 
-    async fn publish(&self, messages: u64, bytes: usize, window: usize) -> anyhow::Result<()> {
-        let payload = Bytes::from(vec![b'.'; bytes]);
+    async fn publish(&self, messages: u64, payload: &Payload, window: usize) -> anyhow::Result<()> {
         let mut acks = FuturesUnordered::new();
         for _ in 0..messages {
             if acks.len() >= window {
                 let acked: Result<_, _> = acks.next().await.context("an ack is due")?;
                 acked?;
             }
-            acks.push(self.send(payload.clone()).await?.into_future());
+            acks.push(self.send(payload.0.clone()).await?.into_future());
         }
         while let Some(acked) = acks.next().await {
             acked?;
@@ -94,13 +116,13 @@ impl Bare {
 
     /// Milliseconds from a publish to the reader, one after the other.
     pub async fn trips(&self, count: u64, bytes: usize) -> anyhow::Result<Vec<f64>> {
-        let payload = Bytes::from(vec![b'.'; bytes]);
         let mut reader = self.reader().await?;
         let mut times = Vec::new();
         for _ in 0..count {
+            let payload = self.payload(bytes);
             let started = Instant::now();
-            let ack = self.send(payload.clone()).await?;
-            reader.next().await.context("it ended")??;
+            let ack = self.send(payload.0.clone()).await?;
+            next(&mut reader, &payload).await?;
             times.push(started.elapsed().as_secs_f64() * 1e3);
             ack.await?;
         }
@@ -144,4 +166,10 @@ impl Bare {
         let consumer = stream.create_consumer(config).await?;
         Ok(consumer.messages().await?)
     }
+}
+
+/// The next message of a run.
+async fn next(reader: &mut Ordered, payload: &Payload) -> anyhow::Result<()> {
+    while !payload.is(&reader.next().await.context("it ended")??.payload) {}
+    Ok(())
 }

@@ -16,6 +16,7 @@ mod scale;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::Context;
 use async_nats::jetstream;
@@ -28,6 +29,9 @@ pub use observed::run as observed;
 pub use replicated::run as replicated;
 pub use scale::run as scale;
 
+/// For what servers agree on; an election takes up to nine seconds of it.
+const AGREE_TIMEOUT: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(50);
 /// Of a cell where nothing else is said.
 const REPLICAS: usize = 3;
 
@@ -107,6 +111,24 @@ impl Ground {
         let stream = self.jetstream.get_stream(stream).await?;
         let state = &stream.cached_info().state;
         Ok((state.messages, state.bytes))
+    }
+
+    /// Who leads a stream; waits for an election to end.
+    async fn leader(&self, stream: &str) -> anyhow::Result<String> {
+        let asked = async {
+            loop {
+                // No answer or a refusal: it has no leader yet.
+                if let Ok(found) = self.jetstream.get_stream(stream).await
+                    && let Some(cluster) = &found.cached_info().cluster
+                    && let Some(leader) = &cluster.leader
+                {
+                    return leader.clone();
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let led = tokio::time::timeout(AGREE_TIMEOUT, asked).await;
+        led.with_context(|| format!("nobody leads {stream}"))
     }
 
     async fn remove(&self, stream: &str) -> anyhow::Result<()> {

@@ -3,7 +3,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::Value;
@@ -11,12 +10,10 @@ use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::{AGREE_TIMEOUT, LOOK};
 use crate::bench::process::cpu_of;
 
 const NODES: usize = 3;
-/// An election takes up to nine seconds of it.
-const AGREE_TIMEOUT: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(50);
 
 pub struct Nodes {
     nodes: Vec<Node>,
