@@ -94,11 +94,12 @@ async fn leaderless(ground: &mut Ground, report: &mut Report, rounds: usize) -> 
     for _ in 0..rounds {
         let bare = ground.bare().await?;
         let (name, stopped) = (bare.name.clone(), CancellationToken::new());
-        let arrivals = tokio::spawn(bare.arrivals(stopped.clone()));
+        let reader = bare.reader().await?;
+        let arrivals = tokio::spawn(bare.arrivals(reader, stopped.clone()));
         let killed = kill_leader(ground, &name).await?;
         tokio::time::sleep_until((killed + AFTER_A_LEADER).into()).await;
         stopped.cancel();
-        let seen = arrivals.await??;
+        let seen = arrivals.await?;
         bare_longest = bare_longest.max(longest(&seen, killed, Instant::now()));
         restart(ground, &name).await?;
         ground.remove(&name).await?;

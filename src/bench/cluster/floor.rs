@@ -129,14 +129,14 @@ impl Bare {
         Ok(times)
     }
 
-    /// When messages arrived of those that are published all the while, until it is stopped.
-    pub async fn arrivals(self, stopped: CancellationToken) -> anyhow::Result<Vec<Instant>> {
-        let mut seen = Vec::new();
-        let mut reader = self.reader().await?;
+    /// When it began, and when messages arrived of those that are published all the while
+    /// from then on, until it is stopped.
+    pub async fn arrivals(self, mut reader: Ordered, stopped: CancellationToken) -> Vec<Instant> {
+        let mut seen = vec![Instant::now()];
         let mut ticks = tokio::time::interval(TICK);
         loop {
             tokio::select! {
-                () = stopped.cancelled() => return Ok(seen),
+                () = stopped.cancelled() => return seen,
                 // Lost without a leader; the next ones tell when there is one.
                 _ = ticks.tick() => drop(self.send(Bytes::from_static(b".")).await),
                 message = reader.next() => match message {
@@ -155,7 +155,7 @@ impl Bare {
     }
 
     /// What comes from now on.
-    async fn reader(&self) -> anyhow::Result<Ordered> {
+    pub async fn reader(&self) -> anyhow::Result<Ordered> {
         let own = jetstream::new(connect(&self.servers).await?);
         let stream = own.get_stream(&self.name).await?;
         let start_sequence = stream.cached_info().state.last_sequence + 1;
