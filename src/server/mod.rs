@@ -273,6 +273,10 @@ impl Server {
                 push.stop(text, TELEMETRY_FLUSH_TIMEOUT).await;
             }
         });
+        if let Some(member) = member {
+            // Whoever has left writes nothing more, or it would be told that it is fenced.
+            member.abort();
+        }
         let log = sessions.log.clone();
         if is_replica && !fenced.is_cancelled() {
             // At once instead of after the time it takes to be missed.
@@ -280,9 +284,6 @@ impl Server {
             if let Ok(Err(error)) = tokio::time::timeout(LEAVE_TIMEOUT, left).await {
                 tracing::warn!(%error, "the other replicas were not told");
             }
-        }
-        if let Some(member) = member {
-            member.abort();
         }
         tokio::task::spawn_blocking(move || log.close()).await?;
         // The last terminals are in the trace once the dispatcher has passed them on.
