@@ -378,6 +378,29 @@ async fn a_host_that_dials_another_replica_leaves_the_first_with_what_it_has() {
     assert_eq!(kept.last().unwrap()["payload"]["result"], 2);
 }
 
+/// The whole cell was stopped. Its first replica has all work again a moment after it lets
+/// hosts in, and told them meanwhile to drop what they had.
+#[tokio::test]
+async fn a_host_that_comes_as_the_first_replica_starts_keeps_its_job() {
+    let (nats, dir) = (Nats::single(), tempfile::tempdir().unwrap());
+    let mut only = replica(&nats, dir.path());
+    let mut client = Ws::connect(&only, ALICE).await;
+    let mut host = HostPeer::serving(&only.address, "h", "a", 4).await;
+    client.submit("a", json!(1)).await;
+    let (_, of) = host.assigned().await;
+    host.accept(&of).await;
+    host.report(&of, vec![log(1, "begun")]).await;
+    host.acked(1).await;
+    for _ in 0..5 {
+        assert!(only.terminate().await.success());
+        only = replica(&nats, dir.path());
+        let mut again = register("h", vec![agent("a")], 4);
+        again.resume = vec![held(&of)];
+        let (_, registered) = HostPeer::connect(&only.address, again).await.unwrap();
+        assert_eq!(registered.keep.len(), 1, "{registered:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_replica_that_is_drained_is_not_missed() {
     let (_cell, [a, b, _c]) = Cell::start();
