@@ -8,6 +8,8 @@ use std::process::{Command, Output};
 
 use arcpd::wire::proto;
 use serde_json::{Value, json};
+use support::credentials::{asking, submit, submitted};
+use support::gateway::*;
 use support::host::*;
 use support::nats::Nats;
 use support::ws::{Ws, hello, seqs};
@@ -289,4 +291,54 @@ async fn a_cell_whose_servers_lost_everything_is_made_again_from_a_replicas_file
     );
     client.submit("echo", json!(3)).await;
     client.until_terminal().await;
+}
+
+/// The gateway is down when a job ends, and the runtime moves before it is back; another
+/// job has its key in both.
+#[tokio::test]
+async fn credentials_move_and_what_was_to_be_revoked_is_revoked_by_a_replica() {
+    let (dir, nats, gateway) = (
+        tempfile::tempdir().unwrap(),
+        Nats::single(),
+        Gateway::start().await,
+    );
+    let at = |name: &str| dir.path().join(name);
+    let serving = |name: &str, nats: Option<&Nats>| {
+        let dir = at(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        let seal = secret_file(&dir, "seal.key", &"0f".repeat(32));
+        let gateway = gateway.toml(&dir);
+        let toml = format!("{gateway}encryption_key_file = {seal:?}\n{HOSTING}");
+        std::fs::write(dir.join("arcpd.toml"), toml).unwrap();
+        let mut command = serve(&dir);
+        command.arg("--config").arg(dir.join("arcpd.toml"));
+        Runtime::spawn(command.args(nats.map(in_cell).unwrap_or_default()))
+    };
+    let alone = serving("alone", None);
+    let mut alice = asking(&alone.address, ALICE).await;
+    let mut host = HostPeer::serving(&alone.address, "h", "a", 2).await;
+    let mut work = Vec::new();
+    for input in [1, 2] {
+        submitted(&mut alice, submit("a", json!(input))).await;
+        let (_, of) = host.assigned().await;
+        host.accept(&of).await;
+        host.report(&of, vec![log(1, "begun")]).await;
+        host.acked(1).await;
+        work.push(of);
+    }
+    gateway.set(Mood::Down);
+    host.report(&work[0], vec![result(2, "1")]).await;
+    alice.until_terminal().await;
+    drop((alice, host));
+    assert!(alone.terminate().await.success());
+
+    let file = at("export");
+    done(arcpd("export", &file, &at("alone"), None));
+    done(arcpd("import", &file, &at("a"), Some(&nats)));
+    let a = serving("a", Some(&nats));
+    gateway.set(Mood::Well);
+    let mut host = go_on(&a, "h", &[&work[1]]).await;
+    host.report(&work[1], vec![result(2, "2")]).await;
+    gateway.until_all_deleted().await;
+    assert_eq!(gateway.keys().len(), 2);
 }
