@@ -297,12 +297,14 @@ async fn replicas_are_upgraded_one_by_one_under_load_and_no_stream_has_a_gap() {
         if upgraded == dirs.len() {
             break;
         }
-        let old = replicas.remove(0);
+        let mut old = replicas.remove(0);
         addresses
             .lock()
             .unwrap()
             .retain(|address| *address != old.address);
-        assert!(old.terminate().await.success());
+        old.signal("-TERM");
+        let status = tokio::task::block_in_place(|| old.wait());
+        assert!(status.success(), "{status}:\n{}", old.log());
         let new = Path::new(env!("CARGO_BIN_EXE_arcpd"));
         let new = replica(new, &nats, dirs[upgraded].path());
         addresses.lock().unwrap().push(new.address.clone());
