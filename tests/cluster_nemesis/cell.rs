@@ -3,8 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use arcpd::wire::proto::job_service_client::JobServiceClient;
+use serde_json::json;
+use tonic::transport::Endpoint;
+
 use crate::replica::Replica;
+use crate::support::ALICE;
 use crate::support::host::HOSTING;
+use crate::support::jobs::{Bearer, of};
 use crate::support::link::{Link, State};
 use crate::support::nats::{Cluster, Nats};
 
@@ -64,6 +70,35 @@ impl Cell {
                 "replica {number} is not ready: {}",
                 self.logs.display()
             );
+        }
+    }
+
+    /// Waits until an agent is known everywhere.
+    pub async fn knows(&self, agent: &str) {
+        let asked = async {
+            for replica in &self.replicas {
+                let endpoint = Endpoint::from_shared(format!("http://{}", replica.ready().await));
+                let channel = endpoint.unwrap().connect().await.expect("connects");
+                let mut jobs = JobServiceClient::with_interceptor(channel, Bearer(ALICE));
+                // The host that names it has registered there, or elsewhere.
+                while jobs
+                    .submit_job(of(agent, json!({ "steps": 1 })))
+                    .await
+                    .is_err()
+                {}
+            }
+        };
+        let known = tokio::time::timeout(READY_WITHIN, asked).await;
+        assert!(
+            known.is_ok(),
+            "{agent} is not known: {}",
+            self.logs.display()
+        );
+    }
+
+    pub async fn all_ready(&self) {
+        for replica in &self.replicas {
+            replica.ready().await;
         }
     }
 

@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod caller;
 mod cell;
 mod checker;
 mod client;
@@ -21,6 +22,7 @@ mod work;
 use std::sync::Arc;
 use std::time::Duration;
 
+use caller::Caller;
 use cell::Cell;
 use client::Client;
 use history::History;
@@ -30,6 +32,7 @@ use tokio::task::JoinSet;
 use work::Shared;
 
 const CLIENTS: u64 = 4;
+const CALLERS: u64 = 2;
 const HOSTS: u64 = 2;
 
 fn from_env(name: &str) -> Option<u64> {
@@ -45,7 +48,7 @@ struct Load {
 }
 
 impl Load {
-    fn start(cell: &Arc<Cell>, seed: u64) -> Self {
+    async fn start(cell: &Arc<Cell>, seed: u64) -> Self {
         let (shared, history) = (Arc::<Shared>::default(), Arc::new(History::new(&cell.logs)));
         let mut load = Self {
             shared: shared.clone(),
@@ -53,15 +56,23 @@ impl Load {
             clients: JoinSet::new(),
             hosts: JoinSet::new(),
         };
+        for number in 0..HOSTS {
+            let seed = seed.wrapping_add(CLIENTS + CALLERS + number);
+            let host = Host::new(cell.clone(), shared.clone(), history.clone(), number, seed);
+            load.hosts.spawn(host.run());
+        }
+        for agent in ["fails", "again"] {
+            cell.knows(agent).await;
+        }
         for number in 0..CLIENTS {
             let seed = seed.wrapping_add(number);
             let client = Client::new(cell.clone(), shared.clone(), history.clone(), seed);
             load.clients.spawn(client.run());
         }
-        for number in 0..HOSTS {
+        for number in 0..CALLERS {
             let seed = seed.wrapping_add(CLIENTS + number);
-            let host = Host::new(cell.clone(), shared.clone(), history.clone(), number, seed);
-            load.hosts.spawn(host.run());
+            let caller = Caller::new(cell.clone(), shared.clone(), history.clone(), seed);
+            load.clients.spawn(caller.run());
         }
         load
     }
@@ -150,7 +161,7 @@ async fn under(name: &str, kinds: &[Fault], time: Duration) -> [usize; 3] {
     let seed = seed();
     let (cell, nats) = Cell::start(&logs(name, seed)).await;
     let cell = Arc::new(cell);
-    let load = Load::start(&cell, seed);
+    let load = Load::start(&cell, seed).await;
     let history = load.history.clone();
     let nemesis = Nemesis::new(cell.clone(), nats, history, seed, time);
     let nats = nemesis.run(&chosen(kinds)).await;

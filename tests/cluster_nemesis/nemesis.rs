@@ -151,12 +151,28 @@ impl Nemesis {
             Fault::PauseServer | Fault::PauseLeader => {
                 self.nats.nodes[server].pause();
                 self.rest(1_000..8_000).await;
+                // Half of the time until the replicas do without it.
+                if self.random.random() {
+                    self.whole(fault).await;
+                }
                 self.nats.nodes[server].resume();
             }
-            Fault::CutLink => self.links(replica, Some(server), State::Cut).await,
-            Fault::CutReplica => self.links(replica, None, State::Cut).await,
-            Fault::FreezeLink => self.links(replica, Some(server), State::Frozen).await,
-            Fault::FreezeReplica => self.links(replica, None, State::Frozen).await,
+            Fault::CutLink | Fault::FreezeLink => {
+                let state = match fault {
+                    Fault::CutLink => State::Cut,
+                    _ => State::Frozen,
+                };
+                let cell = self.cell.clone();
+                let links = &cell.links[replica];
+                let used = links.iter().find(|link| link.is_used());
+                let link = used.unwrap_or(&links[server]);
+                link.set(state);
+                self.rest(500..4_000).await;
+                self.whole(fault).await;
+                link.set(State::Whole);
+            }
+            Fault::CutReplica => self.links(replica, State::Cut).await,
+            Fault::FreezeReplica => self.links(replica, State::Frozen).await,
             Fault::LoseQuorum => {
                 let other = (server + 1) % 3;
                 self.nats.nodes[server].kill9();
@@ -174,9 +190,14 @@ impl Nemesis {
         }
         // The next finds two of each whole: the last one's damage is undone by itself.
         self.nats.until_followed(STREAM).await;
-        let ready = timeout(WHOLE_WITHIN, self.cell.ready()).await;
+        self.whole(fault).await;
+    }
+
+    /// Waits until all replicas take work.
+    async fn whole(&self, fault: Fault) {
+        let ready = timeout(WHOLE_WITHIN, self.cell.all_ready()).await;
         if ready.is_err() {
-            self.history.fault(format!("not whole after {fault:?}"));
+            self.history.fault(format!("not all ready after {fault:?}"));
         }
     }
 
@@ -194,14 +215,12 @@ impl Nemesis {
         self.cell.replicas[replica].signal(Signal::CONT);
     }
 
-    async fn links(&mut self, replica: usize, server: Option<usize>, state: State) {
+    /// All of a replica's.
+    async fn links(&mut self, replica: usize, state: State) {
         let cell = self.cell.clone();
-        let links = cell.links[replica].iter().enumerate();
-        let links: Vec<_> = links
-            .filter(|(to, _)| server.is_none_or(|server| server == *to))
-            .collect();
-        links.iter().for_each(|(_, link)| link.set(state));
+        let links = &cell.links[replica];
+        links.iter().for_each(|link| link.set(state));
         self.rest(500..8_000).await;
-        links.iter().for_each(|(_, link)| link.set(State::Whole));
+        links.iter().for_each(|link| link.set(State::Whole));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use arcpd::wire::proto::SubmitJobRequest;
 use parking_lot::Mutex;
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -52,13 +53,33 @@ impl Work {
         }
     }
 
+    /// As a session says it.
     pub fn submit(&self) -> Value {
         let mut submit = json!({ "agent": self.agent, "input": self.input });
-        if self.spends {
-            let budget = format!("USD:{}.{:03}", BUDGET / 1000, BUDGET % 1000);
-            submit["lease_request"] = json!({ "tool.call": ["spend"], "cost.budget": [budget] });
+        if let Some(lease) = self.lease() {
+            submit["lease_request"] = lease;
         }
         submit
+    }
+
+    /// As a call says it.
+    pub fn request(&self, key: &str) -> SubmitJobRequest {
+        SubmitJobRequest {
+            agent: self.agent.into(),
+            input_json: self.input.to_string(),
+            lease_request_json: self
+                .lease()
+                .map(|lease| lease.to_string())
+                .unwrap_or_default(),
+            idempotency_key: key.into(),
+            ..Default::default()
+        }
+    }
+
+    fn lease(&self) -> Option<Value> {
+        let budget = format!("USD:{}.{:03}", BUDGET / 1000, BUDGET % 1000);
+        let lease = json!({ "tool.call": ["spend"], "cost.budget": [budget] });
+        self.spends.then_some(lease)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A TCP link that can be cut, frozen and healed.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -37,6 +38,8 @@ enum Way {
 pub struct Link {
     pub address: SocketAddr,
     state: watch::Sender<State>,
+    /// One for each connection, and one for itself.
+    connections: Arc<()>,
 }
 
 impl Link {
@@ -44,12 +47,28 @@ impl Link {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (state, seen) = watch::channel(State::Whole);
+        let connections = Arc::new(());
+        let count = Arc::downgrade(&connections);
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                tokio::spawn(connection(near, target.clone(), seen.clone()));
+                let counted = count.upgrade();
+                let through = connection(near, target.clone(), seen.clone());
+                tokio::spawn(async move {
+                    through.await;
+                    drop(counted);
+                });
             }
         });
-        Self { address, state }
+        Self {
+            address,
+            state,
+            connections,
+        }
+    }
+
+    /// Whether anybody is connected through it.
+    pub fn is_used(&self) -> bool {
+        Arc::strong_count(&self.connections) > 1
     }
 
     pub fn set(&self, state: State) {

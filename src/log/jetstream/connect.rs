@@ -13,7 +13,11 @@ use crate::log::Error;
 
 /// An entry with the largest command or block there is, and a full one beside it.
 const PAYLOAD_MIN: usize = 2 * 1024 * 1024;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A server that is paused, or behind a network that drops packets, takes a connection and
+/// says nothing: then the next one is tried.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// After three that are not answered the connection is given up for another server.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Who this replica is to the servers, and how it knows them.
@@ -100,6 +104,7 @@ fn options(cluster: &ClusterOptions) -> Result<ConnectOptions, Error> {
     let mut options = ConnectOptions::new()
         .name(format!("arcpd {}", cluster.replica))
         .connection_timeout(CONNECT_TIMEOUT)
+        .ping_interval(PING_INTERVAL)
         .require_tls(access.require_tls);
     if let Some(path) = &access.tls_ca {
         options = options.add_root_certificates(path.clone());

@@ -14,6 +14,11 @@ use tokio_util::sync::CancellationToken;
 use super::followed::Followed;
 
 const RETRY: Duration = Duration::from_millis(200);
+/// After a silence of so long the stream is asked whether there is more.
+const SILENCE: Duration = Duration::from_secs(1);
+/// For one request. What a consumer needs is with one server, and another is chosen for
+/// the next.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct Received {
     pub sequence: u64,
@@ -56,12 +61,20 @@ async fn follow(
         },
         ..OrderedConfig::default()
     };
-    let consumer = stream.create_consumer(config).await;
+    let consumer = tokio::time::timeout(ASK_TIMEOUT, stream.create_consumer(config)).await;
+    let consumer = consumer.map_err(|_| "no consumer was made in time".to_owned())?;
     let consumer = consumer.map_err(|error| error.to_string())?;
     let messages = consumer.messages().await;
     let mut messages = messages.map_err(|error| error.to_string())?;
-    while let Some(message) = messages.next().await {
-        let message = message.map_err(|error| error.to_string())?;
+    loop {
+        let message = match tokio::time::timeout(SILENCE, messages.next()).await {
+            Ok(Some(message)) => message.map_err(|error| error.to_string())?,
+            Ok(None) => return Err("it ended".into()),
+            Err(_) if is_behind(stream, *last).await => {
+                return Err("its consumer says nothing".into());
+            }
+            Err(_) => continue,
+        };
         let info = message.info().map_err(|error| error.to_string())?;
         let sequence = info.stream_sequence;
         if sequence <= *last {
@@ -74,5 +87,11 @@ async fn follow(
             return Ok(());
         }
     }
-    Err("it ended".into())
+}
+
+/// Whether a stream that answers has more. The server that has the consumer may be gone
+/// while the others go on, and the client library takes half a minute to see that.
+async fn is_behind(stream: &Stream, last: u64) -> bool {
+    let asked = tokio::time::timeout(ASK_TIMEOUT, stream.get_info()).await;
+    matches!(asked, Ok(Ok(info)) if info.state.last_sequence > last)
 }
