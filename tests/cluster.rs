@@ -6,6 +6,8 @@ mod support;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+
 use arcpd::wire::proto;
 use arcpd::wire::proto::serve_request::Message as Say;
 use arcpd::wire::proto::serve_response::Message as Hear;
@@ -18,6 +20,9 @@ use support::*;
 
 /// From a replica's death to what the others do about it.
 const TAKEN_OVER: Duration = Duration::from_secs(8);
+
+/// From a server's standstill to a replica's next work. An election may be part of it.
+const READ_ON_WITHIN: Duration = Duration::from_secs(20);
 
 fn replica(nats: &Nats, dir: &Path) -> Runtime {
     replica_at(&nats.url(), dir)
@@ -399,6 +404,38 @@ async fn a_host_that_comes_as_the_first_replica_starts_keeps_its_job() {
         let (_, registered) = HostPeer::connect(&only.address, again).await.unwrap();
         assert_eq!(registered.keep.len(), 1, "{registered:?}");
     }
+}
+
+/// What a replica reads the log by is with one server. When that stood still, the replica
+/// took no work until the client library had seen it, half a minute and more later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_reads_on_when_the_server_that_it_reads_by_stands_still() {
+    let nats = Nats::cluster();
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = serve(dir.path());
+    command.args(["--cluster", &nats.urls().join(",")]);
+    let a = tokio::task::block_in_place(|| Runtime::spawn(&mut command));
+    let client = async_nats::connect(nats.urls()).await.expect("a server");
+    let jetstream = async_nats::jetstream::new(client);
+    let stream = jetstream.get_stream("ARCP_LOG_arcpd").await.unwrap();
+    let consumer = stream.consumers().next().await.unwrap().unwrap();
+    let leader = consumer.cluster.unwrap().leader.unwrap();
+    let node = nats.nodes.iter().find(|node| node.name() == leader);
+    node.unwrap().pause();
+    let stopped = Instant::now();
+    loop {
+        let mut client = Ws::dial(&a).await;
+        client.send(&hello("h", ALICE, json!({})).to_string()).await;
+        // Refused while it is not known what is applied.
+        if client.hear().await["type"] == "session.welcome" {
+            break;
+        }
+    }
+    assert!(
+        stopped.elapsed() < READ_ON_WITHIN,
+        "{:?}",
+        stopped.elapsed()
+    );
 }
 
 #[tokio::test]

@@ -205,3 +205,155 @@ pub fn alike(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn numbered(seq: u64, text: &str) -> Heard {
+        let frame = json!(text);
+        Heard::Numbered { seq, frame }
+    }
+
+    fn attached(after: u64) -> Heard {
+        Heard::Attached { after }
+    }
+
+    #[test]
+    fn a_stream_with_a_gap_a_double_or_another_past_is_refused() {
+        let heard = [
+            attached(0),
+            numbered(1, "a"),
+            attached(0),
+            numbered(1, "a"),
+            numbered(2, "b"),
+        ];
+        assert_eq!(stream(&heard).unwrap().len(), 2);
+        let gap = [attached(0), numbered(1, "a"), numbered(3, "c")];
+        let double = [attached(0), numbered(1, "a"), numbered(1, "a")];
+        let early = [attached(2), numbered(2, "b")];
+        let other = [attached(0), numbered(1, "a"), attached(0), numbered(1, "b")];
+        for wrong in [&gap[..], &double, &early, &other, &[numbered(1, "a")]] {
+            assert!(stream(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_seen_and_is_gone_or_changed_is_told() {
+        let seen = Stream::from([(1, json!("a")), (2, json!("b"))]);
+        assert_eq!(replayed(&seen, &seen), Ok(()));
+        assert!(replayed(&seen, &Stream::from([(1, json!("a"))])).is_err());
+        let changed = Stream::from([(1, json!("a")), (2, json!("c"))]);
+        assert!(replayed(&seen, &changed).is_err());
+    }
+
+    #[test]
+    fn a_key_has_one_job() {
+        let accepted = |job: &str| Answer::Accepted { job: job.into() };
+        let refused = Answer::Refused { code: "C".into() };
+        assert_eq!(one_job(&[accepted("a"), accepted("a")]), Ok(Some("a")));
+        assert_eq!(one_job(&[]), Ok(None));
+        assert!(one_job(&[accepted("a"), accepted("b")]).is_err());
+        assert!(one_job(&[accepted("a"), refused]).is_err());
+    }
+
+    #[test]
+    fn a_view_is_history_and_what_is_live_between_its_operations() {
+        let block = |position, stream, first, last| Block {
+            position,
+            stream,
+            first,
+            last,
+        };
+        let op = |at_position, at_seq, change| ViewOp {
+            at_position,
+            at_seq,
+            change,
+        };
+        let log = [
+            block(1, 7, 1, 2),
+            block(2, 8, 1, 1),
+            block(3, 7, 3, 3),
+            block(4, 8, 2, 2),
+        ];
+        let ops = [
+            op(
+                0,
+                1,
+                Change::Watch {
+                    stream: 7,
+                    after: 0,
+                },
+            ),
+            op(
+                2,
+                3,
+                Change::History {
+                    stream: 8,
+                    after: 0,
+                    to: 1,
+                },
+            ),
+            op(
+                2,
+                4,
+                Change::Watch {
+                    stream: 8,
+                    after: 1,
+                },
+            ),
+            op(3, 5, Change::Unwatch { stream: 7 }),
+        ];
+        let numbered = [(7, 1), (7, 2), (8, 1), (7, 3), (8, 2)];
+        assert_eq!(view(&ops, &log), Ok(numbered.to_vec()));
+        // One whose number is not the next, as after a record that was passed over.
+        assert!(view(&[ops[0], op(2, 2, ops[1].change)], &log).is_err());
+    }
+
+    fn said(kind: &str, body: Value) -> Record {
+        let kind = kind.into();
+        Record { kind, body }
+    }
+
+    #[test]
+    fn a_job_ends_once_and_counts_on() {
+        let step = |text: &str| said("log", json!({ "message": text }));
+        let end = said("job.result", json!({}));
+        let (one, two) = (step("1 step 1"), step("1 step 2"));
+        let (again, three) = (step("2 step 1"), step("1 step 3"));
+        let right = [one.clone(), two.clone(), again, end.clone()];
+        assert_eq!(job(&right), Ok(()));
+        let doubled = [one.clone(), one.clone(), end.clone()];
+        let skipped = [one.clone(), three, end.clone()];
+        let twice = [one.clone(), end.clone(), end.clone()];
+        let behind = [one.clone(), end, two];
+        for wrong in [&doubled[..], &skipped, &twice, &behind, &[one]] {
+            assert!(job(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_budget_is_what_is_spent_and_not_what_is_left() {
+        let cost = said("metric", json!({ "name": "cost.step", "value": 0.1 }));
+        let left = said(
+            "metric",
+            json!({ "name": "cost.budget.remaining", "value": 0.9 }),
+        );
+        let records = [cost.clone(), left, cost];
+        assert_eq!(budget(&records, 200), Ok(()));
+        assert!(budget(&records, 199).is_err());
+    }
+
+    #[test]
+    fn files_that_differ_are_told() {
+        let file = |rows: &[&str]| {
+            let rows = rows.iter().map(|row| (*row).to_owned()).collect();
+            BTreeMap::from([("job".to_owned(), rows)])
+        };
+        assert_eq!(alike(&file(&["a", "b"]), &file(&["a", "b"])), Ok(()));
+        assert!(alike(&file(&["a", "b"]), &file(&["a", "c"])).is_err());
+        assert!(alike(&file(&["a", "b"]), &file(&["a"])).is_err());
+    }
+}
