@@ -18,6 +18,9 @@ const PAYLOAD_MIN: usize = 2 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// After three that are not answered the connection is given up for another server.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// For a new stream to have a leader, and how often it is asked for.
+const ELECTED_WITHIN: Duration = Duration::from_secs(15);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Who this replica is to the servers, and how it knows them.
@@ -72,7 +75,7 @@ pub(super) async fn connect(
     let stream = match jetstream.get_or_create_stream(wanted(cluster)).await {
         Ok(stream) => stream,
         Err(error) if is_made(&error) => {
-            let made = jetstream.get_stream(stream_name(&cluster.name)).await;
+            let made = made(&jetstream, &stream_name(&cluster.name)).await;
             made.map_err(|error| refuses(error.to_string()))?
         }
         Err(error) => return Err(refuses(error.to_string())),
@@ -89,6 +92,22 @@ pub(super) async fn connect(
         ));
     }
     Ok((client, jetstream, stream))
+}
+
+/// A stream that another replica has just made: it has a leader in a moment.
+async fn made(
+    jetstream: &jetstream::Context,
+    name: &str,
+) -> Result<stream::Stream, jetstream::context::GetStreamError> {
+    let until = tokio::time::Instant::now() + ELECTED_WITHIN;
+    loop {
+        match jetstream.get_stream(name).await {
+            Err(_) if tokio::time::Instant::now() < until => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            answered => return answered,
+        }
+    }
 }
 
 /// Another replica has made the stream in the same moment, with an identity of its own.
