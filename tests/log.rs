@@ -43,6 +43,7 @@ fn block(stream: StreamId, first_seq: u64, records: &[u8], end: Option<JobEnd>) 
     Arc::new(Once(Mutex::new(Some(pending))))
 }
 
+/// With the operation that shows it in its session's view: the first there.
 fn job(stream: StreamId, key: Option<&str>) -> (JobRow, ViewOpRow) {
     let row = JobRow {
         id: format!("job_{stream}"),
@@ -64,7 +65,7 @@ fn job(stream: StreamId, key: Option<&str>) -> (JobRow, ViewOpRow) {
     };
     let op = ViewOpRow {
         session_id: "sess_1".into(),
-        op_no: stream as u32,
+        op_no: 0,
         at_position: 0,
         at_seq: 1,
         kind: 1,
@@ -93,8 +94,9 @@ async fn session(log: &Log) {
 /// Jobs that run.
 async fn jobs(log: &Log, streams: &[StreamId]) {
     session(log).await;
-    for stream in streams {
+    for (op_no, stream) in (0..).zip(streams) {
         let (row, op) = job(*stream, None);
+        let op = ViewOpRow { op_no, ..op };
         let created = log.execute(create(row, op)).await.unwrap();
         assert_eq!(created, Outcome::Done);
     }
@@ -267,23 +269,23 @@ async fn an_idempotency_key_makes_one_job_until_it_expires(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
     let (log, _committed) = engine.open(dir.path()).await;
     session(&log).await;
-    let create = |stream| {
+    let create = |stream, op_no| {
         let (job, op) = job(stream, Some("k"));
         Command::CreateJob {
             job: Box::new(job),
-            op: Some(op),
+            op: Some(ViewOpRow { op_no, ..op }),
             hosted: None,
             credentials: Vec::new(),
             trace: None,
             owner: None,
         }
     };
-    assert_eq!(log.execute(create(1)).await.unwrap(), Outcome::Done);
-    let Outcome::Duplicate(earlier) = log.execute(create(2)).await.unwrap() else {
+    assert_eq!(log.execute(create(1, 0)).await.unwrap(), Outcome::Done);
+    let Outcome::Duplicate(earlier) = log.execute(create(2, 1)).await.unwrap() else {
         panic!()
     };
     assert_eq!(earlier.id, "job_1");
-    assert_eq!(log.execute(create(4001)).await.unwrap(), Outcome::Done);
+    assert_eq!(log.execute(create(4001, 1)).await.unwrap(), Outcome::Done);
     close(log).await;
 }
 
@@ -332,7 +334,8 @@ async fn what_was_delegated_is_kept_until_the_job_above_all_of_it_is_gone(engine
         ended_at_ms: 9,
     };
     for stream in 1..=3 {
-        let (mut row, op) = job(stream, None);
+        let (mut row, mut op) = job(stream, None);
+        op.op_no = stream as u32 - 1;
         let above = stream - 1;
         row.grant.parent_id = (above > 0).then(|| format!("job_{above}"));
         row.grant.delegate_id = row.grant.parent_id.clone();

@@ -18,8 +18,10 @@ const PAYLOAD_MIN: usize = 2 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// After three that are not answered the connection is given up for another server.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
-/// For a new stream to have a leader, and how often it is asked for.
+/// For a new stream to have a leader.
 const ELECTED_WITHIN: Duration = Duration::from_secs(15);
+/// For its leader to know how far it goes.
+const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -72,14 +74,8 @@ pub(super) async fn connect(
         let hint = "check that JetStream is on and that this user may use it";
         unreachable(cluster, &error, hint)
     };
-    let stream = match jetstream.get_or_create_stream(wanted(cluster)).await {
-        Ok(stream) => stream,
-        Err(error) if is_made(&error) => {
-            let made = made(&jetstream, &stream_name(&cluster.name)).await;
-            made.map_err(|error| refuses(error.to_string()))?
-        }
-        Err(error) => return Err(refuses(error.to_string())),
-    };
+    let stream = made(&jetstream, cluster).await;
+    let stream = stream.map_err(|error| refuses(error.to_string()))?;
     let has = stream.cached_info().config.num_replicas;
     if has < cluster.replication {
         return Err(refused(
@@ -94,15 +90,17 @@ pub(super) async fn connect(
     Ok((client, jetstream, stream))
 }
 
-/// A stream that another replica has just made: it has a leader in a moment.
+/// The stream, which may be made first. Servers that have just begun, and a stream that
+/// another replica has just made, have a leader in a moment and answer nobody before.
 async fn made(
     jetstream: &jetstream::Context,
-    name: &str,
-) -> Result<stream::Stream, jetstream::context::GetStreamError> {
+    cluster: &ClusterOptions,
+) -> Result<stream::Stream, CreateStreamError> {
     let until = tokio::time::Instant::now() + ELECTED_WITHIN;
     loop {
-        match jetstream.get_stream(name).await {
-            Err(_) if tokio::time::Instant::now() < until => {
+        match jetstream.get_or_create_stream(wanted(cluster)).await {
+            Err(error) if may_be_there_soon(&error) && tokio::time::Instant::now() < until => {
+                tracing::info!(%error, "the stream of the log is asked for again");
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
             answered => return answered,
@@ -110,12 +108,30 @@ async fn made(
     }
 }
 
-/// Another replica has made the stream in the same moment, with an identity of its own.
-fn is_made(error: &CreateStreamError) -> bool {
-    let CreateStreamErrorKind::JetStream(error) = error.kind() else {
-        return false;
-    };
-    error.error_code() == ErrorCode::STREAM_NAME_EXIST
+fn may_be_there_soon(error: &CreateStreamError) -> bool {
+    match error.kind() {
+        CreateStreamErrorKind::TimedOut => true,
+        // Another replica has made it in the same moment, with an identity of its own.
+        CreateStreamErrorKind::JetStream(error) => {
+            error.error_code() == ErrorCode::STREAM_NAME_EXIST
+        }
+        _ => false,
+    }
+}
+
+/// A leader that was just elected may not know the end yet: it is asked again for a while.
+pub(super) async fn goes_as_far(stream: &mut stream::Stream, sequence: u64) -> bool {
+    let until = tokio::time::Instant::now() + KNOWN_WITHIN;
+    loop {
+        let known = stream.info().await.map(|info| info.state.last_sequence);
+        if known.is_ok_and(|last| last >= sequence) {
+            return true;
+        }
+        if tokio::time::Instant::now() >= until {
+            return false;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 fn options(cluster: &ClusterOptions) -> Result<ConnectOptions, Error> {

@@ -41,8 +41,8 @@ use super::sqlite::queue::Queue;
 use super::sqlite::{Files, unavailable};
 use super::{Block, Command, Error, KNOWS, Log, OpenOptions, Position, ReplicaNumber};
 use applier::Applier;
-use connect::connect;
 pub use connect::{Access, Login};
+use connect::{connect, goes_as_far};
 pub use followed::Followed;
 use gather::Gather;
 pub use news::News;
@@ -85,8 +85,8 @@ impl Log {
         cluster: ClusterOptions,
         committed: mpsc::Sender<Vec<Arc<Block>>>,
     ) -> Result<(Self, Joined), Error> {
-        let (client, jetstream, stream) = connect(&cluster).await?;
-        let info = stream.cached_info();
+        let (client, jetstream, mut stream) = connect(&cluster).await?;
+        let info = stream.cached_info().clone();
         let identity = info.config.metadata.get(FORMAT_KEY).cloned();
         let identity = identity.ok_or_else(|| refused(&cluster, "it is not a log of arcpd"))?;
         let (first, last) = (info.state.first_sequence, info.state.last_sequence);
@@ -104,7 +104,7 @@ impl Log {
                 ),
             ));
         }
-        if sequence > last {
+        if sequence > last && !goes_as_far(&mut stream, sequence).await {
             return Err(refused(
                 &cluster,
                 &format!(
