@@ -19,6 +19,8 @@ const ROUNDS_MAX: usize = 3;
 const AFTER_A_REPLICA: Duration = Duration::from_secs(8);
 /// An election of NATS takes up to nine, and whoever asked meanwhile asks again after five.
 const AFTER_A_LEADER: Duration = Duration::from_secs(30);
+/// Shows that it works, not how long it takes.
+const AFTER_A_LEADER_QUICK: Duration = Duration::from_secs(12);
 /// Who is killed or drained.
 const VICTIM: usize = 0;
 
@@ -91,13 +93,17 @@ async fn drained(ground: &Ground, report: &mut Report, rounds: usize) -> anyhow:
 /// The floor is another stream, whose leader is killed after the first's is back.
 async fn leaderless(ground: &mut Ground, report: &mut Report, rounds: usize) -> anyhow::Result<()> {
     let (mut silences, mut bare_longest) = (vec![], Duration::ZERO);
+    let watched = match ground.quick {
+        true => AFTER_A_LEADER_QUICK,
+        false => AFTER_A_LEADER,
+    };
     for _ in 0..rounds {
         let bare = ground.bare().await?;
         let (name, stopped) = (bare.name.clone(), CancellationToken::new());
         let reader = bare.reader().await?;
         let arrivals = tokio::spawn(bare.arrivals(reader, stopped.clone()));
         let killed = kill_leader(ground, &name).await?;
-        tokio::time::sleep_until((killed + AFTER_A_LEADER).into()).await;
+        tokio::time::sleep_until((killed + watched).into()).await;
         stopped.cancel();
         let seen = arrivals.await?;
         bare_longest = bare_longest.max(longest(&seen, killed, Instant::now()));
@@ -107,7 +113,7 @@ async fn leaderless(ground: &mut Ground, report: &mut Report, rounds: usize) -> 
         let cell: Cell = ground.cell(REPLICAS).await?;
         let crew = Crew::start(&cell).await?;
         let killed = kill_leader(ground, &cell.stream).await?;
-        tokio::time::sleep_until((killed + AFTER_A_LEADER).into()).await;
+        tokio::time::sleep_until((killed + watched).into()).await;
         silences.extend(crew.silences(killed).await?);
         restart(ground, &cell.stream).await?;
         cell.end(ground).await?;
