@@ -529,7 +529,10 @@ async fn a_replica_that_was_declared_gone_writes_nothing_any_more() {
         }
     }
     assert!(a.execute(Command::Barrier).await.is_err());
-    b.ready(block(1, 1, b"b", None));
+    let inherited = block(1, 1, b"b", None);
+    let epoch = b.epoch(1).await.unwrap().expect("it is b's");
+    inherited.0.lock().as_mut().unwrap().epoch = epoch;
+    b.ready(inherited);
     assert_eq!(bytes(&at_b.recv().await.unwrap())[0].2, b"b"[..]);
     assert_eq!(b.owner(1).await.unwrap(), Some(of_b.number));
     let parked = b.session("sess_1").await.unwrap().unwrap().parked_at_ms;
