@@ -44,6 +44,8 @@ suites! {
     hosts [
         // A replica knows what the others have room for but for what is on its way.
         "two_hosts_share_the_work_of_one_agent",
+        // Another replica lists an agent within a second of its first host, not at once.
+        "a_known_agent_without_a_place_waits_and_an_unknown_one_is_refused",
     ];
     hosts_bad_input [];
     hosts_lost [];
