@@ -306,19 +306,21 @@ impl Jobs {
             trace: trace.to_row(&self.telemetry),
             owner,
         };
+        let traced = trace.clone();
+        let start = move |jobs: &Self, job: &JobRow, credential: Option<Fresh>| Start {
+            agent: runner,
+            max_runtime,
+            deadline,
+            grant: jobs.grant(job, lease),
+            credential: credential.and_then(Fresh::keep),
+            trace: traced,
+            _making: making,
+        };
         let outcome = match self.log.execute(command).await {
             Ok(outcome) => outcome,
             Err(error) => {
                 if owner.is_none() && self.log.is_replicated() {
-                    let start = Start {
-                        agent: runner,
-                        max_runtime,
-                        deadline,
-                        grant: self.grant(&job, lease),
-                        credential: credential.and_then(Fresh::keep),
-                        trace,
-                        _making: making,
-                    };
+                    let start = start(self, &job, credential);
                     self.start_if_made(job, start);
                 }
                 return Err(unavailable(error))?;
@@ -349,15 +351,7 @@ impl Jobs {
                         start: None,
                     });
                 }
-                let start = Some(Start {
-                    agent: runner,
-                    max_runtime,
-                    deadline,
-                    grant: self.grant(&job, lease),
-                    credential: credential.and_then(Fresh::keep),
-                    trace,
-                    _making: making,
-                });
+                let start = Some(start(self, &job, credential));
                 Ok(Accepted {
                     row: job,
                     duplicate: false,
