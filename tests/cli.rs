@@ -71,6 +71,25 @@ fn submit_prints_the_result_alone_and_tells_the_ends_apart() {
     assert!(stderr(&missing).contains("--input @/nowhere: "));
 }
 
+/// As a step of a pipeline that is traced, or an agent's program, has it.
+#[test]
+fn a_submit_joins_the_trace_of_its_environment_unless_it_is_told_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let submit = |arguments: &[&str]| {
+        let arguments = [&["submit", "echo", "--input", "1"], arguments].concat();
+        let mut command = command(&runtime.address, &arguments);
+        command.env("TRACEPARENT", format!("00-{trace}-00f067aa0ba902b7-01"));
+        stderr(&command.output().unwrap()).to_owned()
+    };
+    let joined = submit(&[]);
+    assert!(joined.contains(&format!("trace {trace}\n")), "{joined}");
+    let other = "a".repeat(32);
+    let told = submit(&["--trace-id", &other]);
+    assert!(told.contains(&format!("trace {other}\n")), "{told}");
+}
+
 #[test]
 fn a_chunked_result_is_the_bytes_the_agent_wrote() {
     let dir = tempfile::tempdir().unwrap();

@@ -17,7 +17,7 @@ use support::*;
 const DOCUMENTED: &str = include_str!("../docs/observability.md");
 
 /// What stays 0 while all is well. Credentials move in `credentials_revoked.rs`, the
-/// store in `durability.rs`, dropped spans in `traces.rs`.
+/// store in `durability.rs`, dropped spans in `traces_collector.rs`.
 const TROUBLE: [&str; 8] = [
     "arcpd_commit_failures_total",
     "arcpd_credentials_outstanding",

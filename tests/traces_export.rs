@@ -1,12 +1,10 @@
-//! How spans leave: every `OTEL_*` variable of `docs/observability.md`, and
-//! collectors that are down, slow, or say no.
+//! How spans leave: every `OTEL_*` variable of `docs/observability.md`.
 
 mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use arcpd::wire::proto;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
@@ -20,7 +18,6 @@ use support::*;
 
 const BOTH: [&str; 2] = ["grpc", "http/protobuf"];
 const DROPPED: &str = "arcpd_telemetry_spans_dropped_total";
-const EXPORTED: &str = "arcpd_telemetry_spans_exported_total";
 const EXPORT_TIMEOUT: &str = "OTEL_BSP_EXPORT_TIMEOUT";
 
 type Set<'a> = &'a [(&'a str, &'a str)];
@@ -370,120 +367,15 @@ async fn a_runtime_that_is_neither_disabled_nor_enabled_says_which() {
 }
 
 /// So many jobs, one after the other, as a client sees them.
-async fn jobs(runtime: &Runtime, count: u64) -> Duration {
-    let mut peer = Peer::connect(&runtime.address, ALICE).await;
-    let started = Instant::now();
-    for _ in 0..count {
-        peer.submit("echo", json!(1)).await;
-        peer.until_terminal().await;
-    }
-    started.elapsed()
-}
-
-/// Each job has two spans and the session one. What does not arrive is counted.
-#[tokio::test]
-async fn what_a_collector_does_not_take_is_counted_to_the_last_span_and_costs_no_job() {
-    const JOBS: u64 = 200;
-    let spans = 2 * JOBS + 1;
-    // What the jobs would take if each waited for the collector once.
-    let waiting = JOBS as u32 * Duration::from_secs(1);
-    for protocol in BOTH {
-        for answer in [Answer::Busy, Answer::Refuses, Answer::Hangs] {
-            let (collector, dir) = (Collector::start().await, tempfile::tempdir().unwrap());
-            collector.set(answer);
-            let mut command = serve(dir.path());
-            command
-                .envs(collector.env(protocol))
-                .env("OTEL_METRICS_EXPORTER", "none")
-                .env(EXPORT_TIMEOUT, "1000");
-            let runtime = Runtime::spawn(&mut command);
-            let took = jobs(&runtime, JOBS).await;
-            assert!(took < waiting / 2, "{answer:?}: {took:?}");
-            runtime
-                .until_metric(DROPPED, |dropped| dropped == spans)
-                .await;
-            assert_eq!(runtime.metric(EXPORTED), 0);
-            // What came too late is gone; what comes now is not.
-            collector.set(Answer::Takes);
-            jobs(&runtime, 1).await;
-            runtime
-                .until_metric(EXPORTED, |exported| exported == 3)
-                .await;
-            assert_eq!(runtime.metric(DROPPED), spans, "{protocol} {answer:?}");
-            runtime.until_logged("spans are exported again").await;
-        }
-    }
-}
-
-#[tokio::test]
-async fn nobody_there_costs_dropped_spans_and_what_is_refused_in_part_is_counted() {
-    let dir = tempfile::tempdir().unwrap();
-    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1");
-    let runtime = with(dir.path(), &[endpoint, (EXPORT_TIMEOUT, "100")]);
-    jobs(&runtime, 20).await;
-    runtime.until_metric(DROPPED, |dropped| dropped == 41).await;
-
-    for protocol in BOTH {
-        let (collector, dir) = (Collector::start().await, tempfile::tempdir().unwrap());
-        collector.set(Answer::RefusesOne);
-        let runtime = collector.runtime(dir.path(), protocol, "");
-        jobs(&runtime, 20).await;
-        let all = |exported| exported + collector.batches().len() as u64 == 41;
-        let exported = runtime.until_metric(EXPORTED, all).await;
-        assert_eq!(runtime.metric(DROPPED), 41 - exported, "{protocol}");
-    }
-}
-
-/// With all of its defaults, of which the longest is 30 s.
-#[tokio::test]
-async fn a_collector_that_hangs_keeps_no_runtime_from_its_end() {
-    for protocol in BOTH {
-        let (collector, dir) = (Collector::start().await, tempfile::tempdir().unwrap());
-        collector.set(Answer::Hangs);
-        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector.url);
-        let set = [endpoint, ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)];
-        let runtime = with(dir.path(), &set);
-        jobs(&runtime, 5).await;
-        collector
-            .until(|seen| (!seen.batches().is_empty()).then_some(()))
-            .await;
-        let asked = Instant::now();
-        assert!(runtime.terminate().await.success());
-        let took = asked.elapsed();
-        assert!(took < Duration::from_secs(10), "{protocol}: {took:?}");
-    }
-}
-
-/// The last spans and the last metrics were given three seconds each, one after the
-/// other.
-#[tokio::test]
-async fn a_collector_that_hangs_held_an_exit_up_twice() {
-    for protocol in BOTH {
-        // The system takes connections for it, and nobody answers.
-        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}", silent.local_addr().unwrap());
-        let dir = tempfile::tempdir().unwrap();
-        let set = [
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint),
-            ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
-        ];
-        let runtime = with(dir.path(), &set);
-        jobs(&runtime, 5).await;
-        let asked = Instant::now();
-        assert!(runtime.terminate().await.success());
-        let took = asked.elapsed();
-        assert!(took < Duration::from_millis(5_500), "{protocol}: {took:?}");
-    }
-}
-
 /// A variable that is documented and that no test names is one that nobody tried.
 #[test]
 fn every_variable_of_the_table_is_tried() {
     let table = include_str!("../docs/observability.md");
     let tests = [
+        include_str!("traces_collector.rs"),
         include_str!("traces_export.rs"),
         include_str!("metrics.rs"),
-        include_str!("../src/telemetry/env.rs"),
+        include_str!("../src/telemetry/env/tests.rs"),
         include_str!("support/collector.rs"),
     ]
     .concat();

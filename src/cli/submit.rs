@@ -25,8 +25,8 @@ pub(super) struct Submit {
     /// Seconds the job may run; 0 is no limit.
     #[arg(long, default_value_t = 0)]
     max_runtime_sec: u64,
-    /// 32 hex digits, to join a trace.
-    #[arg(long, default_value = "")]
+    /// A traceparent, or 32 hex digits, to join a trace.
+    #[arg(long, env = "TRACEPARENT", default_value = "")]
     trace_id: String,
     /// What the job may do: a JSON object of capabilities and patterns, such as
     /// {"net.fetch":["https://example.com/**"],"cost.budget":["USD:5"]}; `@FILE` reads

@@ -40,7 +40,9 @@ impl From<Span> for SpanData {
                 .into_iter()
                 .map(|mark| Event::new(mark.name, time(mark.at_ns), mark.attributes, 0)),
         );
+        events.dropped_count = span.dropped.events;
         let mut links = SpanLinks::default();
+        links.dropped_count = span.dropped.links;
         let linked = span.links.iter();
         links
             .links

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use opentelemetry::KeyValue;
 
 use super::job::JobTrace;
-use super::span::{Kind, Mark, Span, Value, attribute, cut, ms_to_ns, span_id};
-use super::{Via, names, of_job, via};
+use super::jobs::{of_job, via};
+use super::span::{Dropped, Kind, Mark, Span, Value, attribute, cut, ms_to_ns, span_id};
+use super::{Via, names};
 use crate::authority::Currency;
 use crate::log::Block;
 use crate::protocol::{SpanId, SpanRef};
@@ -58,6 +59,7 @@ pub(super) struct Run {
     left_out: u64,
     marks: Vec<Mark>,
     children: Vec<SpanRef>,
+    dropped: Dropped,
 }
 
 struct OpenTool {
@@ -149,6 +151,7 @@ impl Run {
             left_out: 0,
             marks: Vec::new(),
             children: Vec::new(),
+            dropped: Dropped::default(),
         };
         (run, submit)
     }
@@ -217,12 +220,8 @@ impl Run {
                 let again = attempt.filter(|attempt| self.is_next(*attempt));
                 if let Some(attempt) = again {
                     self.retry(attempt, at_ns, out);
-                } else if self.marks.len() < MARKS_MAX {
-                    self.marks.push(Mark {
-                        name: "status",
-                        at_ns,
-                        attributes: vec![attribute(names::PHASE, phase)],
-                    });
+                } else {
+                    self.mark("status", at_ns, vec![attribute(names::PHASE, phase)]);
                 }
             }
             What::Cost { unit, value } => self.cost(unit, value),
@@ -237,24 +236,38 @@ impl Run {
                 child_job_id,
             } => {
                 let mut attributes = vec![attribute(names::AGENT_NAME, agent)];
-                if !child_job_id.is_empty() && self.children.len() < LINKS_MAX {
-                    self.children.push(SpanRef {
-                        trace_id: self.trace.trace_id.clone(),
-                        span_id: span_id(&child_job_id, "run"),
-                    });
+                if !child_job_id.is_empty() {
+                    self.link(&child_job_id);
                     attributes.push(attribute(names::CHILD_JOB_ID, child_job_id));
                 }
-                if self.marks.len() < MARKS_MAX {
-                    self.marks.push(Mark {
-                        name: "delegate",
-                        at_ns,
-                        attributes,
-                    });
-                }
+                self.mark("delegate", at_ns, attributes);
             }
             What::Success => self.end("success", None, now_ns, out),
             What::Failure { status, code } => self.end(&status, Some(code), now_ns, out),
         }
+    }
+
+    fn mark(&mut self, name: &'static str, at_ns: u64, attributes: Vec<KeyValue>) {
+        if self.marks.len() == MARKS_MAX {
+            self.dropped.events = self.dropped.events.saturating_add(1);
+            return;
+        }
+        self.marks.push(Mark {
+            name,
+            at_ns,
+            attributes,
+        });
+    }
+
+    fn link(&mut self, child_job_id: &str) {
+        if self.children.len() == LINKS_MAX {
+            self.dropped.links = self.dropped.links.saturating_add(1);
+            return;
+        }
+        self.children.push(SpanRef {
+            trace_id: self.trace.trace_id.clone(),
+            span_id: span_id(child_job_id, "run"),
+        });
     }
 
     /// A unit becomes the name of an attribute, so it has to be one that a budget may have.
@@ -383,6 +396,7 @@ impl Run {
         }
         span.events = std::mem::take(&mut self.marks);
         span.links = std::mem::take(&mut self.children);
+        span.dropped = self.dropped;
         if let Some(code) = code {
             span.fail(code);
         }

@@ -2,7 +2,8 @@
 //! is no parent of its jobs: it may be open for days, and they belong to whoever
 //! submitted them. It names them in links.
 
-use super::{Telemetry, Via, names, run_of, via};
+use super::jobs::{run_of, via};
+use super::{Telemetry, Via, names};
 use crate::log::JobRow;
 use crate::protocol::{ErrorCode, TraceContext};
 

@@ -42,10 +42,18 @@ pub struct Span {
     pub attributes: Vec<KeyValue>,
     pub events: Vec<Mark>,
     pub links: Vec<SpanRef>,
+    /// Events and links that there was no room for.
+    pub dropped: Dropped,
     /// The code of what went wrong.
     pub error: Option<String>,
     /// Exported at once: something else will name it as its parent.
     pub urgent: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    pub events: u32,
+    pub links: u32,
 }
 
 /// The span of a job that `part` names: `submit`, `run`, or a tool's call.
@@ -100,6 +108,7 @@ impl Span {
             attributes: Vec::new(),
             events: Vec::new(),
             links: Vec::new(),
+            dropped: Dropped::default(),
             error: None,
             urgent: false,
         }

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::applying::Applying;
 use super::outbox::Outbox;
-use super::registry::Place;
+use super::place::Place;
 use crate::job::{Child, JobContext};
 use crate::log::ReportMark;
 use crate::protocol::host::{AssignmentRef, HostReply, LossPolicy, Report};

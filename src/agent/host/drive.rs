@@ -7,7 +7,8 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::activation::{Activation, Phase};
-use super::registry::{Hosts, Place};
+use super::place::Place;
+use super::registry::Hosts;
 use crate::credential::Holding;
 use crate::job::{Agent, AgentResult, AgentRun, JobContext};
 use crate::log::{Command, HostedRow, Outcome, ReportMark};

@@ -1,4 +1,4 @@
-//! The hosts there are, the places they have and the jobs that wait for one.
+//! The hosts there are: who may be one, when it is offered jobs, and when it is lost.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
@@ -7,22 +7,18 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::activation::Activation;
 use super::drive::HostAgent;
 use super::known::KnownAgents;
 use super::orphans::Orphans;
-use super::placement::{HostId, Placement, Ticket};
+use super::place::{Place, hand_out};
+use super::placement::{HostId, Placement};
 use super::process::{Host, Turn};
 use super::{Elsewhere, Options, Rights};
 use crate::job::{Agent, Provider, Resolved};
 use crate::log::{HostKey, HostedAgentRow, ReplicaNumber};
 use crate::protocol::AgentRef;
-use crate::protocol::host::{AssignmentRef, HostRefusal, LossPolicy, Register};
+use crate::protocol::host::{HostRefusal, LossPolicy, Register};
 use crate::protocol::message::AgentInfo;
-
-/// Hosts at other replicas that are remembered; more, and the time it takes to be lost
-/// decides of what they had.
-const ELSEWHERE_MAX: usize = 100_000;
 
 /// Shared by all connections of hosts and by the jobs they run.
 pub struct Hosts {
@@ -33,9 +29,9 @@ pub struct Hosts {
     pub(super) draining: CancellationToken,
     pub(super) elsewhere: OnceLock<Arc<dyn Elsewhere>>,
     /// Something was added to those that wait for their hosts.
-    orphaned: Notify,
+    pub(super) orphaned: Notify,
     /// What hosts offer, or have room for, is not what it was.
-    changed: Notify,
+    pub(super) changed: Notify,
     pub(super) state: Mutex<State>,
 }
 
@@ -43,55 +39,13 @@ pub struct Hosts {
 pub(super) struct State {
     pub placement: Placement<oneshot::Sender<Place>>,
     pub hosts: BTreeMap<HostId, Arc<Host>>,
-    by_instance: HashMap<(String, String), HostId>,
+    pub by_instance: HashMap<(String, String), HostId>,
     known: KnownAgents,
-    orphans: Orphans,
+    pub orphans: Orphans,
     /// Hosts that have come to other replicas that are there, without what those did not
     /// get: nobody waits for them here.
-    elsewhere: HashMap<HostKey, ReplicaNumber>,
+    pub elsewhere: HashMap<HostKey, ReplicaNumber>,
     next_id: HostId,
-}
-
-/// A place of a host for one job; given back when dropped.
-pub(super) struct Place {
-    hosts: Arc<Hosts>,
-    pub host: Arc<Host>,
-    agent: String,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut state = self.hosts.state.lock();
-        state.placement.give_back(self.host.id, &self.agent);
-        let places = self.hosts.clone().serve_lines(&mut state, self.host.id);
-        drop(state);
-        hand_out(places);
-        self.hosts.changed.notify_one();
-    }
-}
-
-/// Somebody waits for a place; out of line however the wait ends.
-struct InLine {
-    hosts: Arc<Hosts>,
-    agent: String,
-    ticket: Ticket,
-}
-
-impl Drop for InLine {
-    fn drop(&mut self) {
-        let mut state = self.hosts.state.lock();
-        state.placement.leave(&self.agent, self.ticket);
-    }
-}
-
-type Served = Vec<(oneshot::Sender<Place>, Place)>;
-
-/// A waiter that has gone gives its place back as it is dropped, which serves the
-/// next in line: so never under the lock.
-fn hand_out(places: Served) {
-    for (waiter, place) in places {
-        drop(waiter.send(place));
-    }
 }
 
 impl Hosts {
@@ -139,17 +93,6 @@ impl Hosts {
         self.state.lock().known.set_elsewhere(agents);
     }
 
-    /// Places that are free, by `name@version`: of every agent that a host here takes
-    /// jobs of.
-    pub fn free(&self) -> BTreeMap<String, u32> {
-        self.state.lock().placement.free()
-    }
-
-    /// The same of one agent; none when no host here takes jobs of it.
-    pub fn free_of(&self, agent: &str) -> Option<u32> {
-        self.state.lock().placement.free_of(agent)
-    }
-
     /// Resolves when what [`Hosts::free`] says may have changed. For one waiter.
     pub async fn changed(&self) {
         self.changed.notified().await;
@@ -167,70 +110,6 @@ impl Hosts {
 
     pub fn hosts_max(&self) -> usize {
         self.options.hosts_max
-    }
-
-    /// Jobs that hosts have, and the most that they take at once.
-    pub fn places(&self) -> (u64, u64) {
-        self.state.lock().placement.places()
-    }
-
-    /// A place for a job of the agent, now or when one is free.
-    pub(super) async fn place(self: &Arc<Self>, agent: &str) -> Place {
-        loop {
-            let (waiting, _in_line) = {
-                let mut state = self.state.lock();
-                let host = state.placement.take(agent);
-                if let Some(host) = host.and_then(|id| state.hosts.get(&id).cloned()) {
-                    return self.taken(host, agent);
-                }
-                let (waiter, waiting) = oneshot::channel();
-                let ticket = state.placement.wait(agent, waiter);
-                let hosts = self.clone();
-                let agent = agent.to_owned();
-                (
-                    waiting,
-                    InLine {
-                        hosts,
-                        agent,
-                        ticket,
-                    },
-                )
-            };
-            // The sender is dropped by nobody but a line that goes with its hosts.
-            if let Ok(place) = waiting.await {
-                return place;
-            }
-        }
-    }
-
-    fn taken(self: &Arc<Self>, host: Arc<Host>, agent: &str) -> Place {
-        Place {
-            hosts: self.clone(),
-            host,
-            agent: agent.into(),
-        }
-    }
-
-    /// Places for those that wait, as far as the host has some.
-    fn serve_lines(self: Arc<Self>, state: &mut State, id: HostId) -> Served {
-        let mut served = Vec::new();
-        let Some(host) = state.hosts.get(&id).cloned() else {
-            return served;
-        };
-        while let Some((waiter, agent)) = state.placement.next_for(id) {
-            if waiter.is_closed() {
-                state.placement.give_back(id, &agent);
-                continue;
-            }
-            served.push((waiter, self.taken(host.clone(), &agent)));
-        }
-        served
-    }
-
-    /// A place that the host of a recovered activation has in use already.
-    pub(super) fn occupied(self: &Arc<Self>, host: &Arc<Host>, agent: &str) -> Place {
-        self.state.lock().placement.occupy(host.id, agent);
-        self.taken(host.clone(), agent)
     }
 
     pub(super) fn loss_policy(&self, agent: &str) -> LossPolicy {
@@ -401,78 +280,6 @@ impl Hosts {
         self.changed.notify_one();
         host.lose_all(reason);
     }
-
-    /// The host is at another replica now, with what it has.
-    pub fn came_elsewhere(self: &Arc<Self>, key: &HostKey, replica: ReplicaNumber) {
-        let instance = (key.principal.clone(), key.instance_id.clone());
-        let host = {
-            let mut state = self.state.lock();
-            if state.elsewhere.len() >= ELSEWHERE_MAX {
-                state.elsewhere.clear();
-            }
-            state.elsewhere.insert(key.clone(), replica);
-            state.orphans.disown(key);
-            let id = state.by_instance.get(&instance);
-            id.and_then(|id| state.hosts.get(id).cloned())
-        };
-        if let Some(host) = host {
-            let generation = {
-                let own = host.state.lock();
-                own.displaced.cancel();
-                own.generation
-            };
-            self.lose(&host, generation, "the host no longer has the job");
-        }
-    }
-
-    /// A replica is gone: where its hosts are is not known.
-    pub fn forget_elsewhere(&self, replica: ReplicaNumber) {
-        let mut state = self.state.lock();
-        state.elsewhere.retain(|_, at| *at != replica);
-    }
-
-    pub(super) fn add_orphan(&self, host: HostKey, activation: Arc<Activation>) {
-        let mut state = self.state.lock();
-        let instance = (host.principal.clone(), host.instance_id.clone());
-        let here = state.by_instance.get(&instance);
-        let here = here.and_then(|id| state.hosts.get(id));
-        let came_without = here.is_some_and(|host| host.state.lock().arrived)
-            || state.elsewhere.contains_key(&host);
-        state.orphans.add(host.clone(), activation);
-        if came_without {
-            state.orphans.disown(&host);
-        }
-        drop(state);
-        self.orphaned.notify_waiters();
-    }
-
-    /// Resolves once all of these jobs wait for their hosts.
-    pub(super) async fn until_orphans(&self, job_ids: &[String]) {
-        loop {
-            let more = self.orphaned.notified();
-            tokio::pin!(more);
-            more.as_mut().enable();
-            {
-                let state = self.state.lock();
-                if job_ids.iter().all(|id| state.orphans.has(id)) {
-                    return;
-                }
-            }
-            more.await;
-        }
-    }
-
-    pub(super) fn drop_orphan(&self, activation: &Arc<Activation>) {
-        self.state.lock().orphans.remove(activation);
-    }
-
-    pub(super) fn adopt(&self, host: &Host, of: &AssignmentRef) -> Option<Arc<Activation>> {
-        self.state.lock().orphans.adopt(&host.principal, of)
-    }
-
-    pub(super) fn disown(&self, host: &Host) {
-        self.state.lock().orphans.disown(&host.key());
-    }
 }
 
 /// How `AgentDirectory` finds hosted agents.
@@ -497,34 +304,5 @@ impl Provider for HostedAgents {
 
     fn list(&self) -> Vec<AgentInfo> {
         self.0.state.lock().known.list()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    struct Anybody;
-
-    impl Rights for Anybody {
-        fn principal(&self, token: &str) -> Option<String> {
-            Some(token.into())
-        }
-
-        fn may_host(&self, _: &str, _: &str) -> bool {
-            true
-        }
-    }
-
-    /// It stayed in line until a host came.
-    #[tokio::test(start_paused = true)]
-    async fn a_job_that_no_longer_waits_is_out_of_line() {
-        let hosts = Hosts::new(Options::default(), Box::new(Anybody), vec![], vec![]);
-        let limit = Duration::from_secs(1);
-        let waiting = tokio::time::timeout(limit, hosts.place("a@1.0.0")).await;
-        assert!(waiting.is_err());
-        assert!(hosts.state.lock().placement.is_idle());
     }
 }

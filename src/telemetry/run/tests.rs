@@ -285,3 +285,41 @@ fn an_agent_names_no_attribute_that_is_no_currency() {
     assert_eq!(attributes.iter().filter(of_cost).count(), CURRENCIES_MAX);
     assert!(attributes.iter().all(|pair| pair.key.as_str().len() < 64));
 }
+
+fn status(phase: &str) -> EventBody {
+    EventBody::Status {
+        phase: phase.into(),
+        message: None,
+        details_json: None,
+    }
+}
+
+/// A trace that was cut looked whole.
+#[test]
+fn what_a_run_has_no_room_for_is_counted_on_its_span() {
+    let (mut run, _) = Run::new(began("job_1"));
+    let delegated = |number: u64| EventBody::Delegate {
+        delegate_id: format!("d{number}"),
+        child_job_id: Some(format!("job_{number}")),
+        agent: "a".into(),
+        input_json: None,
+        lease_request_json: None,
+    };
+    let mut bodies = vec![status("working"); MARKS_MAX - 1];
+    bodies.extend((0..130).map(delegated));
+    let count = bodies.len() as u64;
+    observe(&mut run, 1, bodies);
+    let (mut out, end) = (Vec::new(), after(3_600 * SECOND));
+    run.apply(&terminal(7, count + 1, None), end, &mut out);
+    assert_eq!(
+        out[0].dropped,
+        Dropped {
+            events: 129,
+            links: 2
+        }
+    );
+    let exported = opentelemetry_sdk::trace::SpanData::from(out.remove(0));
+    let (events, links) = (exported.events, exported.links);
+    assert_eq!((events.events.len(), events.dropped_count), (128, 129));
+    assert_eq!((links.links.len(), links.dropped_count), (128, 2));
+}

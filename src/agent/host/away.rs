@@ -1,0 +1,88 @@
+//! Hosts that are not here: what waits for one that is to come back, and those that
+//! have come to another replica.
+
+use std::sync::Arc;
+
+use super::activation::Activation;
+use super::process::Host;
+use super::registry::Hosts;
+use crate::log::{HostKey, ReplicaNumber};
+use crate::protocol::host::AssignmentRef;
+
+/// Hosts at other replicas that are remembered; more, and the time it takes to be lost
+/// decides of what they had.
+const ELSEWHERE_MAX: usize = 100_000;
+
+impl Hosts {
+    /// The host is at another replica now, with what it has.
+    pub fn came_elsewhere(self: &Arc<Self>, key: &HostKey, replica: ReplicaNumber) {
+        let instance = (key.principal.clone(), key.instance_id.clone());
+        let host = {
+            let mut state = self.state.lock();
+            if state.elsewhere.len() >= ELSEWHERE_MAX {
+                state.elsewhere.clear();
+            }
+            state.elsewhere.insert(key.clone(), replica);
+            state.orphans.disown(key);
+            let id = state.by_instance.get(&instance);
+            id.and_then(|id| state.hosts.get(id).cloned())
+        };
+        if let Some(host) = host {
+            let generation = {
+                let own = host.state.lock();
+                own.displaced.cancel();
+                own.generation
+            };
+            self.lose(&host, generation, "the host no longer has the job");
+        }
+    }
+
+    /// A replica is gone: where its hosts are is not known.
+    pub fn forget_elsewhere(&self, replica: ReplicaNumber) {
+        let mut state = self.state.lock();
+        state.elsewhere.retain(|_, at| *at != replica);
+    }
+
+    pub(super) fn add_orphan(&self, host: HostKey, activation: Arc<Activation>) {
+        let mut state = self.state.lock();
+        let instance = (host.principal.clone(), host.instance_id.clone());
+        let here = state.by_instance.get(&instance);
+        let here = here.and_then(|id| state.hosts.get(id));
+        let came_without = here.is_some_and(|host| host.state.lock().arrived)
+            || state.elsewhere.contains_key(&host);
+        state.orphans.add(host.clone(), activation);
+        if came_without {
+            state.orphans.disown(&host);
+        }
+        drop(state);
+        self.orphaned.notify_waiters();
+    }
+
+    /// Resolves once all of these jobs wait for their hosts.
+    pub(super) async fn until_orphans(&self, job_ids: &[String]) {
+        loop {
+            let more = self.orphaned.notified();
+            tokio::pin!(more);
+            more.as_mut().enable();
+            {
+                let state = self.state.lock();
+                if job_ids.iter().all(|id| state.orphans.has(id)) {
+                    return;
+                }
+            }
+            more.await;
+        }
+    }
+
+    pub(super) fn drop_orphan(&self, activation: &Arc<Activation>) {
+        self.state.lock().orphans.remove(activation);
+    }
+
+    pub(super) fn adopt(&self, host: &Host, of: &AssignmentRef) -> Option<Arc<Activation>> {
+        self.state.lock().orphans.adopt(&host.principal, of)
+    }
+
+    pub(super) fn disown(&self, host: &Host) {
+        self.state.lock().orphans.disown(&host.key());
+    }
+}
