@@ -199,6 +199,10 @@ pub enum Command {
         id: String,
         presented_hash: Vec<u8>,
         token_hash: Vec<u8>,
+        /// The token that the session had where this was decided. In a cell another is
+        /// left alone: it was given since, and whoever waits for this one has gone.
+        #[serde(default)]
+        seen_hash: Option<Vec<u8>>,
     },
     /// The client has the present token: the one before it is void.
     ConfirmToken {
@@ -337,9 +341,13 @@ impl Command {
     }
 }
 
-/// 1: blocks have the epoch of their job. All replicas of a cell decide as the one that
-/// knows least.
-pub const KNOWS: u32 = 1;
+/// What the rules of a cell are: those up to here. All replicas of a cell decide as the
+/// one that knows least.
+pub const KNOWS: u32 = KNOWS_CLAIMS;
+/// Blocks have the epoch of their job.
+pub(super) const KNOWS_EPOCHS: u32 = 1;
+/// Claims have the token that was seen.
+pub(super) const KNOWS_CLAIMS: u32 = 2;
 
 #[derive(Debug, PartialEq)]
 pub enum Outcome {

@@ -154,6 +154,23 @@ fn expired() -> Failure {
     )
 }
 
+/// Another replica has given a token since. A client that is still there has it, or
+/// resumes again with the one it presented: then that counts.
+fn not_claimed(row: &SessionRow, presented: &[u8]) -> Failure {
+    match has_token(row, presented) {
+        true => Failure::internal(
+            "resume: the session was taken up by another connection in the same moment; \
+             resume it again",
+        ),
+        false => expired(),
+    }
+}
+
+async fn session(sessions: &Sessions, id: &str) -> Result<SessionRow, Failure> {
+    let row = sessions.log.session(id).await.map_err(unavailable)?;
+    row.ok_or_else(expired)
+}
+
 type TakenUp = (view::Plan, u32, Vec<Pin>, (Vec<StreamId>, Vec<StreamId>));
 
 /// Where the stream goes on, with the token changed for a new one.
@@ -164,15 +181,22 @@ async fn take_up(
     presented: &[u8],
     token: &str,
 ) -> Result<TakenUp, Failure> {
+    // After the connection here that was displaced: what it claimed is seen. Of a single
+    // process nobody else claims.
+    let seen_hash = match sessions.log.is_replicated() {
+        true => Some(session(sessions, id).await?.token_hash),
+        false => None,
+    };
     let (plan, ops, pins) = planned(sessions, id, resume).await?;
     let command = Command::ClaimSession {
         id: id.into(),
         presented_hash: presented.into(),
         token_hash: hash(token),
+        seen_hash,
     };
     let claimed = sessions.log.execute(command).await.map_err(unavailable)?;
     if claimed == Outcome::Stale {
-        return Err(expired());
+        return Err(not_claimed(&session(sessions, id).await?, presented));
     }
     let (plan, ops, pins) = if sessions.log.is_replicated() {
         // The replica that had it may have changed the view until it was claimed.
@@ -206,17 +230,18 @@ async fn planned(
 }
 
 fn may_resume(sessions: &Sessions, row: &SessionRow, principal: &str, presented: &[u8]) -> bool {
-    let present = bool::from(row.token_hash.ct_eq(presented));
-    // The welcome with the present token may have been lost on its way.
-    let earlier = row
-        .earlier_token_hash
-        .as_ref()
-        .is_some_and(|earlier| earlier.ct_eq(presented).into());
     let window_ms = sessions.limits.resume_window.as_millis() as i64;
     let in_window = row
         .parked_at_ms
         .is_none_or(|parked| now().0 - parked <= window_ms);
-    row.principal == principal && (present || earlier) && in_window
+    row.principal == principal && has_token(row, presented) && in_window
+}
+
+fn has_token(row: &SessionRow, presented: &[u8]) -> bool {
+    let present = bool::from(row.token_hash.ct_eq(presented));
+    // The welcome with the present token may have been lost on its way.
+    let earlier = row.earlier_token_hash.as_ref();
+    present || earlier.is_some_and(|earlier| earlier.ct_eq(presented).into())
 }
 
 async fn execute(sessions: &Sessions, command: Command) -> Result<(), Failure> {

@@ -27,6 +27,8 @@ mod news;
 mod outstanding;
 mod publisher;
 #[cfg(test)]
+mod rules;
+#[cfg(test)]
 mod simulation;
 mod tail;
 

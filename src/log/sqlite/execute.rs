@@ -85,6 +85,7 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
             id,
             presented_hash,
             token_hash,
+            seen_hash: _,
         } => {
             let claimed = connection
                 .prepare_cached(

@@ -14,6 +14,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::decode::job_from_row;
 use super::execute::execute;
 use super::{Log, credential, hosted, import, view_ops};
+use crate::log::rows::{KNOWS_CLAIMS, KNOWS_EPOCHS};
 use crate::log::{Command, Error, JobRow, Outcome, PendingBlock, ReplicaNumber, StreamId};
 
 /// What becomes of an entry of a replica.
@@ -238,6 +239,11 @@ fn may(
         None => Ok(false),
     };
     match command {
+        Command::ClaimSession {
+            id,
+            seen_hash: Some(seen),
+            ..
+        } => Ok(has_token(connection, id, seen)? || !all_know(connection, KNOWS_CLAIMS)?),
         Command::ConfirmToken { id } | Command::ParkSession { id, .. } => has_session(id),
         Command::AddViewOps(ops) => match ops.first() {
             Some(op) => Ok(has_session(&op.session_id)? && view_ops::is_next(connection, op)?),
@@ -336,14 +342,22 @@ pub(super) fn accepts(
     replica: ReplicaNumber,
     block: &PendingBlock,
 ) -> rusqlite::Result<bool> {
+    let epoch: Option<i64> = connection
+        .prepare_cached("SELECT epoch FROM owner WHERE stream = ?1 AND replica = ?2")?
+        .query_row(params![block.stream, replica], |row| row.get(0))
+        .optional()?;
+    match epoch {
+        None => Ok(false),
+        Some(epoch) if epoch == block.epoch as i64 => Ok(true),
+        Some(_) => Ok(!all_know(connection, KNOWS_EPOCHS)?),
+    }
+}
+
+/// Whether a rule is in force: every replica that may be there knows it.
+fn all_know(connection: &Connection, rule: u32) -> rusqlite::Result<bool> {
     connection
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM owner WHERE stream = ?1 AND replica = ?2
-               AND (epoch = ?3 OR EXISTS (SELECT 1 FROM replica WHERE gone = 0 AND knows = 0)))",
-        )?
-        .query_row(params![block.stream, replica, block.epoch as i64], |row| {
-            row.get(0)
-        })
+        .prepare_cached("SELECT NOT EXISTS (SELECT 1 FROM replica WHERE gone = 0 AND knows < ?1)")?
+        .query_row([rule], |row| row.get(0))
 }
 
 fn take(connection: &Connection, replica: ReplicaNumber, stream: StreamId) -> rusqlite::Result<()> {
@@ -450,6 +464,13 @@ fn is_at(connection: &Connection, stream: StreamId, hash: &[u8]) -> rusqlite::Re
             "SELECT EXISTS (SELECT 1 FROM hosted_job WHERE stream = ?1 AND token_hash = ?2)",
         )?
         .query_row(params![stream, hash], |row| row.get(0))
+}
+
+/// Whether a session's present token is this one.
+fn has_token(connection: &Connection, id: &str, hash: &[u8]) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM session WHERE id = ?1 AND token_hash = ?2)")?
+        .query_row(params![id, hash], |row| row.get(0))
 }
 
 fn session_stream(connection: &Connection, id: &str) -> rusqlite::Result<Option<StreamId>> {

@@ -13,7 +13,7 @@ const APPLICATION_ID: i64 = 0x6172_6370;
 const CACHE_KIB: i64 = 16 * 1024;
 /// What each version of the format added to the one before. A store is brought
 /// up step by step when it is opened; a step, once released, is never changed.
-const STEPS: [&str; 12] = [
+const STEPS: [&str; 13] = [
     FIRST,
     RECENT_VIEW_OPS,
     HOSTED,
@@ -26,6 +26,7 @@ const STEPS: [&str; 12] = [
     KEEPER,
     IMPORT,
     EPOCHS,
+    RULES,
 ];
 /// `PRAGMA user_version`: how many of the steps a store has.
 pub(in crate::log) const FORMAT: i64 = STEPS.len() as i64;
@@ -138,6 +139,12 @@ const EPOCHS: &str = "
 ALTER TABLE owner ADD COLUMN epoch INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE replica ADD COLUMN knows INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX replica_without_epochs ON replica (number) WHERE gone = 0 AND knows = 0;
+";
+
+/// For each rule, whether a replica that is there does not know it.
+const RULES: &str = "
+DROP INDEX replica_without_epochs;
+CREATE INDEX replica_knows ON replica (knows) WHERE gone = 0;
 ";
 
 // A row of its own cost a job two writes more.

@@ -1,0 +1,129 @@
+//! What each rule of a cell makes of an entry that comes late or from the wrong side: one
+//! store, and replicas that send what they like in the order that the test writes down.
+
+use std::collections::HashMap;
+
+use rusqlite::{Connection, params};
+
+use super::entry::Entry;
+use crate::log::rows::{KNOWS_CLAIMS, KNOWS_EPOCHS};
+use crate::log::sqlite::schema;
+use crate::log::{Command, KNOWS, Outcome, SessionRow};
+
+struct Cell {
+    store: Connection,
+    tail: i64,
+    sent: HashMap<&'static str, u64>,
+}
+
+impl Cell {
+    /// Of replicas that know all rules; they have the numbers 1, 2, 3…
+    fn of<const N: usize>(replicas: [&'static str; N]) -> Self {
+        let store = Connection::open_in_memory().unwrap();
+        schema::bring_up(&store, 0).unwrap();
+        let mut cell = Self {
+            store,
+            tail: 0,
+            sent: HashMap::new(),
+        };
+        for replica in replicas {
+            cell.join(replica, KNOWS);
+        }
+        cell
+    }
+
+    fn join(&mut self, replica: &'static str, knows: u32) {
+        let name = replica.into();
+        let joined = self.say(replica, Command::Join { name, knows });
+        assert_eq!(joined, Outcome::Done);
+    }
+
+    /// The next entry of the stream is of this replica.
+    fn say(&mut self, replica: &'static str, command: Command) -> Outcome {
+        let number = self.sent.entry(replica).or_insert(0);
+        *number += 1;
+        let entry = Entry {
+            origin: replica.into(),
+            number: *number,
+            commands: vec![command],
+            blocks: Vec::new(),
+        };
+        let read = Entry::decode(&entry.encode().unwrap()).unwrap();
+        let (_, mut applied) = read.apply(&self.store, self.tail).unwrap();
+        self.tail = applied.tail(self.tail);
+        applied.outcomes.pop().expect("of one command")
+    }
+
+    fn session(&mut self, replica: &'static str, token: &[u8]) {
+        let row = SessionRow {
+            id: "s".into(),
+            stream: 7,
+            principal: "alice".into(),
+            token_hash: token.into(),
+            earlier_token_hash: None,
+            created_at_ms: 1,
+            parked_at_ms: None,
+            features: "[]".into(),
+        };
+        assert_eq!(
+            self.say(replica, Command::CreateSession(row)),
+            Outcome::Done
+        );
+    }
+
+    /// A session's tokens, the present one and the one before, and the replica that has it.
+    fn tokens(&self) -> (Vec<u8>, Option<Vec<u8>>, i64) {
+        let sql = "SELECT token_hash, earlier_token_hash, replica
+                   FROM session JOIN owner USING (stream) WHERE id = ?1";
+        let tokens = self.store.query_row(sql, params!["s"], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        });
+        tokens.unwrap()
+    }
+}
+
+fn claim(presented: &[u8], seen: &[u8], token: &[u8]) -> Command {
+    Command::ClaimSession {
+        id: "s".into(),
+        presented_hash: presented.into(),
+        token_hash: token.into(),
+        seen_hash: Some(seen.into()),
+    }
+}
+
+/// A client resumed at a replica that did not answer, and at another, which did. Then the
+/// first one's claim came: the token that the client had been given was void, and the
+/// session with it.
+#[test]
+fn a_claim_that_comes_late_leaves_the_token_that_was_given_since() {
+    let mut cell = Cell::of(["a", "b", "c"]);
+    cell.session("c", b"first");
+    let late = claim(b"first", b"first", b"of a");
+    assert_eq!(
+        cell.say("b", claim(b"first", b"first", b"of b")),
+        Outcome::Done
+    );
+    assert_eq!(cell.say("a", late), Outcome::Stale);
+    let (present, earlier, owner) = cell.tokens();
+    assert_eq!((&*present, owner), (&b"of b"[..], 2));
+    assert_eq!(earlier.as_deref(), Some(&b"first"[..]));
+    // The welcome may have been lost: who saw that it was given takes the session.
+    let again = claim(b"first", b"of b", b"of c");
+    assert_eq!(cell.say("c", again), Outcome::Done);
+    assert_eq!(cell.tokens().2, 3);
+}
+
+/// Else two replicas of one cell would hold another token for good.
+#[test]
+fn claims_are_held_to_what_they_saw_once_every_replica_knows_that() {
+    let mut cell = Cell::of(["a", "b"]);
+    cell.join("old", KNOWS_CLAIMS - 1);
+    cell.session("old", b"first");
+    cell.say("b", claim(b"first", b"first", b"of b"));
+    let late = claim(b"first", b"first", b"of a");
+    assert_eq!(cell.say("a", late), Outcome::Done);
+    assert_eq!(cell.say("old", Command::Leave), Outcome::Done);
+    let late = claim(b"first", b"first", b"of b again");
+    assert_eq!(cell.say("b", late), Outcome::Stale);
+    assert!(KNOWS_EPOCHS < KNOWS_CLAIMS);
+}
