@@ -69,15 +69,21 @@ impl Credentials {
         if !rows.iter().any(|row| left(&row)) {
             return Ok(false);
         }
-        self.revoke_at(handle.into(), now().0).await;
+        self.revoke_at(handle.into(), None, now().0).await;
         Ok(true)
     }
 
-    /// In the store, or the intent does it later. False when it is not there.
-    pub(super) async fn revoke_at(&self, handle: String, at_ms: i64) -> bool {
+    /// In the store, or the intent does it later. False when it is not there, or not in
+    /// the state that it is to be in.
+    pub(super) async fn revoke_at(
+        &self,
+        handle: String,
+        seen: Option<CredentialState>,
+        at_ms: i64,
+    ) -> bool {
         let command = Command::SetCredential {
             handle,
-            seen: None,
+            seen,
             state: CredentialState::Revoking,
             attempts: 0,
             next_at_ms: Some(at_ms),

@@ -117,8 +117,20 @@ impl Credentials {
 
     async fn give_back(&self, row: CredentialRow) {
         let now = crate::clock::now().0;
-        if self.revoke_at(row.handle.clone(), now).await {
+        // Where the log did not answer in time the job may have been made with it: then
+        // it is the job's. A replacement nobody was told of is void all the same.
+        let seen = (row.generation <= 1).then_some(CredentialState::Issuing);
+        if self.revoke_at(row.handle.clone(), seen, now).await {
             return;
+        }
+        match self.log.credentials(Some(row.stream)).await {
+            Ok(rows) if !rows.iter().any(|stored| stored.handle == row.handle) => {}
+            Ok(_) => return,
+            Err(error) => {
+                let credential = row.handle;
+                tracing::warn!(%error, credential, "whether it is a job's is not known");
+                return;
+            }
         }
         // It was not there when it was revoked, and may have been made after that.
         let again = CredentialRow {
@@ -142,5 +154,138 @@ impl Credentials {
             let _ = self.log.execute(Command::RemoveCredential { handle }).await;
         }
         error.failure()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::credential::provisioner::{Asked, Revoked};
+    use crate::credential::{Options, Provisioner};
+    use crate::log::{Durability, GrantRow, JobRow, Log, OpenOptions, Outcome};
+    use crate::protocol::Timestamp;
+
+    /// Nobody asks it for anything.
+    struct Upstream;
+
+    impl Provisioner for Upstream {
+        fn name(&self) -> &'static str {
+            "upstream"
+        }
+
+        fn applies(&self, _request: &Request) -> bool {
+            true
+        }
+
+        fn issue(&self, _request: Request) -> Asked {
+            Box::pin(std::future::pending())
+        }
+
+        fn revoke(&self, _handle: String) -> Revoked {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    fn request(handle: &str) -> Request {
+        Request {
+            handle: handle.into(),
+            id: handle.into(),
+            job_id: "job_1".into(),
+            principal: "alice".into(),
+            agent: "a@1.0.0".into(),
+            traceparent: String::new(),
+            asked_at: Timestamp(1),
+            budget: Vec::new(),
+            models: Vec::new(),
+            expires_at: None,
+            ends_at: None,
+            first_budget: Vec::new(),
+            replaces: None,
+            purse: None,
+        }
+    }
+
+    fn issued(handle: &str) -> IssuedRow {
+        IssuedRow {
+            handle: handle.into(),
+            expires_at_ms: None,
+            next_at_ms: None,
+            issued_json: String::new(),
+            sealed: None,
+        }
+    }
+
+    fn create(handle: &str) -> Command {
+        let job = JobRow {
+            id: "job_1".into(),
+            stream: 1,
+            session_id: String::new(),
+            principal: "alice".into(),
+            agent: "a@1.0.0".into(),
+            input_json: "null".into(),
+            trace_id: "t".into(),
+            created_at_ms: 1,
+            status: "running".into(),
+            ended_at_ms: None,
+            last_seq: 0,
+            end_position: None,
+            idempotency_key: None,
+            fingerprint: Vec::new(),
+            idempotency_expires_at_ms: None,
+            grant: GrantRow::default(),
+        };
+        Command::CreateJob {
+            job: Box::new(job),
+            op: None,
+            hosted: None,
+            credentials: vec![issued(handle)],
+            trace: None,
+            owner: None,
+        }
+    }
+
+    /// A submit that the log did not answer in time gave its key back, and the job, which
+    /// was made after all, ran with one that was void.
+    #[tokio::test]
+    async fn a_key_that_is_given_back_stays_with_the_job_that_was_made_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = OpenOptions {
+            dir: dir.path().into(),
+            durability: Durability::Process,
+        };
+        let log = Log::open(options, tokio::sync::mpsc::channel(1).0).unwrap();
+        let options = Options {
+            issue_timeout: Duration::from_secs(1),
+            ttl: None,
+            rotate_before: Duration::from_secs(1),
+            agents: Vec::new(),
+        };
+        let credentials = Credentials::new(Arc::new(Upstream), None, options, log.clone());
+        let give_back = async |handle, generation, then: Option<Command>| {
+            let owed = credentials.intend(&request(handle), generation, 1).await;
+            let owed = owed.expect("an intent that is stored");
+            if let Some(then) = then {
+                assert_eq!(log.execute(then).await.unwrap(), Outcome::Done);
+            }
+            let row = owed.row.clone();
+            owed.release();
+            credentials.give_back(row).await;
+            let rows = log.credentials(Some(1)).await.unwrap();
+            let row = rows.into_iter().find(|row| row.handle == handle);
+            row.expect("it is stored").state
+        };
+        let unused = give_back("unused", 1, None).await;
+        assert_eq!(unused, CredentialState::Revoking);
+        let first = give_back("first", 1, Some(create("first"))).await;
+        assert_eq!(first, CredentialState::Live);
+        // Its job was not told of it and has the one before.
+        let replacement = Command::CredentialIssued(issued("second"));
+        let second = give_back("second", 2, Some(replacement)).await;
+        assert_eq!(second, CredentialState::Revoking);
+        tokio::task::spawn_blocking(move || log.close())
+            .await
+            .unwrap();
     }
 }

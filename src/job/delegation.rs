@@ -157,7 +157,13 @@ impl Jobs {
             trace: trace.to_row(self.telemetry()),
             owner: None,
         };
-        match self.log().execute(command).await {
+        let mut made = self.log().execute(command).await;
+        if made.is_err() && self.log().is_replicated() {
+            // It may be made yet, and then nobody else would begin it.
+            let row = self.made_after_all(&row.id).await;
+            made = row.map(|row| row.map_or(LogOutcome::Stale, |_| LogOutcome::Done));
+        }
+        match made {
             Ok(LogOutcome::Done) => {
                 self.telemetry().metrics.submitted(&row.agent);
                 self.telemetry().submitted(&trace, &submitted);

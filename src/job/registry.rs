@@ -320,8 +320,7 @@ impl Jobs {
             Ok(outcome) => outcome,
             Err(error) => {
                 if owner.is_none() && self.log.is_replicated() {
-                    let start = start(self, &job, credential);
-                    self.start_if_made(job, start);
+                    self.start_if_made(job.id, |jobs, job| start(jobs, job, credential));
                 }
                 return Err(unavailable(error))?;
             }
@@ -363,26 +362,41 @@ impl Jobs {
 
     /// Of a log that did not answer in time it is not known whether the job is made. Once
     /// it answers again, one that is runs like any other: who submits it again finds it.
-    fn start_if_made(&self, row: JobRow, start: Start) {
+    fn start_if_made(
+        &self,
+        job_id: String,
+        start: impl FnOnce(&Self, &JobRow) -> Start + Send + 'static,
+    ) {
         let Some(jobs) = self.me.upgrade() else {
             return;
         };
         tokio::spawn(async move {
-            // Applied behind what was sent before. A replica that is gone is never answered,
-            // and its jobs are another's.
-            while jobs.log.settled().await.is_err() {
-                tokio::time::sleep(ASK_AGAIN).await;
-            }
-            match jobs.log.job(&row.id).await {
-                Ok(Some(row)) => jobs.start(Accepted {
-                    row,
-                    duplicate: false,
-                    start: Some(start),
-                }),
+            match jobs.made_after_all(&job_id).await {
+                Ok(Some(row)) => {
+                    let start = Some(start(&jobs, &row));
+                    jobs.start(Accepted {
+                        row,
+                        duplicate: false,
+                        start,
+                    });
+                }
                 Ok(None) => {}
-                Err(error) => tracing::error!(%error, job_id = row.id, "a job was not begun"),
+                Err(error) => tracing::error!(%error, job_id, "a job was not begun"),
             }
         });
+    }
+
+    /// Resolves once the log answers again: the job, if it was made. A replica that is gone
+    /// is never answered, and its jobs are another's.
+    pub(super) async fn made_after_all(
+        &self,
+        job_id: &str,
+    ) -> Result<Option<JobRow>, crate::log::Error> {
+        // Applied behind what was sent before.
+        while self.log.settled().await.is_err() {
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+        self.log.job(job_id).await
     }
 
     /// The pinned agent. One that is not known here may have been registered at another

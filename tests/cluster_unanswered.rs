@@ -1,0 +1,77 @@
+//! What was asked of a log that did not answer in time is done or is not, and whoever
+//! asked for it finds out which. A real server behind a link that takes and gives nothing.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use arcpd::wire::proto;
+use arcpd::wire::proto::serve_request::Message as Say;
+use arcpd::wire::proto::serve_response::Message as Hear;
+use serde_json::json;
+use support::host::*;
+use support::link::{Link, State};
+use support::nats::Nats;
+use support::ws::Ws;
+use support::*;
+
+async fn linked() -> (Nats, Link) {
+    let nats = Nats::single();
+    let target = nats.url().trim_start_matches("nats://").to_owned();
+    let link = Link::start(target).await;
+    (nats, link)
+}
+
+fn replica(link: &Link, dir: &Path) -> Runtime {
+    let path = dir.join("arcpd.toml");
+    std::fs::write(&path, HOSTING).unwrap();
+    let url = format!("nats://{}", link.address);
+    let cluster = ["--cluster", &url, "--cluster-replication", "1"];
+    Runtime::spawn(serve(dir).arg("--config").arg(path).args(cluster))
+}
+
+/// The answer to a delegation came too late: the child was in the log, its replica's own,
+/// and nobody ever began it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_was_made_before_the_log_answered_is_run() {
+    let (_nats, link) = linked().await;
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::task::block_in_place(|| replica(&link, dir.path()));
+    let mut host = HostPeer::serving(&runtime.address, "h", "a", 4).await;
+    let mut client = Ws::connect(&runtime, ALICE).await;
+    let lease = json!({ "agent.delegate": ["a"] });
+    let submit = json!({ "agent": "a", "input": 1, "lease_request": lease });
+    client.say("job.submit", submit).await;
+    let (_, parent) = host.assigned().await;
+    host.accept(&parent).await;
+    host.report(&parent, vec![log(1, "begun")]).await;
+    host.acked(1).await;
+    link.set(State::OneWay);
+    host.say(Say::Delegate(proto::DelegateJob {
+        r#ref: Some(parent.clone()),
+        delegate_id: "d".into(),
+        agent: "a".into(),
+        input_json: "2".into(),
+        ..Default::default()
+    }))
+    .await;
+    // What was asked for behind it has waited as long as anything may.
+    client
+        .say("job.submit", json!({ "agent": "a", "input": 3 }))
+        .await;
+    let refused = client.hear_type("session.error").await;
+    assert_eq!(refused["payload"]["code"], "INTERNAL_ERROR", "{refused}");
+    link.set(State::Whole);
+    let (mut made, mut inputs) = (None, BTreeSet::new());
+    while made.is_none() || inputs.len() < 2 {
+        match host.hear().await.expect("an open stream") {
+            Hear::DelegateResult(result) => made = Some(result),
+            Hear::Assign(assign) => drop(inputs.insert(assign.input_json)),
+            _ => {}
+        }
+    }
+    assert_eq!(inputs, ["2", "3"].map(String::from).into());
+    let made = made.expect("it was heard");
+    assert_eq!(made.code, "", "{made:?}");
+}
