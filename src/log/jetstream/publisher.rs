@@ -24,7 +24,8 @@ use crate::log::sqlite::State;
 /// Entries that were sent and not applied.
 const WINDOW: usize = 64;
 const RETRY_MIN: Duration = Duration::from_millis(50);
-const RETRY_MAX: Duration = Duration::from_secs(1);
+/// One entry each time, until there is somebody.
+const RETRY_MAX: Duration = Duration::from_millis(250);
 /// Nothing applied for so long: something was lost, or nobody is there.
 const STALL: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(500);
@@ -44,8 +45,11 @@ struct Sending {
     to: Publisher,
     unapplied: VecDeque<Sent>,
     acks: FuturesUnordered<<PublishAckFuture as IntoFuture>::IntoFuture>,
-    /// When all of them are sent again.
+    /// When they are sent again.
     again_at: Option<Instant>,
+    /// The first of them, which was sent again; those behind it wait for its
+    /// acknowledgement.
+    probe: Option<u64>,
     retry: Duration,
     moved_at: Instant,
     seen: Progress,
@@ -60,6 +64,7 @@ impl Publisher {
             unapplied: VecDeque::new(),
             acks: FuturesUnordered::new(),
             again_at: None,
+            probe: None,
             retry: RETRY_MIN,
             moved_at: Instant::now(),
             seen: Progress::default(),
@@ -74,8 +79,9 @@ impl Publisher {
                     Some(entry) => sending.first(entry).await,
                     None => open = false,
                 },
-                Some(acked) = sending.acks.next() => if let Err(error) = acked {
-                    sending.failed(&error.to_string());
+                Some(acked) = sending.acks.next() => match acked {
+                    Ok(_) => sending.rest().await,
+                    Err(error) => sending.failed(&error.to_string()),
                 },
                 changed = progress.changed() => match changed {
                     Ok(()) if !sending.seen.fenced => sending.moved(&mut progress),
@@ -107,7 +113,7 @@ impl Sending {
             self.moved_at = Instant::now();
         }
         // Those before it are to be sent again, and it after them.
-        if self.again_at.is_none() {
+        if self.again_at.is_none() && self.probe.is_none() {
             self.publish(entry.bytes.clone()).await;
         }
         self.unapplied.push_back(entry);
@@ -139,6 +145,10 @@ impl Sending {
             self.moved_at = Instant::now();
             self.retry = RETRY_MIN;
         }
+        if self.probe.is_some_and(|probe| probe <= now.applied) {
+            // Its acknowledgement was lost, or is behind.
+            self.again_at = Some(Instant::now());
+        }
         if now.gaps > self.seen.gaps && !self.unapplied.is_empty() && self.again_at.is_none() {
             self.again_at = Some(Instant::now());
         }
@@ -148,8 +158,25 @@ impl Sending {
     async fn again(&mut self) {
         self.again_at = None;
         self.acks.clear();
+        self.probe = None;
+        if let Some(Sent { number, bytes }) = self.unapplied.front() {
+            let (number, bytes) = (*number, bytes.clone());
+            self.probe = Some(number);
+            self.publish(bytes).await;
+        }
+    }
+
+    /// There is somebody: all behind the entry that found out.
+    async fn rest(&mut self) {
+        let Some(probe) = self.probe.take() else {
+            return;
+        };
         for index in 0..self.unapplied.len() {
-            let bytes = self.unapplied[index].bytes.clone();
+            let Sent { number, bytes } = &self.unapplied[index];
+            if *number <= probe {
+                continue;
+            }
+            let bytes = bytes.clone();
             self.publish(bytes).await;
             if self.again_at.is_some() {
                 return;

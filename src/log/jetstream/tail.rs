@@ -13,12 +13,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::followed::Followed;
 
-const RETRY: Duration = Duration::from_millis(200);
-/// After a silence of so long the stream is asked whether there is more.
+const RETRY: Duration = Duration::from_millis(100);
+/// After a silence of so long the stream is asked whether there is more, and then again
+/// and again: it may have no leader for a while, and nobody says when it has one.
 const SILENCE: Duration = Duration::from_secs(1);
-/// For one request. What a consumer needs is with one server, and another is chosen for
-/// the next.
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(250);
+/// For one request. One that is made while nobody leads is never answered, so that each
+/// waits little; and on a machine that has much to do the next one waits longer.
+const ASK_TIMEOUT_MIN: Duration = Duration::from_millis(500);
+const ASK_TIMEOUT_MAX: Duration = Duration::from_secs(4);
 
 pub(super) struct Received {
     pub sequence: u64,
@@ -33,10 +36,11 @@ pub(super) async fn run(
     stopped: CancellationToken,
     followed: Arc<Followed>,
 ) {
+    let mut patience = ASK_TIMEOUT_MIN;
     loop {
         tokio::select! {
             () = stopped.cancelled() => return,
-            read = follow(&stream, &mut last, &received, &followed) => match read {
+            read = follow(&stream, &mut last, &mut patience, &received, &followed) => match read {
                 Ok(()) => return,
                 Err(error) => tracing::warn!(error, after = last, "reading the stream was cut off"),
             },
@@ -52,6 +56,7 @@ pub(super) async fn run(
 async fn follow(
     stream: &Stream,
     last: &mut u64,
+    patience: &mut Duration,
     received: &mpsc::Sender<Received>,
     followed: &Followed,
 ) -> Result<(), String> {
@@ -61,20 +66,24 @@ async fn follow(
         },
         ..OrderedConfig::default()
     };
-    let consumer = tokio::time::timeout(ASK_TIMEOUT, stream.create_consumer(config)).await;
-    let consumer = consumer.map_err(|_| "no consumer was made in time".to_owned())?;
+    // What a consumer needs is with one server, and another is chosen for the next.
+    let consumer = tokio::time::timeout(*patience, stream.create_consumer(config)).await;
+    let consumer = consumer.map_err(|_| {
+        *patience = longer(*patience);
+        "no consumer was made in time".to_owned()
+    })?;
     let consumer = consumer.map_err(|error| error.to_string())?;
     let messages = consumer.messages().await;
     let mut messages = messages.map_err(|error| error.to_string())?;
+    *patience = ASK_TIMEOUT_MIN;
     loop {
-        let message = match tokio::time::timeout(SILENCE, messages.next()).await {
-            Ok(Some(message)) => message.map_err(|error| error.to_string())?,
-            Ok(None) => return Err("it ended".into()),
-            Err(_) if is_behind(stream, *last).await => {
-                return Err("its consumer says nothing".into());
-            }
-            Err(_) => continue,
+        let message = tokio::select! {
+            biased;
+            message = messages.next() => message,
+            () = overtaken(stream, *last) => return Err("its consumer says nothing".into()),
         };
+        let message = message.ok_or("it ended")?;
+        let message = message.map_err(|error| error.to_string())?;
         let info = message.info().map_err(|error| error.to_string())?;
         let sequence = info.stream_sequence;
         if sequence <= *last {
@@ -89,9 +98,22 @@ async fn follow(
     }
 }
 
-/// Whether a stream that answers has more. The server that has the consumer may be gone
-/// while the others go on, and the client library takes half a minute to see that.
-async fn is_behind(stream: &Stream, last: u64) -> bool {
-    let asked = tokio::time::timeout(ASK_TIMEOUT, stream.get_info()).await;
-    matches!(asked, Ok(Ok(info)) if info.state.last_sequence > last)
+/// Resolves once the stream has more than was read, after a silence. The server that has
+/// the consumer may be gone while the others go on, and the client library takes half a
+/// minute to see that.
+async fn overtaken(stream: &Stream, last: u64) {
+    tokio::time::sleep(SILENCE).await;
+    let mut patience = ASK_TIMEOUT_MIN;
+    loop {
+        match tokio::time::timeout(patience, stream.get_info()).await {
+            Ok(Ok(info)) if info.state.last_sequence > last => return,
+            Ok(_) => patience = ASK_TIMEOUT_MIN,
+            Err(_) => patience = longer(patience),
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn longer(patience: Duration) -> Duration {
+    (patience * 2).min(ASK_TIMEOUT_MAX)
 }
