@@ -1,8 +1,12 @@
 //! One client for either wire: what it hears is the same JSON on both.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+use std::time::Duration;
+
 use arcpd::wire::proto::{self, Envelope, envelope::Payload, job_event::Body};
+use futures_util::SinkExt;
 use serde_json::{Map, Value, json};
+use tokio_tungstenite::tungstenite::Message;
 
 use super::ws::{self, Ws};
 use super::{Peer, Runtime, hello};
@@ -115,6 +119,33 @@ impl Client {
         }
     }
 
+    /// A session at an address, a new one or one that goes on behind what it has heard;
+    /// otherwise why there is none.
+    pub async fn open_at(
+        wire: Wire,
+        address: &str,
+        resume: Option<(&(String, String), u64)>,
+    ) -> Result<Self, String> {
+        match wire {
+            Wire::Grpc => {
+                let mut hello = hello(super::ALICE);
+                hello.resume = resume.map(|((session, token), last)| proto::Resume {
+                    session_id: session.clone(),
+                    resume_token: token.clone(),
+                    last_event_seq: last,
+                });
+                grpc_at(address, hello).await
+            }
+            Wire::WebSocket => {
+                let resume = resume.map_or(json!({}), |((session, token), last)| {
+                    json!({ "resume": { "session_id": session, "resume_token": token,
+                        "last_event_seq": last } })
+                });
+                websocket_at(address, ws::hello("h", super::ALICE, resume)).await
+            }
+        }
+    }
+
     /// Says something of a type that the scripts use; about a job unless that is empty.
     async fn say(&mut self, kind: &str, job: &str, payload: &Value) {
         match self {
@@ -132,6 +163,39 @@ impl Client {
         }
     }
 
+    /// A submit on a connection that may be gone, which is found out by listening.
+    pub async fn try_submit_unheard(&mut self, submit: &Value) {
+        match self {
+            Self::Grpc(peer) => {
+                peer.try_send("", request("job.submit", submit)).await;
+            }
+            Self::WebSocket(ws) => {
+                let text = ws.envelope("job.submit", submit.clone()).to_string();
+                let _ = ws.socket.send(Message::text(text)).await;
+            }
+        }
+    }
+
+    /// The next that is heard, but for the runtime's own pings; none once the connection
+    /// has ended.
+    pub async fn try_hear(&mut self) -> Option<Heard> {
+        loop {
+            let heard = match self {
+                Self::Grpc(peer) => {
+                    let next = tokio::time::timeout(Duration::from_secs(30), peer.try_next());
+                    next.await.expect("a message in time").map(heard)
+                }
+                Self::WebSocket(ws) => ws.try_hear().await.map(heard_json),
+            };
+            if heard
+                .as_ref()
+                .is_none_or(|heard| heard.kind != "session.ping")
+            {
+                return heard;
+            }
+        }
+    }
+
     /// The next that is heard, but for the runtime's own pings.
     pub async fn hear(&mut self) -> Heard {
         loop {
@@ -145,27 +209,7 @@ impl Client {
     async fn hear_any(&mut self) -> Heard {
         match self {
             Self::Grpc(peer) => heard(peer.next().await),
-            Self::WebSocket(ws) => {
-                let frame = ws.hear().await;
-                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-                let is_event = frame["type"] == "job.event";
-                let payload = frame["payload"].clone();
-                Heard {
-                    id: text(&frame["id"]),
-                    job: text(&frame["job_id"]),
-                    seq: frame["event_seq"].as_u64().unwrap_or(0),
-                    kind: text(if is_event {
-                        &payload["kind"]
-                    } else {
-                        &frame["type"]
-                    }),
-                    body: if is_event {
-                        payload["body"].clone()
-                    } else {
-                        payload
-                    },
-                }
-            }
+            Self::WebSocket(ws) => heard_json(ws.hear().await),
         }
     }
 
@@ -310,7 +354,64 @@ pub fn check_numbers(seen: &[Heard]) {
     assert_eq!(numbers, (1..=seen.len() as u64).collect::<Vec<_>>());
 }
 
+// === WebSocket ===
+
+async fn websocket_at(address: &str, hello: Value) -> Result<Client, String> {
+    let dialled = tokio_tungstenite::connect_async(format!("ws://{address}/arcp")).await;
+    let (socket, _) = dialled.map_err(|error| error.to_string())?;
+    let mut ws = Ws::on(socket);
+    let said = ws.socket.send(Message::text(hello.to_string())).await;
+    said.map_err(|error| error.to_string())?;
+    let welcome = ws.try_hear().await.ok_or("closed before a welcome")?;
+    if welcome["type"] != "session.welcome" {
+        return Err(welcome.to_string());
+    }
+    ws.session_id = welcome["session_id"].as_str().unwrap().into();
+    ws.resume_token = welcome["payload"]["resume_token"].as_str().unwrap().into();
+    Ok(Client::WebSocket(Box::new(ws)))
+}
+
+fn heard_json(frame: Value) -> Heard {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let is_event = frame["type"] == "job.event";
+    let payload = frame["payload"].clone();
+    Heard {
+        id: text(&frame["id"]),
+        job: text(&frame["job_id"]),
+        seq: frame["event_seq"].as_u64().unwrap_or(0),
+        kind: text(if is_event {
+            &payload["kind"]
+        } else {
+            &frame["type"]
+        }),
+        body: if is_event {
+            payload["body"].clone()
+        } else {
+            payload
+        },
+    }
+}
+
 // === gRPC ===
+
+async fn grpc_at(address: &str, hello: proto::SessionHello) -> Result<Client, String> {
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| error.to_string())?;
+    let opened = Peer::try_on(channel, hello).await;
+    let mut peer = opened.map_err(|status| status.to_string())?;
+    let welcome = peer.try_next().await.ok_or("ended before a welcome")?;
+    match welcome.payload {
+        Some(Payload::SessionWelcome(told)) => {
+            peer.session_id = welcome.session_id;
+            peer.resume_token = told.resume_token;
+            Ok(Client::Grpc(Box::new(peer)))
+        }
+        other => Err(format!("{other:?}")),
+    }
+}
 
 fn request(kind: &str, payload: &Value) -> Payload {
     let json = |key: &str| match &payload[key] {
@@ -321,6 +422,10 @@ fn request(kind: &str, payload: &Value) -> Payload {
         "job.submit" => Payload::JobSubmit(proto::JobSubmit {
             agent: payload["agent"].as_str().unwrap().into(),
             input_json: json("input"),
+            idempotency_key: payload["idempotency_key"]
+                .as_str()
+                .unwrap_or_default()
+                .into(),
             lease_request_json: json("lease_request"),
             lease_expires_at: payload["lease_constraints"]["expires_at"]
                 .as_str()
@@ -385,6 +490,7 @@ fn heard(envelope: Envelope) -> Heard {
             ("session.jobs", json!({ "jobs": jobs.collect::<Vec<_>>() }))
         }
         Payload::SessionPing(_) => ("session.ping", Value::Null),
+        Payload::SessionBye(m) => ("session.bye", bye(m)),
         Payload::JobCancelled(_) => ("job.cancelled", json!({})),
         other => panic!("{other:?}"),
     };
@@ -395,6 +501,14 @@ fn heard(envelope: Envelope) -> Heard {
         kind: kind.into(),
         body,
     }
+}
+
+fn bye(bye: proto::SessionBye) -> Value {
+    let after = bye.reconnect_after.map(|after| {
+        let after = Duration::try_from(after).unwrap();
+        after.as_millis() as u64
+    });
+    json!({ "reason": bye.reason, "reconnect_after_ms": after })
 }
 
 fn granted(

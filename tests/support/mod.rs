@@ -270,6 +270,13 @@ impl Peer {
 
     /// On a connection that others share.
     pub async fn on(channel: tonic::transport::Channel, hello: proto::SessionHello) -> Self {
+        Self::try_on(channel, hello).await.expect("a stream")
+    }
+
+    pub async fn try_on(
+        channel: tonic::transport::Channel,
+        hello: proto::SessionHello,
+    ) -> Result<Self, tonic::Status> {
         let client = RuntimeServiceClient::new(channel);
         let mut client = client.max_decoding_message_size(MESSAGE_BYTES_MAX);
         let (requests, rx) = mpsc::channel(64);
@@ -277,15 +284,15 @@ impl Peer {
         let mut peer_requests = Self::request(1, "", "", Payload::SessionHello(hello));
         peer_requests.envelope.as_mut().unwrap().arcp = "1.1".into();
         requests.send(peer_requests).await.expect("open");
-        let responses = client.session(stream).await.expect("a stream").into_inner();
-        Self {
+        let responses = client.session(stream).await?.into_inner();
+        Ok(Self {
             requests,
             responses,
             ready: VecDeque::new(),
             session_id: String::new(),
             resume_token: String::new(),
             next_id: 2,
-        }
+        })
     }
 
     pub async fn connect(address: &str, token: &str) -> Self {
@@ -334,11 +341,18 @@ impl Peer {
 
     /// Returns the id of what was sent.
     pub async fn send(&mut self, job_id: &str, payload: Payload) -> String {
+        self.try_send(job_id, payload)
+            .await
+            .expect("an open stream")
+    }
+
+    /// The same where the stream may have ended.
+    pub async fn try_send(&mut self, job_id: &str, payload: Payload) -> Option<String> {
         let id = self.next_id;
         self.next_id += 1;
         let request = Self::request(id, &self.session_id, job_id, payload);
-        self.requests.send(request).await.expect("an open stream");
-        format!("m{id}")
+        let sent = self.requests.send(request).await;
+        sent.is_ok().then(|| format!("m{id}"))
     }
 
     pub async fn try_next(&mut self) -> Option<Envelope> {
