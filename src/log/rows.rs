@@ -301,7 +301,8 @@ pub enum Command {
         to: ReplicaNumber,
         token_hash: Option<Vec<u8>>,
     },
-    /// For the replica that has the job: as its submitter's cancel.
+    /// For the replica that has the job, or will: as its submitter's cancel. Nothing of a
+    /// job that is over.
     AskCancel {
         stream: StreamId,
         job_id: String,
@@ -343,11 +344,13 @@ impl Command {
 
 /// What the rules of a cell are: those up to here. All replicas of a cell decide as the
 /// one that knows least.
-pub const KNOWS: u32 = KNOWS_CLAIMS;
+pub const KNOWS: u32 = KNOWS_CANCELS;
 /// Blocks have the epoch of their job.
 pub(super) const KNOWS_EPOCHS: u32 = 1;
 /// Claims have the token that was seen.
 pub(super) const KNOWS_CLAIMS: u32 = 2;
+/// A cancel that is asked for is kept with the job.
+pub(super) const KNOWS_CANCELS: u32 = 3;
 
 #[derive(Debug, PartialEq)]
 pub enum Outcome {

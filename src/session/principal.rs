@@ -5,7 +5,7 @@ use secrecy::SecretString;
 
 use super::{Sessions, unavailable};
 use crate::job::{NewJob, audit_subscribed};
-use crate::log::{Command, JobRow, ListFilter};
+use crate::log::{Command, JobRow, ListFilter, Outcome};
 use crate::protocol::message::{ListJobs, Submit};
 use crate::protocol::{ErrorCode, Failure, TraceContext};
 use crate::telemetry::{Service, Via};
@@ -126,12 +126,25 @@ impl Sessions {
             return Err(Failure::new(ErrorCode::PermissionDenied, text));
         }
         let here = self.jobs.cancel(&job.id, trace, via);
-        if !here && self.log.is_replicated() && job.end_position.is_none() {
-            let (stream, job_id) = (job.stream, job.id.clone());
-            let asked = self.log.execute(Command::AskCancel { stream, job_id });
-            asked.await.map_err(unavailable)?;
+        if job.end_position.is_none() {
+            self.keep_cancel(&job, here).await?;
         }
         Ok(job)
+    }
+
+    /// Before it is answered: whoever has the job after a crash asks its host again.
+    async fn keep_cancel(&self, job: &JobRow, here: bool) -> Result<(), Failure> {
+        let (stream, job_id) = (job.stream, job.id.clone());
+        if here {
+            let kept = self.log.execute(Command::SetCancelled { stream }).await;
+            if kept.map_err(unavailable)? != Outcome::Stale {
+                return Ok(());
+            }
+            // It went to another replica meanwhile, or is over.
+        }
+        let asked = self.log.execute(Command::AskCancel { stream, job_id });
+        asked.await.map_err(unavailable)?;
+        Ok(())
     }
 
     /// Here or at another replica.

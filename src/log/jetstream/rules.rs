@@ -6,9 +6,10 @@ use std::collections::HashMap;
 use rusqlite::{Connection, params};
 
 use super::entry::Entry;
-use crate::log::rows::{KNOWS_CLAIMS, KNOWS_EPOCHS};
+use super::simulation::job;
+use crate::log::rows::{KNOWS_CANCELS, KNOWS_CLAIMS, KNOWS_EPOCHS};
 use crate::log::sqlite::schema;
-use crate::log::{Command, KNOWS, Outcome, SessionRow};
+use crate::log::{Command, HostedRow, KNOWS, Outcome, SessionRow};
 
 struct Cell {
     store: Connection,
@@ -71,6 +72,29 @@ impl Cell {
         );
     }
 
+    /// A job of a host.
+    fn hosted(&mut self, replica: &'static str) {
+        let hosted = HostedRow {
+            stream: 7,
+            ..HostedRow::default()
+        };
+        let created = Command::CreateJob {
+            job: Box::new(job(7, 1)),
+            op: None,
+            hosted: Some(hosted),
+            credentials: Vec::new(),
+            trace: None,
+            owner: None,
+        };
+        assert_eq!(self.say(replica, created), Outcome::Done);
+    }
+
+    fn is_to_be_cancelled(&self) -> bool {
+        let sql = "SELECT cancelled FROM hosted_job WHERE stream = 7";
+        let cancelled = self.store.query_row(sql, [], |row| row.get(0));
+        cancelled.unwrap()
+    }
+
     /// A session's tokens, the present one and the one before, and the replica that has it.
     fn tokens(&self) -> (Vec<u8>, Option<Vec<u8>>, i64) {
         let sql = "SELECT token_hash, earlier_token_hash, replica
@@ -126,4 +150,37 @@ fn claims_are_held_to_what_they_saw_once_every_replica_knows_that() {
     let late = claim(b"first", b"first", b"of b again");
     assert_eq!(cell.say("b", late), Outcome::Stale);
     assert!(KNOWS_EPOCHS < KNOWS_CLAIMS);
+}
+
+fn ask_cancel() -> Command {
+    let job_id = "job_7".into();
+    Command::AskCancel { stream: 7, job_id }
+}
+
+/// The cancel was acknowledged, its job's replica was dead already, and whoever inherited
+/// the job ran it to its end.
+#[test]
+fn a_cancel_of_a_job_whose_replica_has_just_died_is_kept_for_its_heir() {
+    let mut cell = Cell::of(["a", "b"]);
+    cell.hosted("a");
+    assert!(!cell.is_to_be_cancelled());
+    assert_eq!(cell.say("b", ask_cancel()), Outcome::Done);
+    let inherit = Command::Inherit {
+        replica: 1,
+        at_ms: 2,
+    };
+    assert_eq!(cell.say("b", inherit), Outcome::Done);
+    assert!(cell.is_to_be_cancelled());
+}
+
+#[test]
+fn a_cancel_is_kept_once_every_replica_knows_that() {
+    let mut cell = Cell::of(["a", "b"]);
+    cell.join("old", KNOWS_CANCELS - 1);
+    cell.hosted("a");
+    cell.say("b", ask_cancel());
+    assert!(!cell.is_to_be_cancelled());
+    assert_eq!(cell.say("old", Command::Leave), Outcome::Done);
+    cell.say("b", ask_cancel());
+    assert!(cell.is_to_be_cancelled());
 }

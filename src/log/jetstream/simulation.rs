@@ -420,7 +420,7 @@ impl World {
     }
 }
 
-fn job(stream: StreamId, key: u8) -> JobRow {
+pub(super) fn job(stream: StreamId, key: u8) -> JobRow {
     JobRow {
         id: format!("job_{stream}"),
         stream,

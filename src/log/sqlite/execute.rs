@@ -3,7 +3,8 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decode::job_from_row;
-use super::{credential, hosted, import, trim, view_ops};
+use super::{credential, hosted, import, ownership, trim, view_ops};
+use crate::log::rows::KNOWS_CANCELS;
 use crate::log::{Command, JobRow, Outcome, PendingBlock, Position, TraceRow};
 
 /// Whether there are credentials to be revoked after this.
@@ -188,8 +189,13 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
         | Command::Leave
         | Command::Inherit { .. }
         | Command::MoveJob { .. }
-        | Command::ImportEnd { .. }
-        | Command::AskCancel { .. } => {}
+        | Command::ImportEnd { .. } => {}
+        // Its replica may be gone by now: whoever inherits the job asks its host again.
+        Command::AskCancel { stream, .. } => {
+            if ownership::all_know(connection, KNOWS_CANCELS)? {
+                hosted::set_cancelled(connection, *stream)?;
+            }
+        }
         Command::ImportPart {
             import,
             number,

@@ -354,7 +354,7 @@ pub(super) fn accepts(
 }
 
 /// Whether a rule is in force: every replica that may be there knows it.
-fn all_know(connection: &Connection, rule: u32) -> rusqlite::Result<bool> {
+pub(super) fn all_know(connection: &Connection, rule: u32) -> rusqlite::Result<bool> {
     connection
         .prepare_cached("SELECT NOT EXISTS (SELECT 1 FROM replica WHERE gone = 0 AND knows < ?1)")?
         .query_row([rule], |row| row.get(0))
