@@ -13,10 +13,12 @@ use super::followed::Followed;
 use super::news::{self, News};
 use super::outstanding::Outstanding;
 use super::tail::Received;
+use crate::clock;
 use crate::log::sqlite::apply::Applied;
 use crate::log::sqlite::ownership::Verdict;
 use crate::log::sqlite::{State, unavailable, view_ops};
 use crate::log::{Block, Command, Error, Position};
+use crate::protocol::Timestamp;
 
 /// Entries in one transaction.
 const BATCH: usize = 256;
@@ -37,6 +39,13 @@ pub(super) struct Applier {
     pub origin: String,
     /// Blocks are handed on: until it has joined nobody takes them, they are in the file.
     pub has_joined: bool,
+}
+
+/// An entry as the stream has it.
+struct Read {
+    sequence: u64,
+    published: Timestamp,
+    entry: Entry,
 }
 
 /// What became of an entry.
@@ -79,16 +88,21 @@ impl Applier {
                     }
                 }
             };
-            for ((_, entry), done) in entries.into_iter().zip(done) {
-                self.publish(entry, done);
+            for (read, done) in entries.into_iter().zip(done) {
+                self.publish(read, done);
             }
         }
     }
 
-    fn decode(&mut self, batch: Vec<Received>) -> Result<Vec<(u64, Entry)>, String> {
+    fn decode(&mut self, batch: Vec<Received>) -> Result<Vec<Read>, String> {
         let mut entries = Vec::with_capacity(batch.len());
         let mut last = self.sequence;
-        for Received { sequence, bytes } in batch {
+        for Received {
+            sequence,
+            published,
+            bytes,
+        } in batch
+        {
             if sequence != last + 1 {
                 return Err(format!(
                     "the stream goes on at {sequence} after {last}: what was between is no longer \
@@ -96,13 +110,17 @@ impl Applier {
                 ));
             }
             let entry = Entry::decode(&bytes).map_err(|why| format!("entry {sequence}: {why}"))?;
-            entries.push((sequence, entry));
+            entries.push(Read {
+                sequence,
+                published,
+                entry,
+            });
             last = sequence;
         }
         Ok(entries)
     }
 
-    fn commit(&mut self, entries: &[(u64, Entry)]) -> Result<Vec<Done>, Error> {
+    fn commit(&mut self, entries: &[Read]) -> Result<Vec<Done>, Error> {
         let began = std::time::Instant::now();
         let transaction = self
             .connection
@@ -111,10 +129,11 @@ impl Applier {
         let (mut tail, mut sequence) = (self.tail, self.sequence);
         let mut done = Vec::with_capacity(entries.len());
         let mut records = 0;
-        for (at, entry) in entries {
-            let (verdict, applied) = entry.apply(&transaction, tail).map_err(unavailable)?;
+        for read in entries {
+            let applied = read.entry.apply(&transaction, tail);
+            let (verdict, applied) = applied.map_err(unavailable)?;
             tail = applied.tail(tail);
-            sequence = *at;
+            sequence = read.sequence;
             records += applied.blocks.iter().map(|block| block.count).sum::<u32>();
             done.push(Done { verdict, applied });
         }
@@ -134,14 +153,17 @@ impl Applier {
         Ok(done)
     }
 
-    fn publish(&mut self, entry: Entry, Done { verdict, applied }: Done) {
+    fn publish(&mut self, read: Read, Done { verdict, applied }: Done) {
+        let entry = read.entry;
         let own = entry.origin == self.origin;
         let told = match (own, verdict) {
             (true, Verdict::Apply(_)) => self.outstanding.take(entry.number),
             _ => None,
         };
         let told = told.map(|(told, since)| {
-            self.followed.took(since.elapsed());
+            let took = since.elapsed();
+            self.followed.took(took);
+            clock::follow(read.published, took);
             told
         });
         if let Verdict::Apply(replica) = verdict {

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::followed::Followed;
+use crate::protocol::Timestamp;
 
 const RETRY: Duration = Duration::from_millis(100);
 /// After a silence of so long the stream is asked whether there is more, and then again
@@ -25,6 +26,8 @@ const ASK_TIMEOUT_MAX: Duration = Duration::from_secs(4);
 
 pub(super) struct Received {
     pub sequence: u64,
+    /// When the servers had it.
+    pub published: Timestamp,
     pub bytes: Bytes,
 }
 
@@ -91,8 +94,12 @@ async fn follow(
         }
         *last = sequence;
         followed.seen(sequence + info.pending);
-        let bytes = message.message.payload.clone();
-        if received.send(Received { sequence, bytes }).await.is_err() {
+        let read = Received {
+            sequence,
+            published: Timestamp((info.published.unix_timestamp_nanos() / 1_000_000) as i64),
+            bytes: message.message.payload.clone(),
+        };
+        if received.send(read).await.is_err() {
             return Ok(());
         }
     }
