@@ -75,3 +75,25 @@ async fn a_child_that_was_made_before_the_log_answered_is_run() {
     let made = made.expect("it was heard");
     assert_eq!(made.code, "", "{made:?}");
 }
+
+/// It was connected for ever, as the log had it: nobody else could cancel its jobs, and
+/// it was never forgotten.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_ends_while_the_log_does_not_answer_is_parked_afterwards() {
+    let (_nats, link) = linked().await;
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::task::block_in_place(|| replica(&link, dir.path()));
+    let mut client = Ws::connect(&runtime, ALICE).await;
+    let accepted = client.submit("sleeper", json!({ "ms": 600_000 })).await;
+    let job = accepted["job_id"].as_str().unwrap();
+    let mut other = Ws::connect(&runtime, ALICE).await;
+    link.set(State::OneWay);
+    drop(client);
+    runtime
+        .until_logged("parking a session was not recorded")
+        .await;
+    link.set(State::Whole);
+    runtime.until_logged("parking a session is recorded").await;
+    other.say_about(job, "job.cancel", json!({})).await;
+    assert_eq!(other.hear().await["type"], "job.cancelled");
+}

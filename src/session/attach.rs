@@ -197,7 +197,6 @@ async fn serve(sessions: Arc<Sessions>, mut connection: Connection, mut opened: 
     let told = actor.run(&mut connection, &claim).await;
     metrics.session_attached(via, -1);
     claim.park().await;
-    drop(claim);
     // After the claim: whoever has seen the stream end finds the session free.
     if told {
         connection.linger();

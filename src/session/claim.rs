@@ -2,6 +2,7 @@
 //! it displaced has let go.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
@@ -10,8 +11,11 @@ use tokio_util::sync::CancellationToken;
 use super::Sessions;
 use super::inspect::Seen;
 use crate::job::now;
-use crate::log::{Command, StreamId};
+use crate::log::{Command, Error, Outcome, StreamId};
 use crate::protocol::Failure;
+
+/// Between two tries to say that a session has no connection.
+const PARK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The connection a session has now.
 pub(super) struct Attached {
@@ -183,19 +187,41 @@ impl Sessions {
 
 impl Claim {
     /// The resume window starts when the connection is gone (§6.3), unless another
-    /// has the session by now. Durable before the claim is let go.
-    pub async fn park(&self) {
+    /// has the session by now. Durable before the claim is let go: a session that is
+    /// connected for the log alone is never forgotten, and its jobs are its own to cancel.
+    pub async fn park(self) {
         if self.displaced.is_cancelled() {
             return;
         }
-        let (id, at_ms) = (self.session_id.clone(), now().0);
-        let parked = self
-            .sessions
-            .log
-            .execute(Command::ParkSession { id, at_ms });
-        if let Err(error) = parked.await {
-            tracing::warn!(%error, session_id = self.session_id, "parking a session was not recorded");
+        if let Err(error) = self.parked().await {
+            tracing::warn!(%error, session_id = self.session_id, "parking a session was not recorded; it is tried again until it is");
+            tokio::spawn(self.park_later());
         }
+    }
+
+    async fn park_later(self) {
+        let parked = async {
+            loop {
+                tokio::time::sleep(PARK_AGAIN).await;
+                if self.parked().await.is_ok() {
+                    tracing::info!(
+                        session_id = self.session_id,
+                        "parking a session is recorded"
+                    );
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = self.displaced.cancelled() => {}
+            () = parked => {}
+        }
+    }
+
+    async fn parked(&self) -> Result<Outcome, Error> {
+        let (id, at_ms) = (self.session_id.clone(), now().0);
+        let log = &self.sessions.log;
+        log.execute(Command::ParkSession { id, at_ms }).await
     }
 }
 

@@ -73,7 +73,11 @@ async fn open_new(
         parked_at_ms: None,
         features: serde_json::json!(features).to_string(),
     };
-    execute(sessions, Command::CreateSession(row.clone())).await?;
+    if let Err(failure) = execute(sessions, Command::CreateSession(row.clone())).await {
+        // It may be made all the same, where the log did not answer in time.
+        claim.park().await;
+        return Err(failure);
+    }
     // Nothing before this session's first job can be in its view.
     let cursor = Cursor {
         position: sessions.log.committed(),
