@@ -5,6 +5,7 @@ mod counted;
 mod hosting;
 mod listener;
 mod peers;
+mod presence;
 mod process;
 mod prompt;
 pub mod retention;
@@ -406,12 +407,10 @@ async fn open(config: Config) -> anyhow::Result<Opened> {
             sessions.delegated(session_id, stream);
         }
     });
-    let membership = joined.map(|joined| Membership {
+    let membership = joined.zip(config.cluster);
+    let membership = membership.map(|(joined, cluster)| Membership {
         joined,
-        cluster: config
-            .cluster
-            .map(|cluster| cluster.name)
-            .unwrap_or_default(),
+        cluster,
         peers: Arc::default(),
         sessions: sessions.clone(),
         hosts: hosts.clone(),

@@ -1,8 +1,8 @@
 //! The other replicas of the cell: who is there, what their hosts have room for, and
 //! what this one does when one of them goes.
 //!
-//! Presence is a message each second on a subject of its own, lost without harm: it is
-//! never what decides. A replica that is not heard of for [`LOST_AFTER`] is declared gone
+//! [Presence](super::presence) is a message each second on a subject of its own, lost
+//! without harm: it is never what decides. A replica that is not heard of for [`LOST_AFTER`] is declared gone
 //! in the log, by whoever is first, who then has its jobs; if it was only slow it finds
 //! that nothing it writes counts any more, and stops.
 
@@ -19,31 +19,22 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::presence::{self, Presence, Present, Pulse};
 use crate::agent::host::{Elsewhere, Eventually, Hosts, hash};
 use crate::job::{Jobs, now};
-use crate::log::jetstream::{Joined, News};
+use crate::log::jetstream::{ClusterOptions, Joined, News};
 use crate::log::{Command, HostKey, Log, Outcome, ReplicaNumber, StreamId};
 use crate::protocol::TraceContext;
 use crate::protocol::host::AssignmentRef;
 use crate::session::Sessions;
 use crate::telemetry::Via;
 
-const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two of them, when what hosts offer changes.
+/// Between two presences, when what hosts offer changes.
 const PRESENCE_PAUSE: Duration = Duration::from_millis(20);
 /// What is heard of the log at once.
 const NEWS_MAX: usize = 256;
 /// Silence after which a replica is declared gone.
 const LOST_AFTER: Duration = Duration::from_secs(3);
-
-/// What a replica says of itself.
-#[derive(Debug, Deserialize, Serialize)]
-struct Presence {
-    replica: ReplicaNumber,
-    /// Free places by `name@version`.
-    #[serde(default)]
-    free: BTreeMap<String, u32>,
-}
 
 /// That a host has come to a replica.
 #[derive(Debug, Deserialize, Serialize)]
@@ -69,7 +60,7 @@ pub(super) struct Peers {
 /// All that a replica needs to be one of several.
 pub(super) struct Membership {
     pub joined: Joined,
-    pub cluster: String,
+    pub cluster: ClusterOptions,
     pub peers: Arc<Peers>,
     pub sessions: Arc<Sessions>,
     pub hosts: Arc<Hosts>,
@@ -95,7 +86,7 @@ impl Peers {
     }
 
     /// Whether it offers other agents than it did.
-    fn heard(&self, presence: Presence) -> bool {
+    pub fn heard(&self, presence: Presence) -> bool {
         let (replica, free) = (presence.replica, presence.free);
         let mut others = self.others.lock();
         let before = others.get(&replica);
@@ -112,7 +103,7 @@ impl Peers {
     }
 
     /// `name@version` of what their hosts offer.
-    fn offered(&self) -> BTreeSet<String> {
+    pub fn offered(&self) -> BTreeSet<String> {
         let others = self.others.lock();
         others
             .values()
@@ -290,26 +281,6 @@ fn report(taken_up: Result<usize, crate::log::Error>) {
     }
 }
 
-/// Keeps what the others say of themselves.
-async fn listen(
-    mut heard: async_nats::Subscriber,
-    me: ReplicaNumber,
-    peers: Arc<Peers>,
-    hosts: Arc<Hosts>,
-) {
-    while let Some(message) = heard.next().await {
-        match serde_json::from_slice::<Presence>(&message.payload) {
-            Ok(presence) if presence.replica == me => {}
-            Ok(presence) => {
-                if peers.heard(presence) {
-                    hosts.set_elsewhere_offered(peers.offered());
-                }
-            }
-            Err(error) => tracing::warn!(%error, "a presence that cannot be read"),
-        }
-    }
-}
-
 /// Lets go of hosts that are at another replica now.
 async fn displace(mut came: async_nats::Subscriber, me: ReplicaNumber, hosts: Arc<Hosts>) {
     while let Some(message) = came.next().await {
@@ -349,31 +320,34 @@ impl Membership {
     }
 
     fn arrivals(&self) -> String {
-        format!("arcp.{}.hosts", self.cluster)
+        format!("arcp.{}.hosts", self.cluster.name)
+    }
+
+    fn present(&self) -> Present {
+        Present {
+            me: self.joined.number,
+            subject: format!("arcp.{}.presence", self.cluster.name),
+            peers: self.peers.clone(),
+            hosts: self.hosts.clone(),
+        }
     }
 
     /// Runs until this replica is fenced or its log ends.
     pub async fn run(mut self) {
-        if let Err(error) = self.look_around().await {
-            tracing::error!(%error, "the other replicas are not known");
-        }
-        let subject = format!("arcp.{}.presence", self.cluster);
-        let came = self.joined.client.subscribe(self.arrivals()).await;
-        let heard = self.joined.client.subscribe(subject.clone()).await;
-        let (heard, came) = match heard.and_then(|heard| Ok((heard, came?))) {
-            Ok(both) => both,
+        let present = self.present();
+        // Before all that takes its time.
+        let _pulse = Pulse::start(present.clone(), self.cluster.clone());
+        let _listening = match self.listen(&present).await {
+            Ok(listening) => listening,
             Err(error) => {
                 tracing::error!(%error, "cannot listen to the other replicas");
                 return self.fenced.cancel();
             }
         };
-        // Apart, so that what is known of the others does not wait for what is done here.
-        let (peers, hosts) = (self.peers.clone(), self.hosts.clone());
-        let me = self.joined.number;
-        let listening = listen(heard, me, peers, hosts.clone());
-        let _listening = AbortOnDropHandle::new(tokio::spawn(listening));
-        let _displacing = AbortOnDropHandle::new(tokio::spawn(displace(came, me, hosts)));
-        let mut tick = tokio::time::interval(PRESENCE_INTERVAL);
+        if let Err(error) = self.look_around().await {
+            tracing::error!(%error, "the other replicas are not known");
+        }
+        let mut tick = tokio::time::interval(presence::INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ticked_at = Instant::now();
         let hosts = self.hosts.clone();
@@ -400,16 +374,32 @@ impl Membership {
                 }
                 () = said_next => {
                     (due, said_at) = (None, Instant::now());
-                    self.say_presence(&subject).await;
+                    present.say(&self.joined.client).await;
                 }
                 _ = tick.tick() => {
-                    let late = ticked_at.elapsed() > 2 * PRESENCE_INTERVAL;
+                    let late = ticked_at.elapsed() > 2 * presence::INTERVAL;
                     ticked_at = Instant::now();
-                    self.say_presence(&subject).await;
+                    present.say(&self.joined.client).await;
                     self.look_for_silent(late).await;
                 }
             }
         }
+    }
+
+    /// Apart, so that what is known of the others does not wait for what is done here.
+    async fn listen(
+        &self,
+        present: &Present,
+    ) -> Result<[AbortOnDropHandle<()>; 2], async_nats::SubscribeError> {
+        let client = &self.joined.client;
+        let heard = client.subscribe(present.subject.clone()).await?;
+        let came = client.subscribe(self.arrivals()).await?;
+        let displacing = displace(came, self.joined.number, self.hosts.clone());
+        Ok([
+            tokio::spawn(present.clone().listen(heard)),
+            tokio::spawn(displacing),
+        ]
+        .map(AbortOnDropHandle::new))
     }
 
     fn log(&self) -> &Log {
@@ -426,22 +416,6 @@ impl Membership {
             }
         }
         Ok(())
-    }
-
-    async fn say_presence(&self, subject: &str) {
-        let presence = Presence {
-            replica: self.joined.number,
-            free: self.hosts.free(),
-        };
-        if let Ok(payload) = serde_json::to_vec(&presence) {
-            let said = self
-                .joined
-                .client
-                .publish(subject.to_owned(), payload.into());
-            if let Err(error) = said.await {
-                tracing::debug!(%error, "presence was not said");
-            }
-        }
     }
 
     async fn look_for_silent(&self, late: bool) {

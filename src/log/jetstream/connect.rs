@@ -50,14 +50,17 @@ pub enum Login {
     Token(SecretString),
 }
 
+/// A connection to one of the servers.
+pub async fn client(cluster: &ClusterOptions) -> Result<async_nats::Client, Error> {
+    let servers: Vec<_> = cluster.servers.split(',').map(str::trim).collect();
+    let connected = options(cluster)?.connect(servers).await;
+    connected.map_err(|error| unreachable(cluster, &error.to_string(), hint(cluster, error.kind())))
+}
+
 pub(super) async fn connect(
     cluster: &ClusterOptions,
 ) -> Result<(async_nats::Client, jetstream::Context, stream::Stream), Error> {
-    let servers: Vec<_> = cluster.servers.split(',').map(str::trim).collect();
-    let client = options(cluster)?
-        .connect(servers)
-        .await
-        .map_err(|error| unreachable(cluster, &error.to_string(), hint(cluster, error.kind())))?;
+    let client = client(cluster).await?;
     let payload = client.server_info().max_payload;
     if payload < PAYLOAD_MIN {
         return Err(refused(

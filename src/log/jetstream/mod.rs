@@ -43,7 +43,7 @@ use super::sqlite::queue::Queue;
 use super::sqlite::{Files, unavailable};
 use super::{Block, Command, Error, KNOWS, Log, OpenOptions, Position, ReplicaNumber};
 use applier::Applier;
-pub use connect::{Access, Login};
+pub use connect::{Access, Login, client};
 use connect::{connect, goes_as_far};
 pub use followed::Followed;
 use gather::Gather;
