@@ -8,6 +8,7 @@ mod peers;
 mod presence;
 mod process;
 mod prompt;
+mod readers;
 pub mod retention;
 mod scrape;
 mod tls;
@@ -232,6 +233,7 @@ impl Server {
         let kept = tokio::spawn(retention::run(
             sessions.log.clone(),
             sessions.hub.clone(),
+            self.membership.as_ref().map(Membership::readers),
             self.retention,
             sessions.limits.resume_window,
         ));

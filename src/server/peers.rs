@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::presence::{self, Presence, Present, Pulse};
+use super::readers::Readers;
 use crate::agent::host::{Elsewhere, Eventually, Hosts, hash};
 use crate::job::{Jobs, now};
 use crate::log::jetstream::{ClusterOptions, Joined, News};
@@ -323,6 +324,16 @@ impl Membership {
         format!("arcp.{}.hosts", self.cluster.name)
     }
 
+    /// Who knows what sessions at other replicas read.
+    pub fn readers(&self) -> Readers {
+        Readers {
+            me: self.joined.number,
+            subject: format!("arcp.{}.trim", self.cluster.name),
+            client: self.joined.client.clone(),
+            log: self.log().clone(),
+        }
+    }
+
     fn present(&self) -> Present {
         Present {
             me: self.joined.number,
@@ -386,18 +397,22 @@ impl Membership {
         }
     }
 
-    /// Apart, so that what is known of the others does not wait for what is done here.
+    /// Apart, so that what is known of the others, and what they ask, does not wait for
+    /// what is done here.
     async fn listen(
         &self,
         present: &Present,
-    ) -> Result<[AbortOnDropHandle<()>; 2], async_nats::SubscribeError> {
-        let client = &self.joined.client;
+    ) -> Result<[AbortOnDropHandle<()>; 3], async_nats::SubscribeError> {
+        let (client, readers) = (&self.joined.client, self.readers());
         let heard = client.subscribe(present.subject.clone()).await?;
         let came = client.subscribe(self.arrivals()).await?;
+        let asked = client.subscribe(readers.subject.clone()).await?;
         let displacing = displace(came, self.joined.number, self.hosts.clone());
+        let answering = readers.answer(asked, self.sessions.hub.clone());
         Ok([
             tokio::spawn(present.clone().listen(heard)),
             tokio::spawn(displacing),
+            tokio::spawn(answering),
         ]
         .map(AbortOnDropHandle::new))
     }

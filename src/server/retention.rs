@@ -1,14 +1,16 @@
 //! How long what is over is kept, and the task that sees to it while running.
 //!
 //! Age counts from a job's terminal. A job that runs is never touched, nor one
-//! that a connected session has still to finish reading.
+//! that a connected session has still to finish reading, at whichever replica.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
 use serde::{Deserialize, Serialize};
 
+use super::readers::Readers;
 use crate::fanout::Hub;
 use crate::job::now;
 use crate::log::{Command, Error, Log, StreamId};
@@ -54,11 +56,24 @@ impl Retention {
 }
 
 /// Runs until the log is closed.
-pub(super) async fn run(log: Log, hub: Arc<Hub>, retention: Retention, resume_window: Duration) {
+pub(super) async fn run(
+    log: Log,
+    hub: Arc<Hub>,
+    elsewhere: Option<Readers>,
+    retention: Retention,
+    resume_window: Duration,
+) {
     let mut ticks = tokio::time::interval(Duration::from_secs(retention.check_interval_sec));
     loop {
         ticks.tick().await;
-        match pass(&log, &hub, &retention, resume_window).await {
+        let cell = elsewhere.as_ref();
+        let passed = async {
+            match cell {
+                Some(cell) if !cell.trims().await? => Ok(0),
+                cell => pass(&log, &hub, cell, &retention, resume_window).await,
+            }
+        };
+        match passed.await {
             Ok(0) => {}
             Ok(jobs) => tracing::info!(jobs, "trimmed ended jobs"),
             Err(error) => tracing::warn!(%error, "retention failed; it tries again"),
@@ -67,9 +82,10 @@ pub(super) async fn run(log: Log, hub: Arc<Hub>, retention: Retention, resume_wi
 }
 
 /// One look at the store; returns the jobs removed.
-pub async fn pass(
+async fn pass(
     log: &Log,
     hub: &Hub,
+    elsewhere: Option<&Readers>,
     retention: &Retention,
     resume_window: Duration,
 ) -> Result<usize, Error> {
@@ -86,7 +102,6 @@ pub async fn pass(
         let jobs = log.trimmable(after, BATCH).await?;
         let mut more = jobs.len() == BATCH;
         let mut streams: Vec<StreamId> = Vec::new();
-        let _trimming = hub.trimming().await;
         for job in jobs {
             if job.ended_at_ms > oldest && excess == 0 {
                 more = false;
@@ -99,10 +114,14 @@ pub async fn pass(
                 excess = excess.saturating_sub(job.bytes.max(1));
             }
         }
-        if !streams.is_empty() {
-            removed += streams.len();
-            log.trim(streams).await?;
-        } else if !more {
+        let wanted = streams.len();
+        let Some(trimmed) = trim(log, hub, elsewhere, streams).await? else {
+            break;
+        };
+        removed += trimmed;
+        // What is still read makes room for those behind it.
+        more |= trimmed < wanted;
+        if trimmed == 0 && !more {
             break;
         }
     }
@@ -112,4 +131,34 @@ pub async fn pass(
     };
     log.execute(forget).await?;
     Ok(removed)
+}
+
+/// Removes those that nobody has still to read; none when that cannot be said now.
+async fn trim(
+    log: &Log,
+    hub: &Hub,
+    elsewhere: Option<&Readers>,
+    mut streams: Vec<StreamId>,
+) -> Result<Option<usize>, Error> {
+    if streams.is_empty() {
+        return Ok(Some(0));
+    }
+    let read = match elsewhere {
+        Some(cell) => cell.of(&streams).await?,
+        None => Some(HashSet::new()),
+    };
+    let Some(read) = read else {
+        return Ok(None);
+    };
+    let trimming = hub.trimming().await;
+    streams.retain(|stream| !read.contains(stream) && !hub.is_followed(*stream));
+    let trimmed = streams.len();
+    if trimmed > 0 {
+        log.trim(streams).await?;
+    }
+    drop(trimming);
+    if let Some(cell) = elsewhere {
+        cell.over().await;
+    }
+    Ok(Some(trimmed))
 }
