@@ -112,7 +112,7 @@ impl Jobs {
         let Some(grant) = parent.grant() else {
             return Err(Failure::internal("delegate: the parent has no lease"));
         };
-        let (mut lease, bounds) = self.child_lease(grant, parent, &submit)?;
+        let (mut lease, bounds) = self.child_lease(grant, parent, &submit).await?;
         let start_ns = telemetry::now_ns();
         let stream = self.next_stream();
         let (family, asked_for) = (&grant.family, lease.budget.clone());
@@ -233,7 +233,7 @@ impl Jobs {
 
     /// The lease of a child: within its parent's, and within policy. What policy adds
     /// of budgets that the child did not ask for is apart.
-    fn child_lease(
+    async fn child_lease(
         &self,
         grant: &Grant,
         parent: &JobContext,
@@ -252,7 +252,7 @@ impl Jobs {
                 limits.delegation_children_max
             )));
         }
-        self.check_running(parent.principal())?;
+        self.check_running(parent.principal()).await?;
         let json = &submit.lease_request_json;
         let asked = Lease::parse(json, submit.lease_expires_at, now()).map_err(Failure::invalid)?;
         // What is left of a budget is the ledger's to say.

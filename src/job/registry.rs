@@ -232,7 +232,7 @@ impl Jobs {
             return Ok(same.map(Accepted::again)?);
         }
         let (agent, runner) = self.resolve(&new.submit.agent).await?;
-        self.check_running(&new.principal)?;
+        self.check_running(&new.principal).await?;
         let lease = self.lease(&new, &agent, at)?;
         let stream = self.next_stream();
         let fingerprint = match &new.submit.idempotency_key {
@@ -567,9 +567,20 @@ impl Jobs {
         &self.telemetry
     }
 
-    pub(super) fn check_running(&self, principal: &str) -> Result<(), Failure> {
+    /// Whether a principal may run one more, of those in the whole cell: by what is in the
+    /// log, so that those on their way at the same moment are let in.
+    pub(super) async fn check_running(&self, principal: &str) -> Result<(), Failure> {
         let limit = self.limits.running_per_principal_max;
-        if self.live.count_of(principal) < limit {
+        let count = || match self.log.is_replicated() {
+            true => self.log.running_of(principal),
+            false => self.live.count_of(principal),
+        };
+        if count() < limit {
+            return Ok(());
+        }
+        // One that has ended elsewhere may not be known here yet.
+        self.log.caught_up().await.map_err(unavailable)?;
+        if count() < limit {
             return Ok(());
         }
         Err(Failure::internal(format!(

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::Sessions;
 use super::inspect::Seen;
+use super::{Sessions, unavailable};
 use crate::job::now;
 use crate::log::{Command, Error, Outcome, StreamId};
 use crate::protocol::Failure;
@@ -129,6 +129,21 @@ impl Sessions {
         self.attached.lock().sessions.contains_key(session_id)
     }
 
+    /// Whether a principal may have one more connection in the whole cell: by what is in
+    /// the log, so that those on their way at the same moment are let in.
+    pub(super) async fn check_room(&self, principal: &str) -> Result<(), Failure> {
+        let limit = self.limits.sessions_per_principal_max;
+        if self.log.connected_of(principal) < limit {
+            return Ok(());
+        }
+        // One that has ended elsewhere may not be known here yet.
+        self.log.caught_up().await.map_err(unavailable)?;
+        match self.log.connected_of(principal) < limit {
+            true => Ok(()),
+            false => Err(no_room(limit)),
+        }
+    }
+
     /// Takes the session from whoever has it and waits until they have let go.
     pub(super) async fn claim(
         self: &Arc<Self>,
@@ -156,9 +171,7 @@ impl Sessions {
         let limit = self.limits.sessions_per_principal_max;
         let count = attached.count(principal);
         if count >= limit && !attached.sessions.contains_key(session_id) {
-            return Err(Failure::internal(format!(
-                "sessions: this principal has {limit} connected, which is the limit; close some"
-            )));
+            return Err(no_room(limit));
         }
         let entry = Attached {
             generation,
@@ -183,6 +196,12 @@ impl Sessions {
         };
         Ok((claim, earlier))
     }
+}
+
+fn no_room(limit: usize) -> Failure {
+    Failure::internal(format!(
+        "sessions: this principal has {limit} connected, which is the limit; close some"
+    ))
 }
 
 impl Claim {

@@ -60,6 +60,7 @@ async fn open_new(
     principal: String,
     hello: &Hello,
 ) -> Result<Opened, Failure> {
+    sessions.check_room(&principal).await?;
     let claim = sessions.claim(session_id, &principal).await?;
     let token = new_token();
     let features = sessions.features(&hello.features);
@@ -117,6 +118,9 @@ async fn open_resumed(
     let mut row = row.map_err(unavailable)?.ok_or_else(expired)?;
     if !may_resume(sessions, &row, &principal, &presented) {
         return Err(expired());
+    }
+    if row.parked_at_ms.is_some() {
+        sessions.check_room(&principal).await?;
     }
     let claim = sessions.claim(&row.id, &row.principal).await?;
     let token = new_token();

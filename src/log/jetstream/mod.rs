@@ -40,7 +40,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::sqlite::queue::Queue;
-use super::sqlite::{Files, unavailable};
+use super::sqlite::{Files, tally, unavailable};
 use super::{Block, Command, Error, KNOWS, Log, OpenOptions, Position, ReplicaNumber};
 use applier::Applier;
 pub use connect::{Access, Login, client};
@@ -123,6 +123,7 @@ impl Log {
         let (entries_tx, entries) = mpsc::channel(HANDED_MAX);
         let queue = Arc::new(Queue::default());
         let state = files.state.clone();
+        (state.tally).change(tally::count(&files.connection).map_err(unavailable)?);
         let followed = Arc::new(Followed::new(sequence, last));
         let applier = Applier {
             connection: files.connection,

@@ -9,11 +9,13 @@ use super::entry::Entry;
 use super::simulation::job;
 use crate::log::rows::{KNOWS_CANCELS, KNOWS_CLAIMS, KNOWS_EPOCHS};
 use crate::log::sqlite::schema;
+use crate::log::sqlite::tally::{self, Of, Tally};
 use crate::log::{Command, HostedRow, KNOWS, Outcome, SessionRow};
 
 struct Cell {
     store: Connection,
     tail: i64,
+    tally: Tally,
     sent: HashMap<&'static str, u64>,
 }
 
@@ -25,6 +27,7 @@ impl Cell {
         let mut cell = Self {
             store,
             tail: 0,
+            tally: Tally::default(),
             sent: HashMap::new(),
         };
         for replica in replicas {
@@ -43,6 +46,7 @@ impl Cell {
     fn say(&mut self, replica: &'static str, command: Command) -> Outcome {
         let number = self.sent.entry(replica).or_insert(0);
         *number += 1;
+        let said = format!("{command:?}");
         let entry = Entry {
             origin: replica.into(),
             number: *number,
@@ -52,6 +56,12 @@ impl Cell {
         let read = Entry::decode(&entry.encode().unwrap()).unwrap();
         let (_, mut applied) = read.apply(&self.store, self.tail).unwrap();
         self.tail = applied.tail(self.tail);
+        self.tally.change(std::mem::take(&mut applied.changes));
+        let counted = Tally::default();
+        counted.change(tally::count(&self.store).unwrap());
+        for of in [Of::Jobs, Of::Sessions] {
+            assert_eq!(self.tally.sorted(of), counted.sorted(of), "after {said}");
+        }
         applied.outcomes.pop().expect("of one command")
     }
 
@@ -183,4 +193,32 @@ fn a_cancel_is_kept_once_every_replica_knows_that() {
     assert_eq!(cell.say("old", Command::Leave), Outcome::Done);
     cell.say("b", ask_cancel());
     assert!(cell.is_to_be_cancelled());
+}
+
+/// A principal's limit was counted at each replica: it had as much at each of them.
+#[test]
+fn what_a_principal_has_is_counted_over_the_cell() {
+    let mut cell = Cell::of(["a", "b"]);
+    let connected = |cell: &Cell| cell.tally.sorted(Of::Sessions);
+    let one = [("alice".to_owned(), 1)];
+    let park = || Command::ParkSession {
+        id: "s".into(),
+        at_ms: 2,
+    };
+    cell.session("a", b"first");
+    assert_eq!(connected(&cell), one);
+    // It moves, and whoever had it has nothing more to say of it.
+    cell.say("b", claim(b"first", b"first", b"second"));
+    assert_eq!(cell.say("a", park()), Outcome::Stale);
+    assert_eq!(connected(&cell), one);
+    assert_eq!(cell.say("b", park()), Outcome::Done);
+    assert_eq!(cell.say("b", park()), Outcome::Done);
+    assert_eq!(connected(&cell), []);
+    cell.say("b", claim(b"second", b"second", b"third"));
+    assert_eq!(connected(&cell), one);
+    // With its replica its connection is gone.
+    let (replica, at_ms) = (2, 3);
+    let gone = cell.say("a", Command::Inherit { replica, at_ms });
+    assert_eq!(gone, Outcome::Done);
+    assert_eq!(connected(&cell), []);
 }

@@ -16,6 +16,7 @@ use rusqlite::Connection;
 
 use super::entry::Entry;
 use crate::log::sqlite::ownership::Verdict;
+use crate::log::sqlite::tally::{self, Of, Tally};
 use crate::log::sqlite::{schema, view_ops};
 use crate::log::{
     Command, GrantRow, JobEnd, JobRow, KNOWS, Outcome, PendingBlock, Position, ReplicaNumber,
@@ -46,6 +47,7 @@ struct Replica {
     /// Entries of the stream in the store.
     at: usize,
     tail: Position,
+    tally: Tally,
     life: Option<Life>,
 }
 
@@ -71,6 +73,7 @@ impl World {
             store: store(),
             at: 0,
             tail: 0,
+            tally: Tally::default(),
             life: None,
         });
         Self {
@@ -160,6 +163,7 @@ impl World {
             let entry = Entry::decode(bytes).unwrap();
             let (verdict, applied) = entry.apply(&transaction, tail).unwrap();
             tail = applied.tail(tail);
+            replica.tally.change(applied.changes);
             done.push((entry, verdict, applied.outcomes));
         }
         view_ops::settle(&transaction).unwrap();
@@ -218,6 +222,7 @@ impl World {
             // The file is gone with the machine.
             let replica = &mut self.replicas[who];
             (replica.store, replica.at, replica.tail) = (store(), 0, 0);
+            replica.tally = Tally::default();
         }
         // It reads what there is before it joins.
         self.apply_to(who, self.stream.len());
@@ -395,6 +400,11 @@ impl World {
         let all = dump(&self.replicas[0].store);
         for other in &self.replicas[1..] {
             assert_eq!(dump(&other.store), all, "replicas differ");
+        }
+        for Replica { store, tally, .. } in &self.replicas {
+            let counted = Tally::default();
+            counted.change(tally::count(store).unwrap());
+            assert_eq!(tally.sorted(Of::Jobs), counted.sorted(Of::Jobs));
         }
         let store = &self.replicas[0].store;
         for (key, job) in &self.told {

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::execute::{Due, execute, insert_block};
 use super::group::Told;
 use super::ownership::{self, execute_of};
-use super::{State, import, seek};
+use super::{State, import, seek, tally};
 use crate::log::{Block, Command, Outcome, PendingBlock, Position, ReplicaNumber};
 
 /// What a group came to.
@@ -23,6 +23,8 @@ pub(in crate::log) struct Applied {
     due: bool,
     /// The last position of a store that was brought in.
     imported: Option<Position>,
+    /// Of what principals have in a cell.
+    pub changes: Vec<tally::Change>,
 }
 
 /// The same on every replica that has applied the same before. Without an origin there
@@ -34,14 +36,14 @@ pub(in crate::log) fn apply(
     pending: &[PendingBlock],
     tail: Position,
 ) -> rusqlite::Result<Applied> {
-    let outcomes = commands.iter().map(|command| match origin {
-        Some(replica) => execute_of(connection, replica, command),
-        None => execute(connection, command),
-    });
-    let mut applied = Applied {
-        outcomes: outcomes.collect::<rusqlite::Result<_>>()?,
-        ..Applied::default()
-    };
+    let mut applied = Applied::default();
+    for command in commands {
+        let outcome = match origin {
+            Some(replica) => applied.counted(connection, replica, command)?,
+            None => execute(connection, command)?,
+        };
+        applied.outcomes.push(outcome);
+    }
     applied.due = commands.iter().any(may_make_due);
     let mut position = tail;
     let done = commands.iter().zip(&applied.outcomes);
@@ -51,6 +53,8 @@ pub(in crate::log) fn apply(
     if origin.is_some() && done.into_iter().any(imports) {
         position = import::tail(connection)?;
         applied.imported = Some(position);
+        // There was nothing before.
+        applied.changes.extend(tally::count(connection)?);
     }
     for (index, block) in pending.iter().enumerate() {
         match origin {
@@ -62,6 +66,9 @@ pub(in crate::log) fn apply(
         }
         if origin.is_some() && block.terminal.is_some() {
             ownership::release(connection, block.stream)?;
+            applied
+                .changes
+                .extend(tally::ended(connection, block.stream)?);
         }
     }
     for (index, command) in commands.iter().enumerate() {
@@ -97,6 +104,20 @@ fn may_make_due(command: &Command) -> bool {
 }
 
 impl Applied {
+    fn counted(
+        &mut self,
+        connection: &Connection,
+        replica: ReplicaNumber,
+        command: &Command,
+    ) -> rusqlite::Result<Outcome> {
+        let changes = tally::changes(connection, command)?;
+        let outcome = execute_of(connection, replica, command)?;
+        if outcome == Outcome::Done {
+            self.changes.extend(changes);
+        }
+        Ok(outcome)
+    }
+
     fn insert(
         &mut self,
         connection: &Connection,
@@ -135,6 +156,7 @@ impl Applied {
         committed: Option<&mpsc::Sender<Vec<Arc<Block>>>>,
     ) {
         state.recent.extend(&self.blocks);
+        state.tally.change(self.changes);
         let last = self.blocks.last().map(|block| block.position);
         if let Some(last) = last.or(self.imported) {
             state.committed.store(last, Ordering::Release);

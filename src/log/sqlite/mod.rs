@@ -20,6 +20,7 @@ pub(in crate::log) mod schema;
 mod seek;
 mod stats;
 pub(in crate::log) mod tables;
+pub(in crate::log) mod tally;
 mod trace;
 mod trim;
 pub(in crate::log) mod view_ops;
@@ -95,6 +96,7 @@ pub(in crate::log) struct State {
     /// Told when there may be a credential that is due.
     credentials_due: tokio::sync::Notify,
     pub(in crate::log) stats: Stats,
+    pub(in crate::log) tally: tally::Tally,
 }
 
 /// An open store that nobody writes to yet.
@@ -124,6 +126,7 @@ impl Files {
             ends: ends::Ends::default(),
             credentials_due: tokio::sync::Notify::new(),
             stats: Stats::default(),
+            tally: tally::Tally::default(),
         });
         let readers = reader::Pool::open(&path)?;
         Ok(Self {
