@@ -10,7 +10,10 @@ use super::simulation::job;
 use crate::log::rows::{KNOWS_CANCELS, KNOWS_CLAIMS, KNOWS_EPOCHS};
 use crate::log::sqlite::schema;
 use crate::log::sqlite::tally::{self, Of, Tally};
-use crate::log::{Command, HostedRow, KNOWS, Outcome, SessionRow};
+use crate::log::{
+    Command, CredentialRow, CredentialState, HostedRow, IssuedRow, JobRow, KNOWS, Outcome,
+    ReplicaNumber, SessionRow, StreamId, ViewOpRow,
+};
 
 struct Cell {
     store: Connection,
@@ -113,6 +116,78 @@ impl Cell {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         });
         tokens.unwrap()
+    }
+}
+
+/// A job of the session, with the operation of that number.
+fn create(stream: StreamId, op_no: u32, owner: Option<ReplicaNumber>) -> Command {
+    let job = JobRow {
+        session_id: "s".into(),
+        ..job(stream, stream as u8)
+    };
+    let op = ViewOpRow {
+        session_id: "s".into(),
+        op_no,
+        at_position: 0,
+        at_seq: 1,
+        kind: 1,
+        stream,
+        from_seq: 0,
+        to_seq: 0,
+    };
+    Command::CreateJob {
+        job: Box::new(job),
+        op: Some(op),
+        hosted: None,
+        credentials: Vec::new(),
+        trace: None,
+        owner,
+    }
+}
+
+fn intent(stream: StreamId) -> Command {
+    Command::IntendCredential(CredentialRow {
+        handle: "key".into(),
+        id: "key".into(),
+        generation: 1,
+        stream,
+        job_id: format!("job_{stream}"),
+        provisioner: "p".into(),
+        state: CredentialState::Issuing,
+        issued_at_ms: 1,
+        settles_at_ms: 2,
+        expires_at_ms: None,
+        next_at_ms: Some(2),
+        attempts: 0,
+        error: String::new(),
+        asked_json: String::new(),
+        issued_json: String::new(),
+        sealed: None,
+    })
+}
+
+fn with_key(mut create: Command) -> Command {
+    if let Command::CreateJob { credentials, .. } = &mut create {
+        credentials.push(IssuedRow {
+            handle: "key".into(),
+            expires_at_ms: None,
+            next_at_ms: None,
+            issued_json: String::new(),
+            sealed: None,
+        });
+    }
+    create
+}
+
+/// As whoever asked for it does that has no job for it.
+fn give_back() -> Command {
+    Command::SetCredential {
+        handle: "key".into(),
+        seen: Some(CredentialState::Issuing),
+        state: CredentialState::Revoking,
+        attempts: 0,
+        next_at_ms: Some(3),
+        error: String::new(),
     }
 }
 
@@ -221,4 +296,52 @@ fn what_a_principal_has_is_counted_over_the_cell() {
     let gone = cell.say("a", Command::Inherit { replica, at_ms });
     assert_eq!(gone, Outcome::Done);
     assert_eq!(connected(&cell), []);
+}
+
+/// A replica sent a job to one that was gone by then: nobody would have run it.
+#[test]
+fn a_job_is_not_made_for_a_replica_that_is_gone() {
+    let mut cell = Cell::of(["a", "b", "c"]);
+    cell.session("a", b"first");
+    cell.say("a", intent(8));
+    let (replica, at_ms) = (2, 3);
+    cell.say("c", Command::Inherit { replica, at_ms });
+    let sent = with_key(create(8, 0, Some(2)));
+    assert_eq!(cell.say("a", sent), Outcome::Stale);
+    // Its key is nobody's, and is given back.
+    assert_eq!(cell.say("a", give_back()), Outcome::Done);
+    // The same number is still to be had in the session's view.
+    assert_eq!(cell.say("a", create(9, 0, None)), Outcome::Done);
+}
+
+/// A submit that came late took the place of another in its session's view.
+#[test]
+fn a_submit_whose_place_is_taken_makes_no_job() {
+    let mut cell = Cell::of(["a", "b"]);
+    cell.session("a", b"first");
+    let late = create(8, 0, None);
+    cell.say("b", claim(b"first", b"first", b"second"));
+    assert_eq!(cell.say("b", create(9, 0, None)), Outcome::Done);
+    assert_eq!(cell.say("a", late), Outcome::Stale);
+    // Nor where the session came back to.
+    cell.say("a", claim(b"second", b"second", b"third"));
+    assert_eq!(cell.say("a", create(10, 0, None)), Outcome::Stale);
+    assert_eq!(cell.say("a", create(11, 1, None)), Outcome::Done);
+}
+
+/// The replica of its job sees to a key: whoever asked for it has given both away.
+#[test]
+fn a_key_that_went_with_its_job_is_not_given_back() {
+    let mut cell = Cell::of(["a", "b"]);
+    cell.session("a", b"first");
+    assert_eq!(cell.say("a", intent(8)), Outcome::Done);
+    let sent = with_key(create(8, 0, Some(2)));
+    assert_eq!(cell.say("a", sent), Outcome::Done);
+    assert_eq!(cell.say("a", give_back()), Outcome::Stale);
+    let (state, keeper): (CredentialState, ReplicaNumber) = (cell.store)
+        .query_row("SELECT state, replica FROM credential", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .unwrap();
+    assert_eq!((state, keeper), (CredentialState::Live, 2));
 }
