@@ -14,9 +14,10 @@ use tonic::transport::Endpoint;
 
 use crate::cell::Cell;
 use crate::history::{Answer, History};
+use crate::jobs::record;
 use crate::support::ALICE;
 use crate::support::jobs::{Bearer, Jobs};
-use crate::verify::record;
+
 use crate::work::{Shared, Work};
 
 /// For one answer; a job may say nothing for as long.
@@ -120,7 +121,7 @@ impl Caller {
                     }
                     after = one.job_seq;
                     let ended = !matches!(one.record, Some(Record::JobEvent(_)));
-                    let said = record(one);
+                    let (_, said) = record(one);
                     self.history.watched(job, after, format!("{said:?}"));
                     if ended {
                         return;

@@ -1,4 +1,4 @@
-//! Three NATS servers, three replicas, and a link from each replica to each server.
+//! Three NATS servers, three replicas, and a link from each of both to each server.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,10 +9,12 @@ use tonic::transport::Endpoint;
 
 use crate::replica::Replica;
 use crate::support::ALICE;
+use crate::support::gateway::{Gateway, secret_file};
 use crate::support::host::HOSTING;
 use crate::support::jobs::{Bearer, of};
 use crate::support::link::{Link, State};
 use crate::support::nats::{Cluster, Nats};
+use crate::support::routes::Routes;
 
 /// For three replicas to be ready after whatever happened.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -21,22 +23,33 @@ pub struct Cell {
     pub replicas: [Replica; 3],
     /// Of each replica, to each server.
     pub links: [[Link; 3]; 3],
+    /// Among the servers.
+    pub routes: Routes,
+    /// That jobs have keys of.
+    pub gateway: Gateway,
     /// Kept when the test fails.
     pub logs: PathBuf,
 }
 
+/// A job of a few seconds outlives its key.
+const KEYS: &str = "issue_timeout_sec = 2\nttl_sec = 4\nrotate_before_sec = 2\n";
+
 /// Sessions and records are kept for longer than any run; a host that is lost is lost
 /// soon enough for it to matter.
-fn config() -> String {
+fn config(gateway: &Gateway, dir: &Path) -> String {
     let hosting = HOSTING
         .replace("lost_after_sec = 600", "lost_after_sec = 8")
         .replace("accept_within_sec = 600", "accept_within_sec = 4");
-    format!("{hosting}\n[limits]\nresume_window_sec = 7200\n")
+    let seal = secret_file(dir, "seal.key", &"0f".repeat(32));
+    format!(
+        "{}encryption_key_file = {seal:?}\n{KEYS}\n{hosting}\n[limits]\nresume_window_sec = 7200\n",
+        gateway.toml(dir)
+    )
 }
 
 impl Cell {
     pub async fn start(logs: &Path) -> (Self, Cluster) {
-        let nats = Nats::cluster();
+        let (nats, routes) = Nats::cluster_with_routes().await;
         let mut links = Vec::new();
         for _ in 0..3 {
             let mut to = Vec::new();
@@ -47,7 +60,8 @@ impl Cell {
             links.push(<[Link; 3]>::try_from(to).ok().expect("three"));
         }
         let links = <[[Link; 3]; 3]>::try_from(links).ok().expect("three");
-        let config = config();
+        let gateway = Gateway::start().await;
+        let config = config(&gateway, logs);
         let replicas = [0, 1, 2].map(|number| {
             let urls = links[number].each_ref().map(|link| link.address);
             Replica::start(number, &urls, &config, logs)
@@ -55,6 +69,8 @@ impl Cell {
         let cell = Self {
             replicas,
             links,
+            routes,
+            gateway,
             logs: logs.to_owned(),
         };
         cell.ready().await;
@@ -103,14 +119,10 @@ impl Cell {
     }
 
     pub fn heal_links(&self) {
+        self.routes.heal();
         self.links
             .iter()
             .flatten()
             .for_each(|link| link.set(State::Whole));
-    }
-
-    /// A path of a replica's file.
-    pub fn file(&self, replica: usize) -> PathBuf {
-        self.replicas[replica].dir.join("arcpd.db")
     }
 }

@@ -1,6 +1,6 @@
 //! Verdicts over what was recorded (pure). Each says what is wrong, or nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::Value;
 
@@ -142,45 +142,91 @@ impl Record {
     }
 }
 
-/// One terminal, behind everything; what counts counts on, from 1 with each attempt.
+/// One terminal, behind everything; what counts counts on, from 1 with each attempt, or
+/// from the last checkpoint.
 pub fn job(records: &[Record]) -> Result<(), String> {
     let ends = records.iter().filter(|record| record.is_end()).count();
     if ends != 1 || !records.last().is_some_and(Record::is_end) {
         return Err(format!("{ends} terminals in {records:?}"));
     }
-    let mut last = (1, 0);
+    let mut last = Counted {
+        attempt: 1,
+        step: 0,
+        saved: 0,
+    };
     for record in records {
         let Some(now) = counted(record) else { continue };
-        let goes_on = now.0 == last.0 && now.1 == last.1 + 1;
-        let anew = now.0 > last.0 && now.1 == 1;
+        let goes_on = now.attempt == last.attempt && now.step == last.step + 1;
+        // A checkpoint that is told of is durable, and there may be one behind it.
+        let from = last.saved..=last.step;
+        let resumes = now.step == now.saved + 1 && (now.saved == 0 || from.contains(&now.saved));
+        let anew = now.attempt > last.attempt && resumes && last.saved <= now.saved;
         if !goes_on && !anew {
-            return Err(format!("attempt {}, step {} after {last:?}", now.0, now.1));
+            return Err(format!("{now:?} after {last:?}"));
         }
         last = now;
     }
     Ok(())
 }
 
-/// The attempt and the step that a record is of, if it says so.
-fn counted(record: &Record) -> Option<(u64, u64)> {
-    if let Some(step) = record.body["current"].as_f64() {
-        return Some((1, step as u64));
-    }
-    let (attempt, step) = record.body["message"].as_str()?.split_once(" step ")?;
-    Some((attempt.parse().ok()?, step.parse().ok()?))
+#[derive(Clone, Copy, Debug)]
+struct Counted {
+    attempt: u64,
+    step: u64,
+    /// The step of the checkpoint before it; 0 without one.
+    saved: u64,
 }
 
-/// No more was spent than was granted, in thousandths.
-pub fn budget(records: &[Record], granted: i64) -> Result<(), String> {
-    // What is left is told as a metric too.
-    let cost = |record: &&Record| record.body["name"] == "cost.step";
-    let spent = records.iter().filter(cost);
-    let spent = spent.map(|record| record.body["value"].as_f64().unwrap_or_default());
-    let spent = spent
-        .map(|value| (value * 1000.0).round() as i64)
-        .sum::<i64>();
-    if spent > granted {
-        return Err(format!("{spent} of {granted} thousandths spent"));
+/// What a record counts, if it does.
+fn counted(record: &Record) -> Option<Counted> {
+    if let Some(step) = record.body["current"].as_f64() {
+        return Some(Counted {
+            attempt: 1,
+            step: step as u64,
+            saved: 0,
+        });
+    }
+    let (attempt, rest) = record.body["message"].as_str()?.split_once(" step ")?;
+    let (step, saved) = rest.split_once(" saved ").unwrap_or((rest, "0"));
+    Some(Counted {
+        attempt: attempt.parse().ok()?,
+        step: step.parse().ok()?,
+        saved: saved.parse().ok()?,
+    })
+}
+
+/// By a job itself, in thousandths.
+pub fn spent(records: &[Record]) -> i64 {
+    records.iter().filter_map(cost).sum()
+}
+
+/// What a record says was spent. What is left is told as a metric too.
+pub fn cost(record: &Record) -> Option<i64> {
+    let value = record.body["value"].as_f64();
+    (record.body["name"] == "cost.step").then(|| (value.unwrap_or(0.0) * 1000.0).round() as i64)
+}
+
+/// No more was spent than was granted, in thousandths, and that much is stored.
+pub fn budget(records: &[Record], granted: Option<i64>, stored: i64) -> Result<(), String> {
+    let spent = spent(records);
+    if granted.is_some_and(|granted| spent > granted) {
+        return Err(format!("{spent} of {granted:?} thousandths spent"));
+    }
+    if spent != stored {
+        return Err(format!("{spent} thousandths spent and {stored} stored"));
+    }
+    Ok(())
+}
+
+/// A session has what its jobs say, and all below them, to their last records.
+pub fn complete(view: &[(i64, u64)], lasts: &BTreeMap<i64, u64>) -> Result<(), String> {
+    let seen: HashSet<_> = view.iter().copied().collect();
+    for (stream, last) in lasts {
+        if let Some(seq) = (1..=*last).find(|seq| !seen.contains(&(*stream, *seq))) {
+            return Err(format!(
+                "record {seq} of stream {stream} is not in its view"
+            ));
+        }
     }
     Ok(())
 }
@@ -335,6 +381,33 @@ mod tests {
     }
 
     #[test]
+    fn a_job_goes_on_from_its_last_checkpoint_and_not_from_before_or_behind_it() {
+        let begun = [
+            "1 step 1 saved 0",
+            "1 step 2 saved 0",
+            "1 step 3 saved 2",
+            "1 step 4 saved 2",
+        ];
+        let then = |next: &str| {
+            let said_all = begun.into_iter().chain([next]);
+            let steps = said_all.map(|text| said("log", json!({ "message": text })));
+            let records: Vec<_> = steps.chain([said("job.result", json!({}))]).collect();
+            job(&records)
+        };
+        for right in ["2 step 3 saved 2", "2 step 5 saved 4", "3 step 4 saved 3"] {
+            assert_eq!(then(right), Ok(()), "{right}");
+        }
+        for wrong in [
+            "2 step 1 saved 0",
+            "2 step 2 saved 1",
+            "2 step 6 saved 5",
+            "2 step 5 saved 2",
+        ] {
+            assert!(then(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_budget_is_what_is_spent_and_not_what_is_left() {
         let cost = said("metric", json!({ "name": "cost.step", "value": 0.1 }));
         let left = said(
@@ -342,8 +415,21 @@ mod tests {
             json!({ "name": "cost.budget.remaining", "value": 0.9 }),
         );
         let records = [cost.clone(), left, cost];
-        assert_eq!(budget(&records, 200), Ok(()));
-        assert!(budget(&records, 199).is_err());
+        assert_eq!(budget(&records, Some(200), 200), Ok(()));
+        assert!(budget(&records, Some(199), 200).is_err());
+        assert!(
+            budget(&records, Some(200), 100).is_err(),
+            "100 are forgotten"
+        );
+        assert_eq!(budget(&records, None, 200), Ok(()));
+    }
+
+    #[test]
+    fn a_view_without_the_end_of_a_job_is_told() {
+        let view = [(7, 1), (8, 1), (7, 2)];
+        assert_eq!(complete(&view, &BTreeMap::from([(7, 2), (8, 1)])), Ok(()));
+        assert!(complete(&view, &BTreeMap::from([(7, 3)])).is_err());
+        assert!(complete(&view, &BTreeMap::from([(9, 1)])).is_err());
     }
 
     #[test]

@@ -4,16 +4,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::{SinkExt, StreamExt};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::cell::Cell;
 use crate::history::{Answer, History};
+use crate::line::{Line, Wire};
 use crate::support::ALICE;
-use crate::support::ws::{Socket, hello};
+use crate::support::ws::hello;
 use crate::work::{Shared, Work};
 
 /// After which a silent connection is taken for dead; less than what a replica takes to
@@ -33,7 +32,7 @@ pub struct Client {
     history: Arc<History>,
     random: StdRng,
     session: Option<Ticket>,
-    socket: Option<Socket>,
+    line: Option<Line>,
     /// Sent and not answered.
     open: Vec<(String, Work)>,
     /// Accepted in this session.
@@ -66,7 +65,7 @@ impl Client {
             history,
             random: StdRng::seed_from_u64(seed),
             session: None,
-            socket: None,
+            line: None,
             open: Vec::new(),
             own: Vec::new(),
             said: 0,
@@ -102,7 +101,7 @@ impl Client {
             .as_ref()
             .map_or("no session", |ticket| &ticket.id);
         self.history.note(session, why);
-        if self.socket.take().is_some() {
+        if self.line.take().is_some() {
             self.history.count("connections lost");
         }
         let back_off = Duration::from_millis(self.random.random_range(10..150));
@@ -118,7 +117,7 @@ impl Client {
     async fn step(&mut self) -> Result<(), Lost> {
         if self.steps >= STEPS_PER_SESSION && self.open.is_empty() {
             self.steps = 0;
-            (self.session, self.socket) = (None, None);
+            (self.session, self.line) = (None, None);
             self.own.clear();
         }
         self.steps += 1;
@@ -141,7 +140,7 @@ impl Client {
             32..45 => self.subscribe().await,
             45..52 => self.cancel().await,
             52..62 => {
-                self.socket = None;
+                self.line = None;
                 self.history.count("moves");
                 Ok(())
             }
@@ -274,31 +273,22 @@ impl Client {
     }
 
     async fn say(&mut self, frame: &Value) -> Result<(), Lost> {
-        let socket = self
-            .socket
-            .as_mut()
-            .ok_or_else(|| Lost("not attached".into()))?;
-        let sent = socket.send(Message::text(frame.to_string()));
-        match tokio::time::timeout(PATIENCE, sent).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Lost(error.to_string())),
+        let line = self.line.as_mut();
+        let line = line.ok_or_else(|| Lost("not attached".into()))?;
+        match tokio::time::timeout(PATIENCE, line.say(frame)).await {
+            Ok(said) => said.map_err(Lost),
             Err(_) => Err(Lost("the connection takes nothing".into())),
         }
     }
 
     /// The next frame, written down if it has a number; none within the limit.
     async fn hear(&mut self, limit: Duration) -> Result<Option<Value>, Lost> {
-        let socket = self
-            .socket
-            .as_mut()
-            .ok_or_else(|| Lost("not attached".into()))?;
-        let heard = match tokio::time::timeout(limit, socket.next()).await {
-            Err(_) => return Ok(None),
-            Ok(Some(Ok(Message::Text(text)))) => text,
-            Ok(Some(Ok(Message::Close(_)) | Err(_)) | None) => return Err(Lost("closed".into())),
-            Ok(Some(Ok(_))) => return Ok(Some(Value::Null)),
+        let line = self.line.as_mut();
+        let line = line.ok_or_else(|| Lost("not attached".into()))?;
+        let Ok(heard) = tokio::time::timeout(limit, line.hear()).await else {
+            return Ok(None);
         };
-        let frame: Value = serde_json::from_str(&heard).expect("JSON");
+        let frame = heard.map_err(Lost)?;
         if let (Some(seq), Some(ticket)) = (frame["event_seq"].as_u64(), &mut self.session) {
             ticket.last = ticket.last.max(seq);
             self.history.numbered(&ticket.id, seq, frame.clone());
@@ -319,7 +309,7 @@ impl Client {
 
     /// Connected and welcomed, at any replica that serves; the same session if it has one.
     async fn attach(&mut self) -> Result<(), Lost> {
-        if self.socket.is_some() {
+        if self.line.is_some() {
             return Ok(());
         }
         let attached = tokio::time::timeout(PATIENCE, self.dial()).await;
@@ -331,9 +321,6 @@ impl Client {
         let Some(address) = self.cell.replicas[replica].address() else {
             return Err(Lost("it is down".into()));
         };
-        let dialled = tokio_tungstenite::connect_async(format!("ws://{address}/arcp")).await;
-        let (socket, _) = dialled.map_err(|error| Lost(error.to_string()))?;
-        self.socket = Some(socket);
         let after = match &self.session {
             // Most have what they were sent last; some have lost the end of it.
             Some(ticket) if self.random.random_bool(0.7) => ticket.last,
@@ -346,11 +333,14 @@ impl Client {
             json!({ "session_id": ticket.id, "resume_token": ticket.token, "last_event_seq": after })
         });
         let more = resume.map_or(json!({}), |resume| json!({ "resume": resume }));
-        self.say(&hello("h", ALICE, more)).await?;
+        let wire = match self.random.random() {
+            true => Wire::Grpc,
+            false => Wire::WebSocket,
+        };
+        let line = Line::open(wire, &address, &hello("h", ALICE, more)).await;
+        self.line = Some(line.map_err(Lost)?);
         let welcome = loop {
-            if let Some(frame) = self.hear(PATIENCE).await?
-                && !frame.is_null()
-            {
+            if let Some(frame) = self.hear(PATIENCE).await? {
                 break frame;
             }
         };
@@ -376,7 +366,7 @@ impl Client {
             last,
         });
         self.history.attached(id, token, after);
-        self.history.count("attached");
+        self.history.count(format!("attached by {wire:?}"));
         Ok(())
     }
 }

@@ -1,12 +1,14 @@
 //! What the replicas' files have, read beside the replicas.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, params};
+use serde_json::Value;
 
 use crate::checker::{Block, Change, ViewOp};
+use crate::work::thousandths;
 
 /// Of a file at one moment.
 pub struct File {
@@ -19,9 +21,15 @@ pub struct File {
 pub struct Job {
     pub id: String,
     pub stream: i64,
+    pub session: String,
     pub key: Option<String>,
-    pub lease_json: String,
-    pub ended: bool,
+    pub parent: Option<String>,
+    pub lease: Value,
+    /// In thousandths.
+    pub spent: i64,
+    pub last_seq: u64,
+    /// Of its end: the position in the log, and the time in milliseconds.
+    pub ended: Option<(i64, i64)>,
 }
 
 impl File {
@@ -40,23 +48,39 @@ impl File {
 
     pub fn unfinished(&self) -> Vec<String> {
         let jobs = self.jobs().into_iter();
-        jobs.filter(|job| !job.ended).map(|job| job.id).collect()
+        let open = jobs.filter(|job| job.ended.is_none());
+        open.map(|job| job.id).collect()
     }
 
     pub fn jobs(&self) -> Vec<Job> {
-        let select =
-            "SELECT id, stream, idempotency_key, lease_json, end_position IS NOT NULL FROM job";
+        let select = "SELECT id, stream, session_id, idempotency_key, parent_id, lease_json,
+            spent_json, last_seq, end_position, ended_at_ms FROM job";
         let mut select = self.connection.prepare(select).unwrap();
         let rows = select.query_map([], |row| {
+            let (lease, spent): (String, Option<String>) = (row.get(5)?, row.get(6)?);
+            let spent = spent.as_deref().map(parsed).unwrap_or_default();
+            let spent = spent["USD"].as_str().and_then(thousandths);
+            let (position, at): (Option<i64>, Option<i64>) = (row.get(8)?, row.get(9)?);
             Ok(Job {
                 id: row.get(0)?,
                 stream: row.get(1)?,
-                key: row.get(2)?,
-                lease_json: row.get(3)?,
-                ended: row.get(4)?,
+                session: row.get(2)?,
+                key: row.get(3)?,
+                parent: row.get(4)?,
+                lease: parsed(&lease),
+                spent: spent.unwrap_or(0),
+                last_seq: row.get::<_, i64>(7)? as u64,
+                ended: position.zip(at),
             })
         });
         rows.unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    /// How many credentials are not done with.
+    pub fn credentials(&self) -> i64 {
+        let count = "SELECT count(*) FROM credential";
+        let count = self.connection.query_row(count, [], |row| row.get(0));
+        count.unwrap()
     }
 
     pub fn blocks(&self) -> Vec<Block> {
@@ -71,6 +95,16 @@ impl File {
             })
         });
         rows.unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    /// Of each record, by its stream and its number.
+    pub fn positions(&self) -> HashMap<(i64, u64), i64> {
+        let blocks = self.blocks().into_iter();
+        let records = blocks.flat_map(|block| {
+            let numbers = block.first..=block.last;
+            numbers.map(move |seq| ((block.stream, seq), block.position))
+        });
+        records.collect()
     }
 
     pub fn view_ops(&self, session: &str) -> Vec<ViewOp> {
@@ -138,4 +172,8 @@ impl File {
         });
         rows.unwrap().collect::<Result<_, _>>().unwrap()
     }
+}
+
+fn parsed(json: &str) -> Value {
+    serde_json::from_str(json).expect("JSON in a file")
 }

@@ -60,6 +60,17 @@ pub enum Answer {
     },
 }
 
+impl Session {
+    /// The last number it has.
+    pub fn last(&self) -> u64 {
+        let numbers = self.heard.iter().map(|heard| match heard {
+            Heard::Attached { .. } => 0,
+            Heard::Numbered { seq, .. } => *seq,
+        });
+        numbers.max().unwrap_or(0)
+    }
+}
+
 impl History {
     /// With its events in a file of a folder.
     pub fn new(logs: &Path) -> Self {

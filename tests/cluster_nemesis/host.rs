@@ -12,39 +12,29 @@ use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
 use crate::cell::Cell;
+use crate::held::Held;
 use crate::history::History;
-use crate::support::host::{
-    HostPeer, WORKERS, agent, complete, event, held, log, register, result, with_policy,
-};
-use crate::work::Shared;
+use crate::support::host::{HostPeer, WORKERS, agent, held, register, with_policy};
+use crate::work::{LEADS, Shared};
 
 /// One step of one of its jobs.
 const STEP: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(4);
+/// Jobs that it takes at once, and those of them that wait for others.
+const JOBS_MAX: u32 = 8;
+const LEADS_MAX: u32 = 5;
 
 pub struct Host {
     cell: Arc<Cell>,
     shared: Arc<Shared>,
     history: Arc<History>,
+    number: u64,
     name: String,
     random: StdRng,
+    /// Where it is connected.
+    replica: usize,
     /// By job.
     held: BTreeMap<String, Held>,
-}
-
-/// An assignment, and what has been reported of it.
-struct Held {
-    of: AssignmentRef,
-    attempt: u32,
-    steps: u64,
-    spends: bool,
-    /// Sent, and not known to be durable.
-    unacked: Vec<proto::Report>,
-    seq: u64,
-    step: u64,
-    /// The answer it waits for.
-    asked: Option<String>,
-    ended: bool,
 }
 
 /// The stream ended, or is to.
@@ -62,8 +52,10 @@ impl Host {
             cell,
             shared,
             history,
+            number,
             name: format!("host-{number}"),
             random: StdRng::seed_from_u64(seed),
+            replica: 0,
             held: BTreeMap::new(),
         }
     }
@@ -89,33 +81,37 @@ impl Host {
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"));
         let channel = endpoint.expect("an address").connect().await.ok()?;
         let mut peer = HostPeer::on(channel, WORKERS).await.ok()?;
-        let agents = vec![
-            agent("fails"),
-            with_policy("again", proto::LossPolicy::Retry),
-        ];
-        let mut register = register(&self.name, agents, 8);
+        self.forget();
+        let mut register = register(&self.name, agents(self.number), JOBS_MAX);
         register.resume = self.held.values().map(|one| held(&one.of)).collect();
         peer.say(Say::Register(register)).await;
         let Ok(Hear::Registered(registered)) = peer.hear().await else {
             return None;
         };
+        self.replica = replica;
         for dropped in &registered.drop {
             self.held.remove(&dropped.job_id);
             self.history.count("assignments dropped");
         }
-        for kept in registered.keep {
-            let of = kept.r#ref.expect("a ref");
-            if let Some(one) = self.held.get_mut(&of.job_id) {
+        for kept in &registered.keep {
+            let job = &kept.r#ref.as_ref().expect("a ref").job_id;
+            if let Some(one) = self.held.get_mut(job) {
                 self.history.count("assignments kept");
-                one.asked = None;
-                one.acked(kept.acked_seq);
-                peer.report(&of, one.unacked.clone()).await;
-                if kept.cancelled {
-                    one.cancel(&mut peer).await;
-                }
+                self.shared.is_at(job, replica);
+                one.kept(&mut peer, kept).await;
             }
         }
         Some(peer)
+    }
+
+    /// As a process that has ended in between: one that it does not name is lost.
+    fn forget(&mut self) {
+        if self.random.random_bool(0.2)
+            && let Some(job) = self.held.keys().next().cloned()
+        {
+            self.held.remove(&job);
+            self.history.count("assignments forgotten");
+        }
     }
 
     async fn work(&mut self, peer: &mut HostPeer) -> Gone {
@@ -149,7 +145,7 @@ impl Host {
                     peer.beat().await;
                 }
                 _ = steps.tick() => self.step(peer).await,
-                () = &mut leave, if !self.shared.is_over() => {
+                () = &mut leave => {
                     self.history.count("hosts moved");
                     return Gone;
                 }
@@ -159,28 +155,12 @@ impl Host {
 
     async fn hear(&mut self, peer: &mut HostPeer, heard: Hear) {
         match heard {
-            Hear::Assign(assign) => {
-                let of = assign.r#ref.expect("a ref");
-                let input: Value = serde_json::from_str(&assign.input_json).expect("JSON");
-                let one = Held {
-                    of: of.clone(),
-                    attempt: assign.attempt,
-                    steps: input["steps"].as_u64().unwrap_or(1),
-                    spends: !input["per_step"].is_null(),
-                    unacked: Vec::new(),
-                    seq: 0,
-                    step: 0,
-                    asked: None,
-                    ended: false,
-                };
-                self.held.insert(of.job_id.clone(), one);
-                peer.accept(&of).await;
-            }
+            Hear::Assign(assign) => self.assigned(peer, assign).await,
             Hear::Ack(ack) => {
                 let of = ack.r#ref.expect("a ref");
                 if let Some(one) = self.of(&of) {
                     one.acked(ack.seq);
-                    if one.ended && one.unacked.is_empty() {
+                    if one.is_over() {
                         self.held.remove(&of.job_id);
                     }
                 }
@@ -203,21 +183,64 @@ impl Host {
                     .fault(format!("a report was rejected: {rejected:?}"));
             }
             Hear::AuthorizeResult(answer) => {
-                let Some(one) = answer.r#ref.as_ref().and_then(|of| self.of(of)) else {
-                    return;
-                };
-                if one
-                    .asked
-                    .take_if(|asked| *asked == answer.call_id)
-                    .is_some()
+                let one = answer.r#ref.as_ref().and_then(|of| self.of(of));
+                if let Some(one) = one
+                    && one.is_answer(&answer.call_id)
                 {
-                    match answer.allowed {
-                        true => one.spend(peer).await,
-                        false => one.end(peer).await,
-                    }
+                    one.allowed(peer, answer.allowed).await;
+                }
+            }
+            Hear::DelegateResult(answer) => self.delegated(&answer),
+            Hear::ChildEnded(ended) => {
+                let one = ended.r#ref.as_ref().and_then(|of| self.of(of));
+                if let Some(lead) = one.and_then(|one| one.lead.as_mut()) {
+                    lead.ended(&ended.delegate_id);
+                    self.history.count("children ended");
                 }
             }
             _ => {}
+        }
+    }
+
+    async fn assigned(&mut self, peer: &mut HostPeer, assign: proto::Assign) {
+        let of = assign.r#ref.clone().expect("a ref");
+        self.shared.is_at(&of.job_id, self.replica);
+        let lease: Value = serde_json::from_str(&assign.lease_json).unwrap_or_default();
+        let models = lease["model.use"].as_array();
+        if models.is_some_and(|models| !models.is_empty()) && assign.credentials_json.is_empty() {
+            let text = format!("{} was assigned without its key", of.job_id);
+            self.history.fault(text);
+        }
+        if let Some(at) = self.shared.place(&assign.parent_job_id) {
+            let apart = match at == self.replica {
+                true => "children beside their parents",
+                false => "children apart from their parents",
+            };
+            self.history.count(apart);
+        }
+        if !assign.checkpoint.is_empty() {
+            self.history.count("checkpoints taken up");
+        }
+        self.held.insert(of.job_id.clone(), Held::new(assign));
+        peer.accept(&of).await;
+    }
+
+    fn delegated(&mut self, answer: &proto::DelegateResult) {
+        let Some(one) = answer.r#ref.as_ref().and_then(|of| self.of(of)) else {
+            return;
+        };
+        if !one.is_answer(&answer.delegate_id) {
+            return;
+        }
+        let lead = one.lead.as_mut().expect("one that asked");
+        let noted = lead.answered(answer);
+        let what = match answer.code.is_empty() {
+            true => "delegations".into(),
+            false => format!("delegations refused with {}", answer.code),
+        };
+        self.history.count(what);
+        if let Err(fault) = noted {
+            self.history.fault(fault);
         }
     }
 
@@ -228,71 +251,26 @@ impl Host {
     /// One of its jobs goes on.
     async fn step(&mut self, peer: &mut HostPeer) {
         let ready = self.held.values_mut();
-        let mut ready: Vec<_> = ready
-            .filter(|one| !one.ended && one.asked.is_none())
-            .collect();
+        let mut ready: Vec<_> = ready.filter(|one| one.is_ready()).collect();
         if ready.is_empty() {
             return;
         }
         let index = self.random.random_range(0..ready.len());
-        let one = &mut ready[index];
-        if one.step == one.steps {
-            one.end(peer).await;
-        } else if one.spends {
-            one.ask(peer).await;
-        } else {
-            one.step += 1;
-            let said = format!("{} step {}", one.attempt, one.step);
-            one.report(peer, |seq| log(seq, &said)).await;
-        }
+        ready[index].go_on(peer).await;
     }
 }
 
-impl Held {
-    async fn report(&mut self, peer: &mut HostPeer, make: impl FnOnce(u64) -> proto::Report) {
-        self.seq += 1;
-        let report = make(self.seq);
-        self.unacked.push(report.clone());
-        peer.report(&self.of, vec![report]).await;
-    }
-
-    fn acked(&mut self, seq: u64) {
-        self.unacked.retain(|report| report.seq > seq);
-    }
-
-    async fn ask(&mut self, peer: &mut HostPeer) {
-        let call_id = format!("call-{}", self.seq);
-        self.asked = Some(call_id.clone());
-        let ask = proto::Authorize {
-            r#ref: Some(self.of.clone()),
-            call_id,
-            capability: "tool.call".into(),
-            target: "spend".into(),
-        };
-        peer.say(Say::Authorize(ask)).await;
-    }
-
-    async fn spend(&mut self, peer: &mut HostPeer) {
-        self.step += 1;
-        let metric = proto::Metric {
-            name: "cost.step".into(),
-            value: 0.1,
-            unit: "USD".into(),
-            ..Default::default()
-        };
-        let body = proto::job_event::Body::Metric(metric);
-        self.report(peer, |seq| event(seq, body)).await;
-    }
-
-    async fn end(&mut self, peer: &mut HostPeer) {
-        self.ended = true;
-        self.report(peer, |seq| result(seq, "null")).await;
-    }
-
-    async fn cancel(&mut self, peer: &mut HostPeer) {
-        if !std::mem::replace(&mut self.ended, true) {
-            let cancelled = proto::complete::Outcome::Cancelled(proto::Cancelled {});
-            self.report(peer, |seq| complete(seq, cancelled)).await;
-        }
+/// What a host offers, by what is to become of a job of it whose host is lost. One that
+/// leads does not do all of the rest, so that children are elsewhere.
+fn agents(number: u64) -> Vec<proto::HostedAgent> {
+    let fails = agent("fails");
+    let again = with_policy("again", proto::LossPolicy::Retry);
+    let keeps = with_policy("keeps", proto::LossPolicy::Checkpoint);
+    let mut leads = with_policy(LEADS, proto::LossPolicy::Retry);
+    leads.max_in_flight = LEADS_MAX;
+    match number {
+        0 => vec![leads, fails],
+        1 => vec![again, keeps],
+        _ => vec![fails, again, keeps],
     }
 }

@@ -7,15 +7,23 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod budgets;
 mod caller;
 mod cell;
 mod checker;
 mod client;
+mod fault;
 mod files;
+mod held;
 mod history;
 mod host;
+mod jobs;
+mod keys;
+mod lead;
+mod line;
 mod nemesis;
 mod replica;
+mod sessions;
 mod verify;
 mod work;
 
@@ -25,15 +33,16 @@ use std::time::Duration;
 use caller::Caller;
 use cell::Cell;
 use client::Client;
+use fault::Fault;
 use history::History;
 use host::Host;
-use nemesis::{Fault, Nemesis};
+use nemesis::Nemesis;
 use tokio::task::JoinSet;
-use work::Shared;
+use work::{HOSTED, Shared};
 
 const CLIENTS: u64 = 4;
 const CALLERS: u64 = 2;
-const HOSTS: u64 = 2;
+const HOSTS: u64 = 3;
 
 fn from_env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -61,7 +70,7 @@ impl Load {
             let host = Host::new(cell.clone(), shared.clone(), history.clone(), number, seed);
             load.hosts.spawn(host.run());
         }
-        for agent in ["fails", "again"] {
+        for agent in HOSTED {
             cell.knows(agent).await;
         }
         for number in 0..CLIENTS {
@@ -145,7 +154,7 @@ async fn clients_that_go_from_replica_to_replica_lose_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_told_holds_whatever_becomes_of_replicas_servers_and_links() {
     let time = Duration::from_secs(from_env("ARCPD_NEMESIS_SEC").unwrap_or(60));
-    under("nemesis", &nemesis::ALL, time).await;
+    under("nemesis", &fault::ALL, time).await;
 }
 
 /// Those of the kinds that `ARCPD_NEMESIS_FAULTS` names, by commas; all without it.
@@ -163,13 +172,23 @@ fn chosen(kinds: &[Fault]) -> Vec<Fault> {
 /// Plays under faults of these kinds, and judges.
 async fn under(name: &str, kinds: &[Fault], time: Duration) {
     let seed = seed();
+    let mut kinds = chosen(kinds);
+    let rolls = kinds.contains(&Fault::RollReplica);
+    let previous = rolls
+        .then(|| tokio::task::block_in_place(support::previous::arcpd))
+        .flatten();
+    if previous.is_none() {
+        kinds.retain(|kind| *kind != Fault::RollReplica);
+    }
     let (cell, nats) = Cell::start(&logs(name, seed)).await;
     let cell = Arc::new(cell);
     let load = Load::start(&cell, seed).await;
     let history = load.history.clone();
-    let nemesis = Nemesis::new(cell.clone(), nats, history, seed, time);
-    let nats = nemesis.run(&chosen(kinds)).await;
+    let nemesis = Nemesis::new(cell.clone(), nats, history.clone(), seed, time, previous);
+    let nats = nemesis.run(&kinds).await;
+    history.note("nemesis", "all is whole");
     let history = load.end(&cell).await;
+    history.note("nemesis", "all jobs are over");
     verdict(&cell, &history, seed, kinds.is_empty()).await;
     drop(nats);
 }

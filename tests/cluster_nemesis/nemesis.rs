@@ -1,6 +1,7 @@
 //! Faults, one after another, chosen by a seed. Each is for a bounded time, and leaves
 //! some two replicas and some two servers whole or is over soon.
 
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,9 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::cell::Cell;
+use crate::fault::Fault;
 use crate::history::History;
+use crate::support::gateway::Mood;
 use crate::support::link::State;
 use crate::support::nats::Cluster;
 
@@ -21,51 +24,14 @@ const STREAM: &str = "ARCP_LOG_arcpd";
 /// that has a leader again.
 const WHOLE_WITHIN: Duration = Duration::from_secs(60);
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Fault {
-    KillReplica,
-    /// Past every lease: it wakes as one that is gone.
-    PauseReplica,
-    /// For less than it takes to be declared gone.
-    PauseReplicaBriefly,
-    DrainReplica,
-    KillServer,
-    KillLeader,
-    PauseServer,
-    PauseLeader,
-    /// From one replica to one server, or to all.
-    CutLink,
-    CutReplica,
-    FreezeLink,
-    FreezeReplica,
-    /// Longer than a command waits for its answer.
-    LoseQuorum,
-    KillReplicaAndLeader,
-}
-
-pub const ALL: [Fault; 14] = [
-    Fault::KillReplica,
-    Fault::PauseReplica,
-    Fault::PauseReplicaBriefly,
-    Fault::DrainReplica,
-    Fault::KillServer,
-    Fault::KillLeader,
-    Fault::PauseServer,
-    Fault::PauseLeader,
-    Fault::CutLink,
-    Fault::CutReplica,
-    Fault::FreezeLink,
-    Fault::FreezeReplica,
-    Fault::LoseQuorum,
-    Fault::KillReplicaAndLeader,
-];
-
 pub struct Nemesis {
     cell: Arc<Cell>,
     nats: Cluster,
     history: Arc<History>,
     random: StdRng,
     until: Instant,
+    /// The two that replicas are run with.
+    versions: [PathBuf; 2],
 }
 
 impl Nemesis {
@@ -75,13 +41,16 @@ impl Nemesis {
         history: Arc<History>,
         seed: u64,
         time: Duration,
+        previous: Option<PathBuf>,
     ) -> Self {
+        let present = PathBuf::from(env!("CARGO_BIN_EXE_arcpd"));
         Self {
             cell,
             nats,
             history,
             random: StdRng::seed_from_u64(seed),
             until: Instant::now() + time,
+            versions: [previous.unwrap_or_else(|| present.clone()), present],
         }
     }
 
@@ -128,19 +97,23 @@ impl Nemesis {
             Fault::KillLeader | Fault::PauseLeader | Fault::KillReplicaAndLeader => {
                 self.nats.leader_of(STREAM).await
             }
+            Fault::CutServer
+            | Fault::FreezeServer
+            | Fault::MuteServer
+            | Fault::DeafenServer
+            | Fault::CutRoute
+                if self.random.random() =>
+            {
+                self.nats.leader_of(STREAM).await
+            }
             _ => self.random.random_range(0..3),
         };
         self.history
             .note("nemesis", &format!("replica {replica}, server {server}"));
         match fault {
             Fault::KillReplica => drop(self.end(replica, Signal::KILL).await),
-            Fault::DrainReplica => {
-                let ended = self.end(replica, Signal::TERM).await;
-                if !ended.success() {
-                    self.history
-                        .fault(format!("a drain of {replica} ended with {ended}"));
-                }
-            }
+            Fault::DrainReplica => self.drain(replica).await,
+            Fault::RollReplica => self.roll(replica).await,
             Fault::PauseReplica => self.pause(replica, 4_000..8_000).await,
             Fault::PauseReplicaBriefly => self.pause(replica, 200..2_500).await,
             Fault::KillServer | Fault::KillLeader => {
@@ -156,6 +129,12 @@ impl Nemesis {
                     self.whole(fault).await;
                 }
                 self.nats.nodes[server].resume();
+            }
+            Fault::PauseServers => {
+                let both = [server, (server + 1) % 3];
+                both.iter().for_each(|at| self.nats.nodes[*at].pause());
+                self.rest(2_000..8_000).await;
+                both.iter().for_each(|at| self.nats.nodes[*at].resume());
             }
             Fault::CutLink | Fault::FreezeLink => {
                 let state = match fault {
@@ -173,6 +152,11 @@ impl Nemesis {
             }
             Fault::CutReplica => self.links(replica, State::Cut).await,
             Fault::FreezeReplica => self.links(replica, State::Frozen).await,
+            Fault::CutRoute
+            | Fault::CutServer
+            | Fault::FreezeServer
+            | Fault::MuteServer
+            | Fault::DeafenServer => self.routes(fault, server).await,
             Fault::LoseQuorum => {
                 let other = (server + 1) % 3;
                 self.nats.nodes[server].kill9();
@@ -181,6 +165,8 @@ impl Nemesis {
                 self.nats.nodes[other].resume();
                 self.nats.nodes[server].restart();
             }
+            Fault::StopGateway => self.gateway(Mood::Down).await,
+            Fault::HangGateway => self.gateway(Mood::MakesAndHangs).await,
             Fault::KillReplicaAndLeader => {
                 self.cell.replicas[replica].signal(Signal::KILL);
                 self.nats.nodes[server].kill9();
@@ -190,6 +176,7 @@ impl Nemesis {
         }
         // The next finds two of each whole: the last one's damage is undone by itself.
         self.nats.until_followed(STREAM).await;
+        self.history.note("nemesis", "the stream is followed");
         self.whole(fault).await;
     }
 
@@ -209,10 +196,56 @@ impl Nemesis {
         next.await
     }
 
+    async fn drain(&mut self, replica: usize) {
+        let ended = self.end(replica, Signal::TERM).await;
+        if !ended.success() {
+            self.history
+                .fault(format!("a drain of {replica} ended with {ended}"));
+        }
+    }
+
+    /// To the version that it is not. The earlier one begins with an empty directory, as
+    /// what a later one has opened is not for it.
+    async fn roll(&mut self, replica: usize) {
+        let cell = self.cell.clone();
+        let [previous, present] = self.versions.clone();
+        let rolled = &cell.replicas[replica];
+        let back = rolled.exchange(&previous);
+        match back {
+            true => rolled.lose_file(),
+            false => drop(rolled.exchange(&present)),
+        }
+        self.history
+            .count(if back { "rolled back" } else { "rolled on" });
+        self.drain(replica).await;
+    }
+
     async fn pause(&mut self, replica: usize, ms: std::ops::Range<u64>) {
         self.cell.replicas[replica].signal(Signal::STOP);
         self.rest(ms).await;
         self.cell.replicas[replica].signal(Signal::CONT);
+    }
+
+    /// Between a server and the others: longer than an election, or not.
+    async fn routes(&mut self, fault: Fault, server: usize) {
+        let cell = self.cell.clone();
+        let routes = &cell.routes;
+        match fault {
+            Fault::CutRoute => routes.between(server, (server + 1) % 3, State::Frozen),
+            Fault::CutServer => routes.around(server, State::Cut),
+            Fault::FreezeServer => routes.around(server, State::Frozen),
+            Fault::MuteServer => routes.mute(server),
+            _ => routes.deafen(server),
+        }
+        self.rest(1_000..12_000).await;
+        routes.heal();
+        self.history.note("nemesis", "healed");
+    }
+
+    async fn gateway(&mut self, mood: Mood) {
+        self.cell.gateway.set(mood);
+        self.rest(1_000..5_000).await;
+        self.cell.gateway.set(Mood::Well);
     }
 
     /// All of a replica's.

@@ -6,6 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -22,9 +23,10 @@ const BACK_OFF: Duration = Duration::from_millis(300);
 /// For one that is paused takes connections and says nothing.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// In its directory.
+const FILE: &str = "arcpd.db";
+
 pub struct Replica {
-    /// Kept when the test fails.
-    pub dir: PathBuf,
     shared: Arc<Shared>,
     /// Dropped to end it.
     stop: Option<Sender<()>>,
@@ -40,6 +42,11 @@ struct Shared {
     /// Lines that no replica should ever write, and ends that none should have.
     faults: Mutex<Vec<String>>,
     log: PathBuf,
+    /// What is run the next time.
+    program: Mutex<PathBuf>,
+    /// Its file, and whether it is without it then.
+    file: PathBuf,
+    loses_file: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -58,19 +65,21 @@ impl Replica {
         let mut command = serve(&dir);
         command.arg("--config").arg(config);
         command.args(["--cluster", &urls.join(","), "--cluster-replication", "3"]);
-        command.stderr(Stdio::piped()).stdout(Stdio::null());
         let shared = Arc::new(Shared {
             child: Mutex::default(),
             serves: watch::Sender::new(None),
             ends: watch::Sender::default(),
             faults: Mutex::default(),
             log: logs.join(format!("replica-{number}.log")),
+            program: Mutex::new(command.get_program().into()),
+            file: dir.join(FILE),
+            loses_file: AtomicBool::new(false),
         });
         let (stop, stopped) = channel();
         let supervised = shared.clone();
         let supervisor = std::thread::spawn(move || {
             loop {
-                supervised.live(&mut command);
+                supervised.live(&command);
                 match stopped.recv_timeout(BACK_OFF) {
                     Err(RecvTimeoutError::Timeout) => {}
                     _ => return,
@@ -78,7 +87,6 @@ impl Replica {
             }
         });
         Self {
-            dir,
             shared,
             stop: Some(stop),
             supervisor: Some(supervisor),
@@ -122,6 +130,21 @@ impl Replica {
         }
     }
 
+    pub fn file(&self) -> &Path {
+        &self.shared.file
+    }
+
+    /// At its next start it begins with an empty directory.
+    pub fn lose_file(&self) {
+        self.shared.loses_file.store(true, Ordering::Relaxed);
+    }
+
+    /// What it is run with from its next start on; whether that is another program.
+    pub fn exchange(&self, program: &Path) -> bool {
+        let before = std::mem::replace(&mut *self.shared.program.lock(), program.to_owned());
+        before != program
+    }
+
     pub fn ends(&self) -> usize {
         self.shared.ends.borrow().len()
     }
@@ -129,6 +152,19 @@ impl Replica {
     pub fn faults(&self) -> Vec<String> {
         self.shared.faults.lock().clone()
     }
+}
+
+/// A command with another program.
+fn run_by(program: &Path, like: &Command) -> Command {
+    let mut command = Command::new(program);
+    command.args(like.get_args());
+    for (name, value) in like.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command
 }
 
 async fn says_ready(admin: &str) -> Option<()> {
@@ -142,7 +178,14 @@ async fn says_ready(admin: &str) -> Option<()> {
 
 impl Shared {
     /// From its start to its end.
-    fn live(&self, command: &mut Command) {
+    fn live(&self, command: &Command) {
+        if self.loses_file.swap(false, Ordering::Relaxed) {
+            for more in ["", "-wal", "-shm"] {
+                let _ = std::fs::remove_file(format!("{}{more}", self.file.display()));
+            }
+        }
+        let mut command = run_by(&self.program.lock(), command);
+        command.stderr(Stdio::piped()).stdout(Stdio::null());
         let mut child = command.spawn().expect("arcpd starts");
         let lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         *self.child.lock() = Some(child);

@@ -51,6 +51,8 @@ pub struct Key {
     pub asked: Value,
     pub traceparent: String,
     pub spend: f64,
+    pub made_at: jiff::Timestamp,
+    pub deleted_at: Option<jiff::Timestamp>,
     pub deleted: bool,
 }
 
@@ -73,6 +75,13 @@ pub struct Gateway {
     deletions: Arc<Mutex<u64>>,
     /// How often it was asked to make a team.
     asked: Arc<Mutex<u64>>,
+}
+
+impl Key {
+    fn delete(&mut self) {
+        self.deleted = true;
+        self.deleted_at = Some(jiff::Timestamp::now());
+    }
 }
 
 type Answer = (StatusCode, Json<Value>);
@@ -296,6 +305,8 @@ async fn generate(
             asked: asked.clone(),
             traceparent: traceparent.unwrap_or_default().to_owned(),
             spend: 0.0,
+            made_at: jiff::Timestamp::now(),
+            deleted_at: None,
             deleted: false,
         });
     }
@@ -323,7 +334,7 @@ async fn delete(
     let mut deleted = 0;
     for key in gateway.keys.lock().unwrap().iter_mut() {
         if !key.deleted && aliases.iter().any(|alias| *alias == key.alias) {
-            key.deleted = true;
+            key.delete();
             deleted += 1;
         }
     }
@@ -389,7 +400,9 @@ async fn delete_team(
         team.map(|team| team.deleted = true).is_some()
     };
     for key in gateway.keys.lock().unwrap().iter_mut() {
-        key.deleted |= key.asked["team_id"] == *id;
+        if !key.deleted && key.asked["team_id"] == *id {
+            key.delete();
+        }
     }
     gateway.touch();
     gateway.hang_in(Mood::DeletesTeamAndHangs).await;

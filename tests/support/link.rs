@@ -16,6 +16,8 @@ pub enum State {
     Frozen,
     /// Only what the one that dials says goes through.
     OneWay,
+    /// Only what the one that listens says goes through.
+    OtherWay,
 }
 
 impl State {
@@ -23,6 +25,7 @@ impl State {
         match self {
             Self::Whole => true,
             Self::OneWay => way == Way::There,
+            Self::OtherWay => way == Way::Back,
             Self::Cut | Self::Frozen => false,
         }
     }

@@ -24,6 +24,7 @@ pub mod process;
 pub mod promtool;
 pub mod proxy;
 pub mod python;
+pub mod routes;
 pub mod scrape;
 pub mod waterfall;
 pub mod ws;

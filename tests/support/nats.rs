@@ -16,6 +16,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::buf::run;
 use super::helm::cached;
+use super::routes::Routes;
 
 const VERSION: &str = "2.15.1";
 /// Of the wheels for Linux on x86-64 and on ARM64.
@@ -85,6 +86,8 @@ pub struct Nats {
     client: Port,
     monitor: Port,
     route: Port,
+    /// Nobody listens there.
+    nowhere: Port,
     /// Its configuration and its store.
     dir: tempfile::TempDir,
     logged: Arc<Mutex<Vec<String>>>,
@@ -107,23 +110,45 @@ impl Nats {
     /// Three servers, once they agree on who leads and who follows.
     pub fn cluster() -> Cluster {
         let mut nodes = ["n0", "n1", "n2"].map(Self::stopped);
-        let routes = nodes.each_ref().map(|node| {
-            let port = node.route.number;
-            format!("nats-route://127.0.0.1:{port}")
-        });
-        let routes = routes.join(", ");
+        let routes = nodes.each_ref().map(Self::route);
         for node in &mut nodes {
-            // Not advertised: a client knows the addresses that it was given, and what a
-            // test has put between stays between.
-            node.configure(&format!(
-                "cluster {{ name: tests, listen: '127.0.0.1:{}', routes: [{routes}], no_advertise: true }}\n",
-                node.route.number
-            ));
-            node.restart();
+            node.join(&routes, "");
         }
-        let cluster = Cluster { nodes };
-        cluster.until_current();
-        cluster
+        Cluster::formed(nodes)
+    }
+
+    /// The same, each route by a link.
+    pub async fn cluster_with_routes() -> (Cluster, Routes) {
+        let mut nodes = ["n0", "n1", "n2"].map(Self::stopped);
+        let routes = Routes::start(nodes.each_ref().map(Self::route)).await;
+        for (number, node) in nodes.iter_mut().enumerate() {
+            // Where nobody listens: who hears of a server from another would dial it
+            // past its link.
+            let nowhere = format!(", advertise: '127.0.0.1:{}'", node.nowhere.number);
+            node.join(&routes.from(number), &nowhere);
+        }
+        (Cluster::formed(nodes), routes)
+    }
+
+    /// Where others dial it.
+    fn route(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.route.number))
+    }
+
+    /// Starts it as one of a cluster.
+    fn join(&mut self, routes: &[SocketAddr], more: &str) {
+        let routes: Vec<_> = routes
+            .iter()
+            .map(|at| format!("nats-route://{at}"))
+            .collect();
+        // Not advertised: a client knows the addresses that it was given, and what a
+        // test has put between stays between.
+        self.configure(&format!(
+            "cluster {{ name: tests, listen: '{}', routes: [{}], no_advertise: true{more} }}\n",
+            self.route(),
+            routes.join(", ")
+        ));
+        self.restart();
     }
 
     fn stopped(name: &str) -> Self {
@@ -133,6 +158,7 @@ impl Nats {
             client: Port::pick(),
             monitor: Port::pick(),
             route: Port::pick(),
+            nowhere: Port::pick(),
             dir: tempfile::tempdir().unwrap(),
             logged: Arc::default(),
         }
@@ -253,6 +279,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    fn formed(nodes: [Nats; 3]) -> Self {
+        let cluster = Self { nodes };
+        cluster.until_current();
+        cluster
+    }
+
     pub fn urls(&self) -> Vec<String> {
         self.nodes.iter().map(Nats::url).collect()
     }
