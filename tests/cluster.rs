@@ -758,6 +758,115 @@ async fn a_job_with_a_child_follows_its_host_to_another_replica() {
     assert!(delegated(&mut boss).await.is_ok());
 }
 
+/// It began anew with nothing spent, so it could spend its budget once more at each replica.
+#[tokio::test]
+async fn what_a_child_has_spent_elsewhere_counts_when_it_is_back() {
+    let (_cell, [a, b, c]) = Cell::start();
+    let mut client = Ws::connect(&c, ALICE).await;
+    let mut worker = HostPeer::serving(&b.address, "w", "a", 4).await;
+    let (mut boss, parent) = boss(&a, &mut client).await;
+    let budget = |amount: &str| json!({ "cost.budget": [format!("USD:{amount}")] });
+    delegate(&mut boss, &parent, "one", budget("1.5")).await;
+    let child = delegated(&mut boss).await.unwrap();
+    let (_, of) = worker.assigned().await;
+    worker.accept(&of).await;
+    worker.report(&of, vec![spent(1, 1.0)]).await;
+    worker.acked(1).await;
+    drop(worker);
+    let mut again = register("w", vec![agent("a")], 4);
+    again.resume = vec![held(&of)];
+    let (mut worker, registered) = HostPeer::connect(&a.address, again).await.unwrap();
+    assert_eq!(registered.keep.len(), 1, "{registered:?}");
+    worker
+        .report(&of, vec![spent(2, 0.5), result(3, "7")])
+        .await;
+    match boss.next().await {
+        Hear::ChildEnded(ended) => assert_eq!(ended.child_job_id, child),
+        other => panic!("expected the child's end, got {other:?}"),
+    }
+    delegate(&mut boss, &parent, "two", budget("0.6")).await;
+    assert_eq!(
+        delegated(&mut boss).await,
+        Err("LEASE_SUBSET_VIOLATION".into())
+    );
+    delegate(&mut boss, &parent, "three", budget("0.5")).await;
+    assert!(delegated(&mut boss).await.is_ok());
+    let mut jobs = support::jobs::connect(&b, ALICE).await;
+    let told = support::jobs::watch_all(&mut jobs, &child).await;
+    let left = told.into_iter().filter_map(left_of).next_back();
+    assert_eq!(left, Some(0.0), "of its own budget");
+}
+
+/// What a record says is left of a budget.
+fn left_of(record: proto::JobRecord) -> Option<f64> {
+    let Some(proto::job_record::Record::JobEvent(event)) = record.record else {
+        return None;
+    };
+    match event.body {
+        Some(proto::job_event::Body::Metric(metric)) => {
+            (metric.name == "cost.budget.remaining").then_some(metric.value)
+        }
+        _ => None,
+    }
+}
+
+/// The child has the lower number, as the replica that made it was there first. It was
+/// taken up before its parent, whose budget was then whole again.
+#[tokio::test]
+async fn a_parent_that_is_inherited_with_its_child_has_no_more_than_before() {
+    let nats = Nats::single();
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [first, second] = dirs.each_ref().map(|dir| replica(&nats, dir.path()));
+    let mut client = Ws::connect(&second, ALICE).await;
+    let mut worker = HostPeer::serving(&first.address, "w", "a", 4).await;
+    let (mut boss, parent) = boss(&first, &mut client).await;
+    let budget = |amount: &str| json!({ "cost.budget": [format!("USD:{amount}")] });
+    delegate(&mut boss, &parent, "one", budget("1.5")).await;
+    delegated(&mut boss).await.unwrap();
+    let (_, child) = worker.assigned().await;
+    worker.accept(&child).await;
+    worker.report(&child, vec![log(1, "begun")]).await;
+    worker.acked(1).await;
+    first.kill();
+    // Not one by one, each with its host.
+    second
+        .until_metric("arcpd_cluster_takeovers_total", |count| count == 1)
+        .await;
+    let mut again = register("w", vec![agent("a")], 4);
+    again.resume = vec![held(&child)];
+    let mut worker = back(&second, again).await;
+    let mut again = register("boss", vec![agent("boss")], 1);
+    again.resume = vec![held(&parent)];
+    let mut boss = back(&second, again).await;
+    delegate(&mut boss, &parent, "two", budget("1")).await;
+    assert_eq!(
+        delegated(&mut boss).await,
+        Err("LEASE_SUBSET_VIOLATION".into())
+    );
+    worker.report(&child, vec![result(2, "7")]).await;
+    delegate(&mut boss, &parent, "one", budget("1.5")).await;
+    assert_eq!(delegated(&mut boss).await, Ok(child.job_id));
+    match boss.next().await {
+        Hear::ChildEnded(ended) => assert_eq!(ended.delegate_id, "one"),
+        other => panic!("expected the child's end, got {other:?}"),
+    }
+    delegate(&mut boss, &parent, "three", budget("2")).await;
+    assert!(delegated(&mut boss).await.is_ok());
+}
+
+/// A host that keeps all it holds; until then its jobs are on their way.
+async fn back(replica: &Runtime, register: proto::Register) -> HostPeer {
+    let began = Instant::now();
+    loop {
+        let came = HostPeer::connect(&replica.address, register.clone()).await;
+        let (peer, registered) = came.expect("a replica that runs");
+        if registered.drop.is_empty() {
+            return peer;
+        }
+        assert!(began.elapsed() < TAKEN_OVER, "{registered:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_stream_of_less_replication_than_asked_for_is_refused() {
     let nats = Nats::single();

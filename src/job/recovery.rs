@@ -24,9 +24,10 @@ const EARLIER_BYTES_MAX: usize = 16 * 1024 * 1024;
 enum Above {
     /// A client's.
     Nobody,
-    /// Of a job here, with so many delegations above that.
+    /// Of a job that is taken up with it, with so many delegations above that.
     Here(Arc<Family>, u32),
-    /// Of a job at another replica; so many delegations are above this one.
+    /// Of a job that runs; so many delegations are above this one. What this one has
+    /// spent elsewhere is in no account of that job, which waits for its end.
     Apart(u32),
     Over,
 }
@@ -72,10 +73,9 @@ impl Jobs {
         let mut hosted: HashMap<_, _> = hosted.into_iter().map(|row| (row.stream, row)).collect();
         let ids: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
         let mut ended = 0;
-        // Parents come before their children: they were made first.
         let mut taken_up: HashMap<String, (Arc<Family>, u32)> = HashMap::new();
         let mut budgets = Vec::new();
-        for row in rows {
+        for row in parents_first(rows) {
             // Read before the records are counted: those of this epoch are only what is
             // said from here on.
             let Some(epoch) = self.log().epoch(row.stream).await? else {
@@ -169,10 +169,6 @@ impl Jobs {
 
     /// What a job was delegated by that is not taken up with it.
     async fn above(&self, parent_id: &str) -> Result<Above, crate::log::Error> {
-        let here = self.live_context(parent_id);
-        if let Some(grant) = here.as_ref().and_then(JobContext::grant) {
-            return Ok(Above::Here(grant.family.clone(), grant.depth));
-        }
         if !self.log().is_replicated() {
             return Ok(Above::Over);
         }
@@ -250,6 +246,20 @@ impl Jobs {
         }
         Ok(Family::new(ledger, row, &lease))
     }
+}
+
+/// A child's number may be the lower one: each replica numbers what it makes by itself.
+fn parents_first(mut rows: Vec<JobRow>) -> Vec<JobRow> {
+    let parents: HashMap<_, _> = rows
+        .iter()
+        .map(|row| (row.id.clone(), row.grant.parent_id.clone()))
+        .collect();
+    let above = |row: &JobRow| {
+        let parent = row.grant.parent_id.as_ref();
+        std::iter::successors(parent, |id| parents.get(*id)?.as_ref()).count()
+    };
+    rows.sort_by_cached_key(|row| (above(row), row.stream));
+    rows
 }
 
 fn stored_lease(row: &JobRow) -> Result<Lease, Failure> {
