@@ -35,7 +35,8 @@
 //! A module may use those to its right, never one to its left:
 //! `cli, bench → server → transport → session → job, fanout → telemetry, credential → log → wire → protocol`;
 //! `authority` is pure and stands on `protocol`;
-//! `agent` implements the seam that `job` offers, `client` stands on `wire` alone.
+//! `agent` implements the seam that `job` offers, `client` stands on `wire` alone, and
+//! `drain`, on `protocol`, is everybody's.
 
 pub mod agent;
 pub mod authority;
@@ -44,6 +45,7 @@ pub mod cli;
 pub mod client;
 mod clock;
 pub mod credential;
+pub mod drain;
 pub mod fanout;
 pub mod job;
 pub mod log;

@@ -4,11 +4,17 @@ mod support;
 
 use std::sync::{Arc, Mutex};
 
+use arcpd::wire::proto::serve_response::Message as Hear;
+use arcpd::wire::proto::{Envelope, envelope::Payload};
+use futures_util::StreamExt;
 use serde_json::json;
-use support::ws::{self, Ws};
+use support::host::*;
+use support::ws::Ws;
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::Message;
+use tonic_types::StatusExt;
 
 /// The type of an HTTP/2 frame.
 const GOAWAY: u8 = 7;
@@ -56,8 +62,9 @@ fn frames(mut bytes: &[u8]) -> Vec<u8> {
     kinds
 }
 
+/// At its age the connection takes no more, and its streams end one by one.
 #[tokio::test]
-async fn an_aged_connection_is_told_to_go_and_what_runs_on_it_goes_on() {
+async fn an_aged_connection_ends_and_its_session_goes_on_where_it_was() {
     let (_dir, runtime) = start_with("[limits]\nconnection_age_max_sec = 1");
     let (address, answered) = tapped(&runtime).await;
     let mut alice = Peer::connect(&address, ALICE).await;
@@ -71,30 +78,77 @@ async fn an_aged_connection_is_told_to_go_and_what_runs_on_it_goes_on() {
         seen.push(alice.next().await.event_seq);
     }
     assert!(!told(), "after half a second");
-    while seen.last() < Some(&150) {
-        seen.push(alice.next().await.event_seq);
-    }
-    assert!(told(), "after a second and a half");
-    seen.extend(seqs(&alice.until_terminal().await));
-    assert_eq!(seen, (1..=301).collect::<Vec<_>>());
-    alice.ping().await;
-    assert_eq!(runtime.metric(OPEN), 1);
-    // With its last stream gone an aged connection goes, whoever holds on to it.
+    let bye = loop {
+        match alice.next().await {
+            Envelope {
+                payload: Some(Payload::SessionBye(bye)),
+                ..
+            } => break bye,
+            event => seen.push(event.event_seq),
+        }
+    };
+    assert!(told(), "before its session ends");
+    assert!(bye.reason.contains("as old as it may become"), "{bye:?}");
+    assert_eq!(bye.reconnect_after, Some(Default::default()));
+    let status = alice.end().await;
+    assert_eq!(status.code(), tonic::Code::Unavailable);
+    let details = status.get_error_details();
+    let retry = details.retry_info().expect("it says when").retry_delay;
+    assert_eq!(retry, Some(std::time::Duration::ZERO));
+    let (session, token) = (alice.session_id.clone(), alice.resume_token.clone());
     drop(alice);
     runtime.until_metric(OPEN, |open| open == 0).await;
+    let last = *seen.last().unwrap();
+    let resumed = Peer::resume(&runtime.address, ALICE, &session, &token, last).await;
+    let mut alice = resumed.welcomed().await;
+    while seen.last() < Some(&last.next_multiple_of(50)) {
+        seen.push(alice.next().await.event_seq);
+    }
+    assert_eq!(seen, (1..=seen.len() as u64).collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn a_websocket_that_is_older_than_the_age_goes_on() {
+async fn a_websocket_ends_at_its_age_too() {
     let (_dir, runtime) = start_with("[limits]\nconnection_age_max_sec = 1");
     let mut ws = Ws::connect(&runtime, ALICE).await;
-    ws.submit("ticker", json!({ "count": 200, "interval_ms": 10 }))
-        .await;
-    assert_eq!(
-        ws::seqs(&ws.until_terminal().await),
-        (1..=201).collect::<Vec<_>>()
+    let opened = std::time::Instant::now();
+    let bye = ws.hear_type("session.bye").await;
+    assert!(
+        opened.elapsed().as_millis() >= 900,
+        "{:?}",
+        opened.elapsed()
     );
-    ws.ping().await;
+    assert_eq!(bye["payload"]["reconnect_after_ms"], 0, "{bye}");
+    let Some(Ok(Message::Close(Some(close)))) = ws.socket.next().await else {
+        panic!("a close is due");
+    };
+    assert_eq!(u16::from(close.code), 1001);
+}
+
+#[tokio::test]
+async fn a_host_is_told_to_dial_anew_at_its_age_and_keeps_its_job() {
+    let toml = format!("{HOSTING}[limits]\nconnection_age_max_sec = 1");
+    let (_dir, runtime) = start_with(&toml);
+    let mut host = HostPeer::serving(&runtime.address, "h", "a", 1).await;
+    let mut alice = Ws::connect(&runtime, ALICE).await;
+    alice.submit("a", json!(1)).await;
+    let (_, of) = host.assigned().await;
+    host.accept(&of).await;
+    let Hear::Drain(drain) = host.next().await else {
+        panic!("a drain is due");
+    };
+    assert!(
+        drain.reason.contains("as old as it may become"),
+        "{drain:?}"
+    );
+    assert_eq!(drain.reconnect_after, Some(Default::default()));
+    assert_eq!(host.end().await.code(), tonic::Code::Unavailable);
+    let mut register = register("h", vec![agent("a")], 1);
+    register.resume = vec![held(&of)];
+    let (mut host, registered) = HostPeer::connect(&runtime.address, register).await.unwrap();
+    assert_eq!(registered.keep.len(), 1);
+    host.report(&of, vec![result(1, "1")]).await;
+    host.acked(1).await;
 }
 
 /// An upgraded connection was over for whoever counts them.

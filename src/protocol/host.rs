@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::{EventBody, Failure, Outcome, Timestamp};
+use super::{Departure, EventBody, Failure, Outcome, Timestamp};
 
 /// One activation of one job.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -222,4 +222,6 @@ pub enum HostRefusal {
     TooMany(String),
     /// Dial again.
     Unavailable(String),
+    /// Dial again when it is time to.
+    Away(Departure),
 }

@@ -4,6 +4,7 @@
 //! async runtime. Sections (§) are those of draft-arcp-1.1.
 
 pub mod agent_ref;
+pub mod departure;
 pub mod error;
 pub mod event;
 pub mod feature;
@@ -13,6 +14,7 @@ pub mod message;
 pub mod trace;
 
 pub use agent_ref::AgentRef;
+pub use departure::{Cause, Departure};
 pub use error::{ErrorCode, Failure};
 pub use event::{Event, EventBody, Outcome};
 pub use message::{Reply, Request, RequestBody};

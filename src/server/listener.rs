@@ -10,19 +10,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
-use rand::Rng;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::counted::{Counted, Open};
 use super::prompt::Prompt;
 use super::tls::Tls;
+use crate::drain::{Drain, Stay};
 
 /// Half of them halve the rate of a single stream; twice as much brings nothing.
 const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
@@ -68,12 +70,12 @@ pub(super) struct Listener {
 impl Listener {
     /// Serves until `drain`, then until every connection is gone, upgraded ones
     /// included.
-    pub async fn serve(self, app: Router, drain: CancellationToken) {
+    pub async fn serve(self, app: Router, drain: Arc<Drain>) {
         let connections = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
                 accepted = self.tcp.accept() => accepted,
-                () = drain.cancelled() => break,
+                () = drain.begun() => break,
             };
             let stream = match accepted {
                 Ok((stream, _)) => stream,
@@ -91,8 +93,8 @@ impl Listener {
             }
             let connection = Connection {
                 app: app.clone(),
-                limits: self.limits.clone(),
-                drain: drain.clone(),
+                streams_max: self.limits.streams_per_connection_max,
+                stay: Stay::new(drain.clone(), self.limits.connection_age_max),
             };
             let open = Open::new(self.open.clone(), connections.token());
             let tls = self.tls.as_ref().map(|tls| tls.acceptor());
@@ -106,8 +108,8 @@ impl Listener {
 
 struct Connection {
     app: Router,
-    limits: ListenerLimits,
-    drain: CancellationToken,
+    streams_max: u32,
+    stay: Stay,
 }
 
 impl Connection {
@@ -138,15 +140,20 @@ impl Connection {
             .max_frame_size(FRAME_BYTES_MAX)
             .max_header_list_size(HEADER_BYTES_MAX)
             .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
-            .max_concurrent_streams(self.limits.streams_per_connection_max);
-        let service = TowerToHyperService::new(self.app);
+            .max_concurrent_streams(self.streams_max);
+        let (app, stay) = (TowerToHyperService::new(self.app), self.stay.clone());
+        // Each stream has its own turn to end, and a WebSocket outlives this.
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(stay.clone());
+            app.call(request)
+        });
         let stream = Prompt::new(stream, HANDSHAKE_TIMEOUT);
         let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::pin!(served);
         let ended = tokio::select! {
             ended = served.as_mut() => ended,
-            () = asked_to_go(&self.drain, self.limits.connection_age_max) => {
-                // No new requests; what runs is told by its session and ends.
+            () = self.stay.over() => {
+                // No new requests; what runs is told in its turn and ends.
                 served.as_mut().graceful_shutdown();
                 served.await
             }
@@ -169,18 +176,4 @@ fn prepare(stream: &TcpStream) {
     }
     // Only costs latency when it fails.
     let _ = stream.set_nodelay(true);
-}
-
-/// Resolves when the connection has reached its age, or everything is to stop.
-async fn asked_to_go(drain: &CancellationToken, age_max: Option<Duration>) {
-    match age_max {
-        Some(age) => {
-            let jittered = age.mul_f64(rand::rng().random_range(0.9..=1.1));
-            tokio::select! {
-                () = tokio::time::sleep(jittered) => {}
-                () = drain.cancelled() => {}
-            }
-        }
-        None => drain.cancelled().await,
-    }
 }

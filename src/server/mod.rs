@@ -34,6 +34,7 @@ pub use tokens::Tokens;
 use crate::agent::host::{self, HostedAgents, Hosts};
 use crate::authority::Policy;
 use crate::credential::Credentials;
+use crate::drain::Drain;
 use crate::fanout::{self, Hub};
 use crate::job::{self, AgentDirectory, Jobs, now};
 use crate::log::jetstream::ClusterOptions;
@@ -194,7 +195,7 @@ impl Server {
     /// log committed; returns before the deadline.
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let sessions = self.sessions;
-        let health = transport::grpc::health(sessions.draining.clone());
+        let health = transport::grpc::health(sessions.drain.clone());
         let started = now();
         let inspection = Inspection {
             sessions: sessions.clone(),
@@ -221,7 +222,7 @@ impl Server {
         let pushed = scraper.clone();
         let push = Push::start(&self.telemetry, Box::new(move || pushed()));
         let push = push.map_err(anyhow::Error::msg)?;
-        let clients = tokio::spawn(self.listener.serve(app, sessions.draining.clone()));
+        let clients = tokio::spawn(self.listener.serve(app, sessions.drain.clone()));
         // Admin answers to the end, so that a probe sees the drain.
         let admin = tokio::spawn(
             axum::serve(
@@ -252,8 +253,8 @@ impl Server {
             () = fenced.cancelled() => {}
         }
         tracing::info!("draining");
-        self.hosts.drain();
-        sessions.draining.cancel();
+        let peers = sessions.attached() + self.hosts.count();
+        sessions.drain.begin(peers, self.drain_deadline);
         let deadline = tokio::time::timeout(self.drain_deadline, clients).await;
         if deadline.is_err() {
             tracing::warn!("the drain deadline passed with connections open");
@@ -303,11 +304,7 @@ impl Server {
 }
 
 /// The same listener for something else: the floor of a benchmark.
-pub(crate) async fn serve_plain(
-    tcp: TcpListener,
-    app: axum::Router,
-    drain: tokio_util::sync::CancellationToken,
-) {
+pub(crate) async fn serve_plain(tcp: TcpListener, app: axum::Router, drain: Arc<Drain>) {
     let listener = Listener {
         tcp,
         tls: None,
@@ -349,6 +346,7 @@ async fn open(config: Config) -> anyhow::Result<Opened> {
             (log, Some(joined))
         }
     };
+    let drain = Drain::new(log.is_replicated());
     let hub = Hub::new(log.committed());
     let dispatched = tokio::spawn(fanout::dispatch(hub.clone(), committed, telemetry.clone()));
     let last_stream = match &joined {
@@ -366,6 +364,7 @@ async fn open(config: Config) -> anyhow::Result<Opened> {
         Box::new(rights),
         agents.names(),
         log.hosted_agents().await?,
+        drain.clone(),
     );
     agents.set_provider(Arc::new(HostedAgents(hosts.clone())));
     let credentials = config.provisioning.map(|provisioning| {
@@ -402,7 +401,7 @@ async fn open(config: Config) -> anyhow::Result<Opened> {
         log.execute(Command::ParkAll { at_ms: now().0 }).await?;
     }
     let authenticator = Box::new(config.tokens);
-    let sessions = Sessions::new(log, hub, jobs, config.session_limits, authenticator);
+    let sessions = Sessions::new(log, hub, jobs, config.session_limits, authenticator, drain);
     let told = Arc::downgrade(&sessions);
     sessions.jobs.on_delegated(move |session_id, stream| {
         if let Some(sessions) = told.upgrade() {

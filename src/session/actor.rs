@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use rand::Rng;
 use tokio::time::Instant;
 
 use super::claim::Claim;
@@ -36,8 +35,6 @@ const OUTBOX_BYTES_HARD_MAX: usize = 1024 * 1024;
 const DEFERRED_MAX: usize = 64;
 /// A client of a runtime that goes away comes back after a part of this, not all at once.
 const RECONNECT_MAX: Duration = Duration::from_secs(2);
-/// The same where other replicas are there at once: nobody is to hear nothing for long.
-const RECONNECT_ELSEWHERE_MAX: Duration = Duration::from_millis(500);
 
 pub(super) struct Actor {
     pub sessions: Arc<Sessions>,
@@ -124,7 +121,10 @@ impl Actor {
     }
 
     async fn serve(&mut self, connection: &mut Connection, claim: &Claim) -> End {
-        let draining = self.sessions.draining.clone();
+        let away_max = RECONNECT_MAX.min(self.sessions.limits.resume_window / 2);
+        let stay = connection.stay.clone();
+        let turn = stay.turn(away_max);
+        tokio::pin!(turn);
         loop {
             if let Err(end) = self.fill().await {
                 return end;
@@ -147,18 +147,12 @@ impl Actor {
                     });
                     return End::Close(Goodbye::Done);
                 }
-                () = draining.cancelled() => {
-                    let limit = match self.sessions.log.is_replicated() {
-                        true => RECONNECT_ELSEWHERE_MAX,
-                        false => RECONNECT_MAX,
-                    };
-                    let limit = limit.min(self.sessions.limits.resume_window / 2);
-                    let after = rand::rng().random_range(Duration::ZERO..=limit);
+                departure = &mut turn => {
                     self.reply(ReplyBody::Bye {
-                        reason: "the runtime is shutting down; resume".into(),
-                        reconnect_after: Some(after),
+                        reason: format!("{}; resume", departure.cause.as_str()),
+                        reconnect_after: Some(departure.reconnect_after),
                     });
-                    return End::Close(Goodbye::Away);
+                    return End::Close(Goodbye::Away(departure));
                 }
                 permit = connection.outbound.reserve(), if !self.outbox.is_empty() => match permit {
                     Ok(permit) => {

@@ -32,17 +32,17 @@ use futures_util::{Stream, StreamExt};
 use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 pub use attach::attach;
 pub use inspect::{Live, Seen, Watched};
 pub use outbox::Chunk;
 pub use watch::Watch;
 
+use crate::drain::{Drain, Stay};
 use crate::fanout::Hub;
 use crate::job::Jobs;
 use crate::log::Log;
-use crate::protocol::{ErrorCode, Failure, Request, TraceContext, feature};
+use crate::protocol::{Departure, ErrorCode, Failure, Request, TraceContext, feature};
 use crate::telemetry::Via;
 use crate::wire::Invalid;
 
@@ -90,8 +90,8 @@ pub struct Sessions {
     pub jobs: Arc<Jobs>,
     pub limits: Limits,
     pub authenticator: Box<dyn Authenticator>,
-    /// Turns when the runtime is to stop: sessions say so and end.
-    pub draining: CancellationToken,
+    /// When the runtime stops, sessions say so and end.
+    pub drain: Arc<Drain>,
     attached: Mutex<claim::Registry>,
 }
 
@@ -106,8 +106,8 @@ pub enum Encoding {
 pub enum Goodbye {
     /// Both sides are done, or the session is on another connection.
     Done,
-    /// The runtime goes away.
-    Away,
+    /// The peer is to go on elsewhere, or here again.
+    Away(Departure),
     /// Not this peer, or not any more.
     Refused,
     /// The peer does not speak the protocol.
@@ -135,6 +135,7 @@ pub struct Connection {
     pub bearer: Option<SecretString>,
     /// From the metadata of the connection, for what says no trace of its own.
     pub trace: TraceContext,
+    pub stay: Stay,
 }
 
 /// How long a peer that was told goodbye may take to hang up.
@@ -167,6 +168,7 @@ impl Sessions {
         jobs: Arc<Jobs>,
         limits: Limits,
         authenticator: Box<dyn Authenticator>,
+        drain: Arc<Drain>,
     ) -> Arc<Self> {
         Arc::new(Self {
             log,
@@ -174,7 +176,7 @@ impl Sessions {
             jobs,
             limits,
             authenticator,
-            draining: CancellationToken::new(),
+            drain,
             attached: Mutex::default(),
         })
     }

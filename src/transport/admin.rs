@@ -65,7 +65,7 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
 
 /// Why it should be given no more work, if so.
 pub(super) fn not_ready(sessions: &Sessions) -> Option<&'static str> {
-    if sessions.draining.is_cancelled() {
+    if sessions.drain.is_begun() {
         Some("draining\n")
     } else if !sessions.log.healthy() {
         Some("the store does not accept commits\n")

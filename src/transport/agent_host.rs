@@ -44,6 +44,8 @@ impl AgentHostService for Serving {
     ) -> Result<Response<Self::ServeStream>, Status> {
         let bearer = super::bearer(&request.metadata().clone().into_headers());
         let token = bearer.map_or_else(String::new, |token| token.expose_secret().to_owned());
+        let stay = request.extensions().get().cloned();
+        let stay = stay.ok_or_else(|| Status::internal("the connection has no stay"))?;
         let inbound = super::until_broken(request.into_inner())
             .filter_map(|frame| std::future::ready(received(frame)))
             .boxed();
@@ -54,6 +56,7 @@ impl AgentHostService for Serving {
             inbound,
             outbound,
             self.log.clone(),
+            stay,
         ));
         let replies = ReceiverStream::new(replies).map(|reply| Ok(host_reply_to_proto(reply)));
         let end = futures_util::stream::once(async move {

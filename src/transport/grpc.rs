@@ -8,23 +8,22 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::routing::post;
 use bytes::{Buf, BufMut, Bytes};
 use futures_util::{StreamExt, stream};
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Status, Streaming};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::HealthService;
 
-use super::status::status;
+use super::status::away;
 use super::{MESSAGE_BYTES_MAX, OUTBOUND_CHUNKS_MAX, call};
-use crate::protocol::Failure;
+use crate::drain::{Drain, Stay};
 use crate::session::{Connection, Encoding, Goodbye, Sessions, attach};
 use crate::telemetry::{Metrics, Via};
 use crate::wire::{DESCRIPTOR_SET, Invalid, proto, request_from_proto};
@@ -41,7 +40,7 @@ const SESSION_PATH: &str = "/arcp.v1.RuntimeService/Session";
 pub type Health = HealthServer<HealthService>;
 
 /// The whole and each service by name serve until the drain begins.
-pub fn health(draining: CancellationToken) -> Health {
+pub fn health(drain: Arc<Drain>) -> Health {
     let reporter = tonic_health::server::HealthReporter::new();
     let health = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
     tokio::spawn(async move {
@@ -50,7 +49,7 @@ pub fn health(draining: CancellationToken) -> Health {
                 .set_service_status(service, ServingStatus::Serving)
                 .await;
         }
-        draining.cancelled().await;
+        drain.begun().await;
         for service in SERVICES {
             reporter
                 .set_service_status(service, ServingStatus::NotServing)
@@ -88,6 +87,7 @@ pub fn router(
 /// buffer of messages.
 async fn session(
     State(sessions): State<Arc<Sessions>>,
+    Extension(stay): Extension<Stay>,
     request: axum::extract::Request,
 ) -> http::Response<Body> {
     let (parts, body) = request.into_parts();
@@ -106,18 +106,19 @@ async fn session(
         encoding: Encoding::Protobuf,
         bearer: super::bearer(&parts.headers),
         trace: super::trace(&parts.headers),
+        stay,
     };
     tokio::spawn(attach(sessions, connection));
     // Errors of a session are messages in it; its stream ends well, unless it is the
     // runtime that goes: what is between the two should know that too.
     call::answer(ReceiverStream::new(chunks).flat_map(|chunk| {
-        let away = chunk.goodbye == Some(Goodbye::Away);
-        let end = away.then(|| Err(status(Failure::internal(AWAY))));
+        let end = match chunk.goodbye {
+            Some(Goodbye::Away(departure)) => Some(Err(away(departure, "resume the session"))),
+            _ => None,
+        };
         stream::iter([Ok(chunk.bytes)].into_iter().chain(end))
     }))
 }
-
-const AWAY: &str = "the runtime is shutting down; resume the session";
 
 /// A message and its bytes.
 pub(crate) type Frame = (Result<proto::SessionRequest, prost::DecodeError>, usize);

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::{MethodRouter, post};
 use bytes::BytesMut;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::future::{BoxFuture, Fuse};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use http::request::Parts;
 use prost::Message;
 use secrecy::ExposeSecret;
@@ -22,9 +23,10 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::call;
-use super::status::status;
+use super::status::{RETRY_MAX, away, status};
+use crate::drain::Stay;
 use crate::log::JobRow;
-use crate::protocol::{ErrorCode, Failure, Timestamp, TraceContext};
+use crate::protocol::{Departure, ErrorCode, Failure, Timestamp, TraceContext};
 use crate::session::{Sessions, Watch};
 use crate::telemetry::{Service, Via};
 use crate::wire::{self, Invalid, proto};
@@ -111,7 +113,11 @@ async fn cancel(
     Ok(proto::CancelJobResponse { job })
 }
 
-async fn watch(State(sessions): State<Arc<Sessions>>, request: Request) -> Response {
+async fn watch(
+    State(sessions): State<Arc<Sessions>>,
+    Extension(stay): Extension<Stay>,
+    request: Request,
+) -> Response {
     let watch = async {
         let call = open::<proto::WatchJobRequest>(&sessions, request).await?;
         let after = call.message.after_job_seq;
@@ -120,26 +126,30 @@ async fn watch(State(sessions): State<Arc<Sessions>>, request: Request) -> Respo
     };
     match watch.await {
         Ok(watch) => {
-            let next = |(sessions, mut watch): (Arc<Sessions>, Watch)| async move {
+            let turn = async move { stay.turn(RETRY_MAX).await }.boxed().fuse();
+            let next = |(sessions, mut watch, mut turn): Watching| async move {
                 let message = tokio::select! {
                     biased;
-                    () = sessions.draining.cancelled() => Err(draining()),
-                    message = watch.next() => message,
+                    departure = &mut turn => Err(away(departure, "call again")),
+                    message = watch.next() => message.map_err(status),
                 };
-                let message = message.map_err(status).transpose()?;
+                let message = message.transpose()?;
                 if let Ok(message) = &message {
                     let metrics = &sessions.jobs.telemetry().metrics;
                     metrics.sent(VIA, 1, message.len());
                 }
-                Some((message, (sessions, watch)))
+                Some((message, (sessions, watch, turn)))
             };
             let every = sessions.limits.heartbeat_interval;
-            let messages = stream::unfold((sessions, watch), next);
+            let messages = stream::unfold((sessions, watch, turn), next);
             call::answer(kept_alive(messages, every))
         }
         Err(failure) => status(failure).into_http(),
     }
 }
+
+/// With what ends a watch that has not come to its end.
+type Watching = (Arc<Sessions>, Watch, Fuse<BoxFuture<'static, Departure>>);
 
 /// An empty message after each so long a silence: a proxy takes a stream that says
 /// nothing for dead.
@@ -168,7 +178,7 @@ where
 {
     let (parts, body) = request.into_parts();
     let principal = authenticate(sessions, &parts)?;
-    if sessions.draining.is_cancelled() {
+    if sessions.drain.is_begun() {
         return Err(draining());
     }
     let trace = super::trace(&parts.headers);

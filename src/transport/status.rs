@@ -8,12 +8,12 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::protocol::host::HostRefusal;
-use crate::protocol::{ErrorCode, Failure};
+use crate::protocol::{Departure, ErrorCode, Failure};
 
 const DOMAIN: &str = "arcp";
 /// What may succeed later is to be tried again after a part of this, not by all
 /// at once.
-const RETRY_MAX: Duration = Duration::from_secs(2);
+pub const RETRY_MAX: Duration = Duration::from_secs(2);
 /// A host that was turned away comes back after a part of this.
 const HOST_RETRY_MAX: Duration = Duration::from_secs(5);
 const MESSAGE_BYTES_MAX: usize = 512;
@@ -45,6 +45,17 @@ fn code(failure: &Failure) -> Code {
 }
 
 pub fn status(failure: Failure) -> Status {
+    let after = rand::rng().random_range(Duration::ZERO..=RETRY_MAX);
+    retryable_after(failure, after)
+}
+
+/// Of a stream that is to go on elsewhere; `then` is what its peer does next.
+pub fn away(departure: Departure, then: &str) -> Status {
+    let failure = Failure::internal(format!("{}; {then}", departure.cause.as_str()));
+    retryable_after(failure, departure.reconnect_after)
+}
+
+fn retryable_after(failure: Failure, after: Duration) -> Status {
     let (message, field) = named(cut(&failure.message));
     let mut details = ErrorDetails::new();
     let metadata = failure
@@ -56,7 +67,6 @@ pub fn status(failure: Failure) -> Status {
         details.add_bad_request_violation(field, &message);
     }
     if failure.retryable {
-        let after = rand::rng().random_range(Duration::ZERO..=RETRY_MAX);
         details.set_retry_info(Some(after));
     }
     Status::with_error_details(code(&failure), message, details)
@@ -65,6 +75,7 @@ pub fn status(failure: Failure) -> Status {
 /// Why a host's stream ends, or was never opened.
 pub fn of_host(refusal: HostRefusal) -> Status {
     let (code, reason, text) = match refusal {
+        HostRefusal::Away(departure) => return away(departure, "dial again"),
         HostRefusal::Unauthenticated(text) => {
             (Code::Unauthenticated, ErrorCode::Unauthenticated, text)
         }

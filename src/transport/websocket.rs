@@ -4,8 +4,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use secrecy::SecretString;
 use tokio::sync::mpsc;
 
 use super::{MESSAGE_BYTES_MAX, OUTBOUND_CHUNKS_MAX};
+use crate::drain::Stay;
 use crate::protocol::TraceContext;
 use crate::session::{Chunk, Connection, Encoding, Goodbye, Sessions, attach};
 use crate::telemetry::Via;
@@ -35,6 +36,7 @@ pub fn router(sessions: Arc<Sessions>) -> Router {
 
 async fn upgrade(
     State(sessions): State<Arc<Sessions>>,
+    Extension(stay): Extension<Stay>,
     headers: http::HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
@@ -47,7 +49,7 @@ async fn upgrade(
         .read_buffer_size(READ_BUFFER_BYTES)
         .max_message_size(READ_BYTES_MAX)
         .max_frame_size(READ_BYTES_MAX)
-        .on_upgrade(move |socket| serve(sessions, socket, bearer, trace))
+        .on_upgrade(move |socket| serve(sessions, socket, bearer, trace, stay))
 }
 
 /// A browser says where a page comes from; one from elsewhere may not use the
@@ -68,6 +70,7 @@ async fn serve(
     socket: WebSocket,
     bearer: Option<SecretString>,
     trace: TraceContext,
+    stay: Stay,
 ) {
     let (sink, stream) = socket.split();
     let (outbound, chunks) = mpsc::channel(OUTBOUND_CHUNKS_MAX);
@@ -95,6 +98,7 @@ async fn serve(
         encoding: Encoding::Json,
         bearer,
         trace,
+        stay,
     };
     attach(sessions, connection).await;
     // The writer ends with the channel; a panic in it is of no use to the peer.
@@ -145,7 +149,7 @@ fn request(
 fn code_of(goodbye: Goodbye) -> u16 {
     match goodbye {
         Goodbye::Done => close_code::NORMAL,
-        Goodbye::Away => close_code::AWAY,
+        Goodbye::Away(_) => close_code::AWAY,
         Goodbye::Refused => close_code::POLICY,
         Goodbye::Malformed => close_code::PROTOCOL,
         Goodbye::Fault => close_code::ERROR,

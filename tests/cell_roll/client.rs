@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::host::FOLLOWED;
 use crate::support::both::{Client as Session, Heard, Wire};
+use crate::told::Told;
 
 pub struct Client {
     wire: Wire,
@@ -18,21 +19,9 @@ pub struct Client {
     session: Option<Session>,
     /// The number of what it heard last.
     last: u64,
-    heard: watch::Sender<u64>,
-    heard_at: Instant,
     /// When the last bye said to come back.
     back_at: Instant,
-    pub told: Told,
-}
-
-/// What became of a client.
-#[derive(Debug, Default)]
-pub struct Told {
-    /// From one thing it heard to the next, at most.
-    pub silence: Duration,
-    pub resumes: usize,
-    /// Dials that came to nothing.
-    pub refused: Vec<String>,
+    told: Told,
 }
 
 impl Client {
@@ -43,16 +32,13 @@ impl Client {
             address: address.into(),
             session: Some(session),
             last: 0,
-            heard: watch::Sender::new(0),
-            heard_at: Instant::now(),
             back_at: Instant::now(),
-            told: Told::default(),
+            told: Told::new(),
         }
     }
 
-    /// How much it has heard.
     pub fn progress(&self) -> watch::Receiver<u64> {
-        self.heard.subscribe()
+        self.told.progress()
     }
 
     /// Follows one job to its end: each of its events once, in order.
@@ -149,9 +135,7 @@ impl Client {
                 assert_eq!(heard.seq, self.last + 1, "{heard:?}");
                 self.last = heard.seq;
             }
-            self.told.silence = self.told.silence.max(self.heard_at.elapsed());
-            self.heard_at = Instant::now();
-            self.heard.send_modify(|heard| *heard += 1);
+            self.told.hear();
             return Some(heard);
         }
     }
@@ -167,6 +151,6 @@ impl Client {
                 Err(why) => self.told.refused.push(why),
             }
         };
-        self.told.resumes += 1;
+        self.told.moves += 1;
     }
 }

@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use crate::support::host::{HostPeer, agent, held, log, register, result};
 
 /// Between two reports of a job that is followed.
-const STEP: Duration = Duration::from_millis(10);
-/// Reports of one job that may wait for their acks.
-const UNACKED_MAX: usize = 1_000;
+const STEP: Duration = Duration::from_millis(20);
+/// Reports of one job that may wait for their acks: what is said of other jobs waits behind
+/// them on a machine that has no time for so many.
+const UNACKED_MAX: usize = 16;
 /// What a job that is followed is given; any other input is its own result.
 pub const FOLLOWED: &str = "\"follow\"";
 

@@ -9,6 +9,8 @@ mod support;
 mod client;
 mod host;
 mod service;
+mod told;
+mod watcher;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -20,6 +22,9 @@ use support::both::Wire;
 use support::nats::Nats;
 use support::*;
 use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use told::Told;
+use watcher::Watcher;
 
 const ROUNDS: usize = 2;
 /// What each client hears between two pods, at least.
@@ -87,61 +92,164 @@ async fn serving(nats: &Nats, service: &Service, dir: &Path, toml: &str) -> (Run
     (runtime, endpoint)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cell_is_rolled_under_load_and_nobody_is_left_alone() {
-    let (nats, service) = (Nats::single(), Service::start().await);
-    let mut pods = Vec::new();
-    for _ in 0..3 {
-        pods.push(Pod::start(&nats, &service, HOSTING).await);
-    }
-    let (end, ending) = watch::channel(false);
-    let mut hosts = tokio::task::JoinSet::new();
-    for name in ["h0", "h1"] {
-        hosts.spawn(Host::new(&service.address, name, ending.clone()).run());
-    }
-    let registered = |pods: &[Pod]| -> u64 {
-        let of = |pod: &Pod| pod.runtime.metric("arcpd_hosts");
-        pods.iter().map(of).sum()
-    };
-    while registered(&pods) < 2 {
-        tokio::task::yield_now().await;
-    }
-    let (mut clients, mut progress) = (Vec::new(), Vec::new());
-    for wire in [Wire::Grpc, Wire::WebSocket] {
-        for _ in 0..2 {
-            let client = Client::start(wire, &service.address).await;
-            progress.push(client.progress());
-            clients.push((wire, "follows", tokio::spawn(client.follow())));
+/// Three pods, two hosts that come through the Service, and who is to hear of their jobs.
+struct Cell {
+    nats: Nats,
+    service: Service,
+    pods: Vec<Pod>,
+    toml: String,
+    hosts: JoinSet<()>,
+    clients: Vec<(String, JoinHandle<Told>)>,
+    progress: Vec<watch::Receiver<u64>>,
+    /// Turns when jobs are to end and no more are to be submitted.
+    end: watch::Sender<bool>,
+}
+
+impl Cell {
+    async fn start(more: &str) -> Self {
+        let (nats, service) = (Nats::single(), Service::start().await);
+        let toml = format!("{HOSTING}{more}");
+        let mut pods = Vec::new();
+        for _ in 0..3 {
+            pods.push(Pod::start(&nats, &service, &toml).await);
         }
-        let client = Client::start(wire, &service.address).await;
-        progress.push(client.progress());
-        let submitting = client.submit(clients.len(), ending.clone());
-        clients.push((wire, "submits", tokio::spawn(submitting)));
+        let mut cell = Self {
+            nats,
+            service,
+            pods,
+            toml,
+            hosts: JoinSet::new(),
+            clients: Vec::new(),
+            progress: Vec::new(),
+            end: watch::Sender::new(false),
+        };
+        for name in ["h0", "h1"] {
+            let host = Host::new(&cell.service.address, name, cell.end.subscribe());
+            cell.hosts.spawn(host.run());
+        }
+        cell.until(
+            |pod| pod.runtime.metric("arcpd_hosts"),
+            |hosts| hosts.iter().sum::<u64>() == 2,
+        )
+        .await;
+        cell
     }
 
+    /// Waits until what is asked of each pod is as wanted.
+    async fn until(&self, of: impl Fn(&Pod) -> u64, wanted: impl Fn(&[u64]) -> bool) {
+        let began = Instant::now();
+        loop {
+            let all: Vec<_> = self.pods.iter().map(&of).collect();
+            if wanted(&all) {
+                return;
+            }
+            assert!(
+                began.elapsed() < Duration::from_secs(30),
+                "it stays {all:?}"
+            );
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn follower(&mut self, wire: Wire) {
+        let client = Client::start(wire, &self.service.address).await;
+        self.progress.push(client.progress());
+        let following = tokio::spawn(client.follow());
+        self.clients.push((format!("{wire:?} follows"), following));
+    }
+
+    async fn submitter(&mut self, wire: Wire) {
+        let client = Client::start(wire, &self.service.address).await;
+        self.progress.push(client.progress());
+        let submitting = client.submit(self.clients.len(), self.end.subscribe());
+        let submitting = tokio::spawn(submitting);
+        self.clients.push((format!("{wire:?} submits"), submitting));
+    }
+
+    async fn watcher(&mut self) {
+        let watcher = Watcher::start(&self.service.address).await;
+        self.progress.push(watcher.progress());
+        let watching = tokio::spawn(watcher.watch());
+        self.clients.push(("watches".into(), watching));
+    }
+
+    /// Waits until each client has heard something more.
+    async fn all_hear(&mut self) {
+        for heard in &mut self.progress {
+            let until = *heard.borrow() + HEARD_BETWEEN;
+            let enough = heard.wait_for(|heard| *heard >= until).await;
+            enough.expect("a client that has not failed");
+        }
+    }
+
+    /// Returns how long its process took to end.
+    async fn replace(&mut self, number: usize) -> Duration {
+        let pod = self.pods.remove(number);
+        let (pod, took) = pod.replaced(&self.nats, &self.service, &self.toml).await;
+        self.pods.insert(number, pod);
+        took
+    }
+
+    /// When all jobs are over and checked.
+    async fn end(mut self) -> Vec<Told> {
+        self.end.send_replace(true);
+        let mut all = Vec::new();
+        for (does, client) in self.clients {
+            let told = client.await.expect("no panic");
+            let Told { silence, moves, .. } = told;
+            println!("{does}: silent for {silence:?} at most, moved {moves} times");
+            all.push(told);
+        }
+        self.hosts.shutdown().await;
+        all
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cell_is_rolled_under_load_and_nobody_is_left_alone() {
+    let mut cell = Cell::start("").await;
+    for wire in [Wire::Grpc, Wire::WebSocket] {
+        cell.follower(wire).await;
+        cell.follower(wire).await;
+        cell.submitter(wire).await;
+    }
+    cell.watcher().await;
     let mut longest = Duration::ZERO;
     for _ in 0..ROUNDS {
         for number in (0..3).rev() {
-            for heard in &mut progress {
-                let until = *heard.borrow() + HEARD_BETWEEN;
-                let enough = heard.wait_for(|heard| *heard >= until).await;
-                enough.expect("a client that has not failed");
-            }
-            let pod = pods.remove(number);
-            let (pod, took) = pod.replaced(&nats, &service, HOSTING).await;
-            pods.insert(number, pod);
+            cell.all_hear().await;
+            let took = cell.replace(number).await;
             assert!(took < GRACE, "gone after {took:?}");
             longest = longest.max(took);
         }
     }
-    end.send_replace(true);
+    cell.all_hear().await;
     println!("every process gone within {longest:?}");
-    for (wire, does, client) in clients {
-        let told = client.await.expect("no panic");
-        println!("{wire:?} {does}: {told:?}");
+    for told in cell.end().await {
         // Whatever replica it was at, that one went in each round.
-        assert!(told.resumes >= ROUNDS, "{told:?}");
-        assert!(told.silence < SILENCE_MAX, "{told:?}");
+        assert!(told.moves >= ROUNDS, "{}", told.moves);
+        assert!(told.silence < SILENCE_MAX, "{:?}", told.silence);
+        // Whom the Service sends on is taken.
+        assert_eq!(told.refused, Vec::<String>::new());
     }
-    hosts.shutdown().await;
+}
+
+/// Sessions are streams that stay open: a replica that was away had none when it was back,
+/// until another was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_are_at_every_replica_again_after_one_was_away() {
+    let mut cell = Cell::start("[limits]\nconnection_age_max_sec = 2\n").await;
+    for _ in 0..4 {
+        cell.follower(Wire::Grpc).await;
+        cell.follower(Wire::WebSocket).await;
+    }
+    cell.watcher().await;
+    cell.all_hear().await;
+    cell.replace(2).await;
+    let attached = |pod: &Pod| pod.runtime.metric("arcpd_sessions_attached");
+    cell.until(attached, |all| all.iter().all(|sessions| *sessions >= 2))
+        .await;
+    for told in cell.end().await {
+        assert!(told.silence < SILENCE_MAX, "{:?}", told.silence);
+    }
 }

@@ -126,9 +126,9 @@ impl Client {
         address: &str,
         resume: Option<(&(String, String), u64)>,
     ) -> Result<Self, String> {
+        let mut hello = hello(super::ALICE);
         match wire {
             Wire::Grpc => {
-                let mut hello = hello(super::ALICE);
                 hello.resume = resume.map(|((session, token), last)| proto::Resume {
                     session_id: session.clone(),
                     resume_token: token.clone(),
@@ -137,11 +137,12 @@ impl Client {
                 grpc_at(address, hello).await
             }
             Wire::WebSocket => {
-                let resume = resume.map_or(json!({}), |((session, token), last)| {
-                    json!({ "resume": { "session_id": session, "resume_token": token,
-                        "last_event_seq": last } })
-                });
-                websocket_at(address, ws::hello("h", super::ALICE, resume)).await
+                let mut more = json!({ "capabilities": { "features": hello.features } });
+                if let Some(((session, token), last)) = resume {
+                    more["resume"] = json!({ "session_id": session, "resume_token": token,
+                        "last_event_seq": last });
+                }
+                websocket_at(address, ws::hello("h", super::ALICE, more)).await
             }
         }
     }

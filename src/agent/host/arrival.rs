@@ -51,7 +51,7 @@ pub(super) async fn open(
             ));
         }
     };
-    if hosts.draining.is_cancelled() {
+    if hosts.drain.is_begun() {
         return Err(HostRefusal::Unavailable(
             "the runtime is shutting down".into(),
         ));

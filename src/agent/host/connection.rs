@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use parking_lot::Mutex;
-use rand::Rng;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,14 +17,14 @@ use super::activation::{Activation, Phase};
 use super::arrival::open;
 use super::process::{Host, Turn};
 use super::registry::Hosts;
+use crate::drain::Stay;
 use crate::job::Delegation;
+use crate::protocol::Departure;
 use crate::protocol::host::{AssignmentRef, HostRefusal, HostReply, HostRequest, Register, Report};
 use crate::wire::Invalid;
 
-/// A drained host comes back after a part of this.
+/// A host of a runtime that goes away comes back after a part of this.
 const RECONNECT_MAX: Duration = Duration::from_secs(5);
-/// The same where other replicas are there at once, and clients wait for its jobs.
-const RECONNECT_ELSEWHERE_MAX: Duration = Duration::from_millis(500);
 
 /// For what the host said while nobody listened: the process stood still, or had no
 /// turn on a busy machine. It is in the socket then, and read before this is over.
@@ -40,6 +39,7 @@ pub async fn serve(
     mut inbound: Incoming,
     outbound: mpsc::Sender<HostReply>,
     log: crate::log::Log,
+    stay: Stay,
 ) -> HostRefusal {
     match open(&hosts, &token, &mut inbound, &log).await {
         Ok((host, turn, register)) => {
@@ -50,6 +50,7 @@ pub async fn serve(
                 generation: turn.generation,
                 token: Mutex::new(token),
                 outbound,
+                stay,
             };
             connection.run(turn, register, &mut inbound).await
         }
@@ -63,6 +64,7 @@ pub(super) struct Connection {
     generation: u64,
     token: Mutex<String>,
     pub outbound: mpsc::Sender<HostReply>,
+    stay: Stay,
     last_heard: Instant,
 }
 
@@ -116,17 +118,19 @@ impl Connection {
         displaced: &CancellationToken,
     ) -> HostRefusal {
         let unavailable = |text: &str| HostRefusal::Unavailable(text.into());
-        let draining = self.hosts.draining.clone();
+        // Well before it would be given up.
+        let away_max = RECONNECT_MAX.min(self.hosts.options.lost_after / 2);
+        let stay = self.stay.clone();
         let host = self.host.clone();
         // Also of a host that never beats.
         let interval = self.hosts.options.heartbeat_interval;
         // What is waited for all the time is made once: a host that asks before each
         // operation waits for an answer.
-        let (displaced, draining) = (displaced.cancelled(), draining.cancelled());
+        let (displaced, turn) = (displaced.cancelled(), stay.turn(away_max));
         let lost_after = self.hosts.options.lost_after;
         let silence = tokio::time::sleep_until(self.last_heard + lost_after);
         let token_due = tokio::time::sleep(interval);
-        tokio::pin!(displaced, draining, silence, token_due);
+        tokio::pin!(displaced, turn, silence, token_due);
         // Set once the host was silent for too long: it is lost then, unless it is heard first.
         let mut give_up_at = None;
         loop {
@@ -134,7 +138,7 @@ impl Connection {
                 () = &mut displaced => {
                     return unavailable("another connection of this host has taken over");
                 }
-                () = &mut draining => return self.drain().await,
+                departure = &mut turn => return self.say_away(departure).await,
                 permit = self.outbound.reserve(), if !host.outbox.is_empty() => match permit {
                     Ok(permit) => {
                         if let Some(reply) = host.outbox.pop() {
@@ -337,26 +341,18 @@ impl Connection {
         self.say(HostReply::Revoked { of, reason }).await
     }
 
-    /// Says that the runtime goes; acks that are due go first.
-    async fn drain(&self) -> HostRefusal {
-        // Well before it would be given up.
-        let limit = match self.hosts.elsewhere.get() {
-            Some(_) => RECONNECT_ELSEWHERE_MAX,
-            None => RECONNECT_MAX,
-        };
-        let limit = limit.min(self.hosts.options.lost_after / 2);
-        let reconnect_after = rand::rng().random_range(Duration::ZERO..=limit);
-        let reason = "the runtime is shutting down".into();
+    /// Says when to dial again; acks that are due go first.
+    async fn say_away(&self, departure: Departure) -> HostRefusal {
         self.host.outbox.push(HostReply::Drain {
-            reconnect_after,
-            reason,
+            reconnect_after: departure.reconnect_after,
+            reason: departure.cause.as_str().into(),
         });
         while let Some(reply) = self.host.outbox.pop() {
             if self.say(reply).await.is_err() {
                 break;
             }
         }
-        HostRefusal::Unavailable("the runtime is shutting down; reconnect".into())
+        HostRefusal::Away(departure)
     }
 
     /// Silent for too long. Should it wake, it reads what it has lost.
@@ -388,12 +384,12 @@ impl Connection {
         }
         let (hosts, host) = (self.hosts.clone(), self.host.clone());
         let generation = self.generation;
-        let draining = hosts.draining.clone();
+        let drain = hosts.drain.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = tokio::time::sleep(hosts.options.lost_after) => {}
                 // The process ends; the next one waits for the host.
-                () = draining.cancelled() => return,
+                () = drain.begun() => return,
             }
             if host.state.lock().generation == generation {
                 tracing::warn!(host = host.name, "a host did not come back");

@@ -134,6 +134,7 @@ mod tests {
 
     use super::*;
     use crate::agent::host::{Options, Rights};
+    use crate::drain::Drain;
 
     struct Anybody;
 
@@ -150,7 +151,13 @@ mod tests {
     /// It stayed in line until a host came.
     #[tokio::test(start_paused = true)]
     async fn a_job_that_no_longer_waits_is_out_of_line() {
-        let hosts = Hosts::new(Options::default(), Box::new(Anybody), vec![], vec![]);
+        let hosts = Hosts::new(
+            Options::default(),
+            Box::new(Anybody),
+            vec![],
+            vec![],
+            Drain::new(false),
+        );
         let limit = Duration::from_secs(1);
         let waiting = tokio::time::timeout(limit, hosts.place("a@1.0.0")).await;
         assert!(waiting.is_err());

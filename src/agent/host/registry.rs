@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
-use tokio_util::sync::CancellationToken;
 
 use super::drive::HostAgent;
 use super::known::KnownAgents;
@@ -14,6 +13,7 @@ use super::place::{Place, hand_out};
 use super::placement::{HostId, Placement};
 use super::process::{Host, Turn};
 use super::{Elsewhere, Options, Rights};
+use crate::drain::Drain;
 use crate::job::{Agent, Provider, Resolved};
 use crate::log::{HostKey, HostedAgentRow, ReplicaNumber};
 use crate::protocol::AgentRef;
@@ -26,7 +26,7 @@ pub struct Hosts {
     pub(super) rights: Box<dyn Rights>,
     /// Names of agents that are always there.
     reserved: Vec<String>,
-    pub(super) draining: CancellationToken,
+    pub(super) drain: Arc<Drain>,
     pub(super) elsewhere: OnceLock<Arc<dyn Elsewhere>>,
     /// Something was added to those that wait for their hosts.
     pub(super) orphaned: Notify,
@@ -54,6 +54,7 @@ impl Hosts {
         rights: Box<dyn Rights>,
         reserved: Vec<String>,
         known: Vec<HostedAgentRow>,
+        drain: Arc<Drain>,
     ) -> Arc<Self> {
         let mut state = State::default();
         for agent in known {
@@ -65,7 +66,7 @@ impl Hosts {
             options,
             rights,
             reserved,
-            draining: CancellationToken::new(),
+            drain,
             elsewhere: OnceLock::new(),
             orphaned: Notify::new(),
             changed: Notify::new(),
@@ -96,11 +97,6 @@ impl Hosts {
     /// Resolves when what [`Hosts::free`] says may have changed. For one waiter.
     pub async fn changed(&self) {
         self.changed.notified().await;
-    }
-
-    /// Tells every host that the runtime goes away; their jobs are theirs still.
-    pub fn drain(&self) {
-        self.draining.cancel();
     }
 
     /// Connected, or gone for less than it takes to be lost.

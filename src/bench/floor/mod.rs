@@ -54,7 +54,7 @@ impl Floor {
             .route("/arcp", any(websocket::upgrade))
             .with_state(Fan::new())
             .merge(grpc::router());
-        let drain = tokio_util::sync::CancellationToken::new();
+        let drain = crate::drain::Drain::new(false);
         crate::server::serve_plain(listener, app, drain).await;
         Ok(())
     }
