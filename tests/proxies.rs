@@ -9,8 +9,10 @@ use arcpd::wire::proto::job_service_client::JobServiceClient;
 use arcpd::wire::proto::serve_response::Message as Hear;
 use arcpd::wire::proto::{self, envelope::Payload};
 use serde_json::json;
+use support::both::{Client, Wire};
 use support::front::{Front, Kind};
 use support::host::*;
+use support::nats::Nats;
 use support::ws::{self, Ws};
 use support::*;
 
@@ -186,4 +188,63 @@ async fn the_same_with_the_times_that_proxies_have_by_themselves() {
     let (nginx, haproxy) = tokio::join!(nginx, haproxy);
     assert_eq!(nginx, vec![Ok(()); 5]);
     assert_eq!(haproxy, vec![Ok(()); 5]);
+}
+
+/// Sessions through a proxy in front of three replicas, some at each: when one is drained,
+/// what it had goes on at the others by way of the proxy, which sends nothing there.
+async fn drained_behind(kind: Kind) {
+    let nats = Nats::single();
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let [a, b, c] = dirs.each_ref().map(|dir| {
+        let cluster = ["--cluster", &nats.url(), "--cluster-replication", "1"];
+        Runtime::spawn(serve(dir.path()).args(cluster))
+    });
+    let front = kind.start_for_cell([&a, &b, &c]).await;
+    let mut sessions = Vec::new();
+    for (wire, address) in [(Wire::Grpc, &front.grpc), (Wire::WebSocket, &front.web)] {
+        for _ in 0..6 {
+            let session = Client::open_at(wire, address, None).await.unwrap();
+            sessions.push((wire, address, session));
+        }
+    }
+    for (_, _, session) in &mut sessions {
+        let input = json!({ "count": 1_000_000, "interval_ms": 20 });
+        session.submit("ticker", input, json!({})).await;
+    }
+    let attached = |replica: &Runtime| replica.metric("arcpd_sessions_attached");
+    for replica in [&a, &b, &c] {
+        assert!(attached(replica) >= 2, "{kind:?}");
+    }
+    let leaving = tokio::spawn(a.terminate());
+    let mut moved = 0;
+    for (wire, address, mut session) in sessions {
+        let mut last = 0;
+        // What it had submitted at the replica that goes ends with that.
+        let ended = loop {
+            match session.try_hear().await {
+                Some(heard) if heard.seq == 0 => assert_eq!(heard.kind, "session.bye"),
+                Some(heard) => last = heard.seq,
+                None => break true,
+            }
+            if last > 100 {
+                break false;
+            }
+        };
+        if ended {
+            let ticket = session.ticket();
+            drop(session);
+            let resumed = Client::open_at(wire, address, Some((&ticket, last))).await;
+            let heard = resumed.unwrap().try_hear().await.expect("an open stream");
+            assert_eq!(heard.seq, last + 1);
+            moved += 1;
+        }
+    }
+    assert!(moved >= 2, "{kind:?}: {moved} moved");
+    assert!(leaving.await.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_replica_of_a_cell_that_is_drained_behind_a_proxy_is_not_missed() {
+    let [nginx, haproxy] = KINDS.map(drained_behind);
+    tokio::join!(nginx, haproxy);
 }

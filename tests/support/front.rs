@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use super::apt;
+use super::{Runtime, apt};
 
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
@@ -32,6 +32,35 @@ impl Kind {
     /// In front of a runtime, with the file of the docs but for the addresses. `idle` in
     /// place of its time-outs, which are their defaults where the file has none.
     pub async fn start(self, runtime: &str, idle: Option<&str>) -> Front {
+        let text = match self {
+            Self::Nginx => include_str!("../../docs/proxies/nginx.conf"),
+            Self::HaProxy => include_str!("../../docs/proxies/haproxy.cfg"),
+        };
+        let text = text.replace("127.0.0.1:7777", runtime);
+        self.serve(&text, idle).await
+    }
+
+    /// In front of three replicas.
+    pub async fn start_for_cell(self, replicas: [&Runtime; 3]) -> Front {
+        let text = match self {
+            Self::Nginx => include_str!("../../docs/proxies/nginx-cell.conf"),
+            Self::HaProxy => include_str!("../../docs/proxies/haproxy-cell.cfg"),
+        };
+        let at_home = |line: &str| {
+            let of = |number: &usize| line.contains(&format!("replica-{number}:7777"));
+            let Some(number) = (0..3).find(of) else {
+                return format!("{line}\n");
+            };
+            let replica = replicas[number];
+            let (_, admin_port) = replica.admin.rsplit_once(':').expect("a port");
+            let line = line.replace(&format!("replica-{number}:7777"), &replica.address);
+            line.replace("7778", admin_port) + "\n"
+        };
+        let text: String = text.lines().map(at_home).collect();
+        self.serve(&text, None).await
+    }
+
+    async fn serve(self, text: &str, idle: Option<&str>) -> Front {
         let binary = tokio::task::spawn_blocking(move || self.install());
         let binary = binary.await.unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -55,13 +84,12 @@ impl Kind {
                 let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
                 let paths = paths.map(|name| format!("{name}_temp_path {own}/{name};\n"));
                 let mine = format!("http {{\naccess_log off;\n{idle}{}", paths.concat());
-                let text = include_str!("../../docs/proxies/nginx.conf").replace("http {", &mine);
+                let text = text.replace("http {", &mine);
                 let process = format!("daemon off; master_process off; pid {own}/pid;\n");
                 command.args(["-e", "/dev/stderr", "-c"]).arg(&file);
                 (process + &text, web)
             }
             Self::HaProxy => {
-                let text = include_str!("../../docs/proxies/haproxy.cfg");
                 let text = match idle {
                     Some(idle) => text.replace("50s", idle),
                     None => text.to_owned(),
@@ -71,7 +99,6 @@ impl Kind {
             }
         };
         let text = text
-            .replace("127.0.0.1:7777", runtime)
             .replace("127.0.0.1:8080", &grpc)
             .replace("127.0.0.1:8081", &web);
         std::fs::write(&file, text).unwrap();
