@@ -47,10 +47,13 @@ fn matrix() -> Vec<Vec<String>> {
     let documented = documented().into_iter().map(file);
     let mut matrix = vec![
         vec![],
+        file(values("cluster")),
         file(values("everything")),
         file(values("hostile")),
         file(example("agent-host")),
         file(example("jaeger")),
+        file(example("backup")),
+        file(example("move")),
     ];
     assert!(documented.len() >= 8, "{}", documented.len());
     matrix.extend(documented);
@@ -97,6 +100,7 @@ fn a_field_that_kubernetes_does_not_know_is_found_out() {
         ("connectionIdleTimeout:", "connectionIdle:"),
         ("parentRefs:", "parents:"),
         ("rotationPolicy: Always", "rotationPolicy: Sometimes"),
+        ("maxReplicaCount:", "maxReplicas:"),
     ] {
         assert!(text.contains(right), "{right}");
         let checked = conforms(&newest(), &text.replace(right, wrong));
@@ -137,16 +141,13 @@ fn no_container_can_write_its_root_nor_speak_to_the_api_server() {
         let all = objects(&rendered(&strs(&args)));
         let mut pods = 0;
         for object in &all {
-            let spec = match &object["spec"]["template"] {
-                Value::Null => &object["spec"],
-                template => &template["spec"],
-            };
-            let Some(containers) = spec["containers"].as_array() else {
+            let Some(spec) = pod(object) else {
                 continue;
             };
             pods += 1;
             assert_eq!(spec["automountServiceAccountToken"], false, "{object}");
-            for container in containers {
+            let containers = ["initContainers", "containers"].map(|kind| spec[kind].as_array());
+            for container in containers.into_iter().flatten().flatten() {
                 let context = &container["securityContext"];
                 assert_eq!(context["readOnlyRootFilesystem"], true, "{container}");
                 assert!(container["resources"]["limits"]["memory"].is_string());
@@ -216,11 +217,7 @@ fn the_pod_has_the_time_that_its_drain_takes() {
 /// The TOML in the ConfigMap, given to the runtime itself.
 fn configured(args: &[&str]) -> String {
     let all = objects(&rendered(args));
-    let maps = all.iter().filter(|o| o["kind"] == "ConfigMap");
-    let toml = maps
-        .filter_map(|map| map["data"]["arcpd.toml"].as_str())
-        .next();
-    let toml = toml.expect("a configuration");
+    let toml = configuration(&all);
     // But for what the pod has and this machine has not.
     let other = |line: &&str| {
         let key = line.split(' ').next().unwrap_or_default();
@@ -305,7 +302,14 @@ fn the_schema_knows_the_settings_of_the_runtime_and_no_others() {
             .collect()
     };
     assert_eq!(keys(schema, &[]), keys(&shown, &THE_POD_S));
-    for section in ["limits", "retention", "hosts", "cors", "credentials"] {
+    for section in [
+        "cluster",
+        "limits",
+        "retention",
+        "hosts",
+        "cors",
+        "credentials",
+    ] {
         let known = keys(&schema[section]["properties"], &[]);
         assert_eq!(known, keys(&shown[section], &OF_SECRETS), "{section}");
     }
@@ -369,22 +373,11 @@ fn the_pod_of_helm_test_does_what_it_should() {
         .arg(&tokens);
     let runtime = Runtime::spawn(&mut command);
     let pod = &object(&all, "Pod", "arcpd-test")["spec"];
-    let run = |container: &Value, token: &str| {
-        let args = container["args"].as_array().unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_arcpd"));
-        command.args(args.iter().map(|arg| arg.as_str().unwrap()));
-        for variable in container["env"].as_array().unwrap() {
-            let name = variable["name"].as_str().unwrap();
-            let value = match variable["value"].as_str() {
-                Some(url) => url
-                    .replace("arcpd-admin.agents.svc:7778", &runtime.admin)
-                    .replace("arcpd.agents.svc:7777", &runtime.address),
-                None => token.to_owned(),
-            };
-            command.env(name, value);
-        }
-        command.output().unwrap()
-    };
+    let services = [
+        ("arcpd-admin.agents.svc:7778", &*runtime.admin),
+        ("arcpd.agents.svc:7777", &runtime.address),
+    ];
+    let run = |container: &Value, token: &str| contained(container, &services, token);
     let token = secret["token"].as_str().unwrap();
     let ready = run(&pod["initContainers"][0], token);
     assert!(ready.status.success(), "{}", said(&ready));
@@ -403,7 +396,8 @@ fn no_value_breaks_a_template() {
     println!("ARCPD_CHART_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let everything = std::fs::read_to_string(values("everything")).unwrap();
-    let bases = [objects(VALUES).remove(0), objects(&everything).remove(0)];
+    let cluster = std::fs::read_to_string(values("cluster")).unwrap();
+    let bases = [VALUES, &everything, &cluster].map(|base| objects(base).remove(0));
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("values.json");
     let (mut taken, mut refused) = (0, 0);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::buf::{run, said};
 
@@ -17,7 +17,7 @@ const KUBECONFORM: (&str, &str) = ("github.com/yannh/kubeconform/cmd/kubeconform
 /// Has the strict schemas of every minor; its dependencies read YAML.
 const SCHEMAS: &str = "kubernetes-validate==1.37.0";
 /// Modules, and the definitions in them that the chart has objects of.
-const CRDS: [(&str, &[&str]); 4] = [
+const CRDS: [(&str, &[&str]); 5] = [
     (
         "sigs.k8s.io/gateway-api@v1.6.3",
         &[
@@ -42,6 +42,10 @@ const CRDS: [(&str, &[&str]); 4] = [
         &[
             "charts/gateway-helm/charts/crds/crds/generated/gateway.envoyproxy.io_backendtrafficpolicies.yaml",
         ],
+    ),
+    (
+        "github.com/kedacore/keda/v2@v2.21.0",
+        &["config/crd/bases/keda.sh_scaledobjects.yaml"],
     ),
 ];
 const OLDEST_MINOR: u32 = 31;
@@ -205,6 +209,33 @@ pub fn object<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
     found.unwrap_or_else(|| panic!("no {kind} {name}"))
 }
 
+/// The configuration file in the ConfigMap.
+pub fn configuration(objects: &[Value]) -> &str {
+    let maps = objects.iter().filter(|o| o["kind"] == "ConfigMap");
+    let mut files = maps.filter_map(|map| map["data"]["arcpd.toml"].as_str());
+    files.next().expect("a configuration")
+}
+
+/// What a container of a pod says to a runtime: its arguments and environment to the same
+/// binary, with the addresses of Services replaced, and a token for what is in a secret.
+pub fn contained(container: &Value, services: &[(&str, &str)], token: &str) -> Output {
+    let args = container["args"].as_array().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_arcpd"));
+    command.args(args.iter().map(|arg| arg.as_str().unwrap()));
+    for variable in container["env"].as_array().unwrap() {
+        let value = match variable["value"].as_str() {
+            Some(url) => services
+                .iter()
+                .fold(url.to_owned(), |url, (service, address)| {
+                    url.replace(service, address)
+                }),
+            None => token.to_owned(),
+        };
+        command.env(variable["name"].as_str().unwrap(), value);
+    }
+    command.output().unwrap()
+}
+
 /// Against the strict schemas of one version of Kubernetes and of the custom resources.
 pub fn conforms(kubernetes: &str, rendered: &str) -> Output {
     let file = "{{.ResourceKind}}{{.KindSuffix}}.json";
@@ -220,8 +251,23 @@ pub fn conforms(kubernetes: &str, rendered: &str) -> Output {
     piped(&mut command, rendered)
 }
 
+/// The pod in an object that makes some.
+pub fn pod(object: &Value) -> Option<&Value> {
+    let places = [
+        "/spec/jobTemplate/spec/template/spec",
+        "/spec/template/spec",
+        "/spec",
+    ];
+    let spec = places.iter().find_map(|place| object.pointer(place))?;
+    spec["containers"].is_array().then_some(spec)
+}
+
 /// What the Pod Security Standard `restricted` has against the pods.
 pub fn pod_security(objects: &[Value]) -> Output {
-    let text = serde_json::to_string(objects).unwrap();
+    let pods = objects.iter().filter_map(|object| {
+        let spec = pod(object)?;
+        Some(json!({ "kind": "Pod", "metadata": object["metadata"], "spec": spec }))
+    });
+    let text = serde_json::to_string(&pods.collect::<Vec<_>>()).unwrap();
     piped(&mut Command::new(&*POD_SECURITY), &text)
 }

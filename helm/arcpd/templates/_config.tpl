@@ -27,6 +27,9 @@ decimal point, which is not an integer.
 {{- $_ := set $credentials "master_key_file" "/etc/arcpd/master-key/key" }}
 {{- end }}
 {{- $_ := set $file "credentials" $credentials }}
+{{- if include "arcpd.isCell" . }}
+{{- $_ := set $file "cluster" (merge (include "arcpd.cellSettings" . | fromYaml) $file.cluster) }}
+{{- end }}
 {{- range $key, $value := $file }}
 {{- if not (or (kindIs "map" $value) (kindIs "invalid" $value)) }}
 {{ $key }} = {{ include "arcpd.toml" $value }}

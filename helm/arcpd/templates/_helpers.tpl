@@ -88,57 +88,14 @@ annotations:
 
 {{/* What the pod has from SIGTERM, or the hook before it, to SIGKILL. */}}
 {{- define "arcpd.gracePeriod" -}}
-{{- $needed := add .Values.drain.preStopSec .Values.config.drain_deadline_sec .Values.drain.marginSec | int }}
+{{- $preStop := include "arcpd.preStopSec" . | int }}
+{{- $needed := add $preStop .Values.config.drain_deadline_sec .Values.drain.marginSec | int }}
 {{- $wanted := .Values.drain.terminationGracePeriodSeconds }}
 {{- if kindIs "invalid" $wanted }}
 {{- $needed }}
 {{- else if lt (int $wanted) $needed }}
-{{- fail (printf "\n\ndrain.terminationGracePeriodSeconds is %d, but the pod needs %d s to go: drain.preStopSec (%d) + config.drain_deadline_sec (%d) + drain.marginSec (%d). Leave it out, or lower one of these." (int $wanted) $needed (int .Values.drain.preStopSec) (int .Values.config.drain_deadline_sec) (int .Values.drain.marginSec)) }}
+{{- fail (printf "\n\ndrain.terminationGracePeriodSeconds is %d, but the pod needs %d s to go: drain.preStopSec (%d) + config.drain_deadline_sec (%d) + drain.marginSec (%d). Leave it out, or lower one of these." (int $wanted) $needed $preStop (int .Values.config.drain_deadline_sec) (int .Values.drain.marginSec)) }}
 {{- else }}
 {{- int $wanted }}
-{{- end }}
-{{- end }}
-
-{{/* What cannot be, said before anything is rendered. */}}
-{{- define "arcpd.check" -}}
-{{- $v := .Values }}
-{{- if gt (int $v.replicas) 1 }}
-{{- fail (printf "\n\nreplicas is %d, but one process at a time writes the store, and each replica would have jobs and sessions of its own. Clients reconnect and resume when the one pod is replaced; to serve more, install more releases and divide the clients among them." (int $v.replicas)) }}
-{{- end }}
-{{- if $v.tls.enabled }}
-{{- if and $v.tls.existingSecret $v.tls.certManager.enabled }}
-{{- fail "\n\ntls.existingSecret and tls.certManager.enabled: give one of them." }}
-{{- end }}
-{{- if not (or $v.tls.existingSecret $v.tls.certManager.enabled) }}
-{{- fail "\n\ntls.enabled needs tls.existingSecret, or tls.certManager.enabled with tls.certManager.issuerRef." }}
-{{- end }}
-{{- if and $v.tls.certManager.enabled (not $v.tls.certManager.issuerRef) }}
-{{- fail "\n\ntls.certManager.issuerRef is empty: name who signs, as in {kind: ClusterIssuer, name: internal}." }}
-{{- end }}
-{{- else if or $v.tls.existingSecret $v.tls.certManager.enabled $v.tls.clientCA.existingSecret }}
-{{- fail "\n\ntls: there is a certificate, but tls.enabled is false." }}
-{{- end }}
-{{- if and $v.serviceMonitor.enabled $v.podMonitor.enabled }}
-{{- fail "\n\nserviceMonitor and podMonitor: enable one of them, or every figure is there twice." }}
-{{- end }}
-{{- range $value, $file := dict "prometheusRule" "files/alerts.yaml" "dashboard" "files/dashboard.json" }}
-{{- if and (get $v $value).enabled (not ($.Files.Get $file)) }}
-{{- fail (printf "\n\n%s.enabled: this chart was packed without %s." $value $file) }}
-{{- end }}
-{{- end }}
-{{- if and $v.gateway.enabled (not $v.gateway.parentRefs) }}
-{{- fail "\n\ngateway.parentRefs is empty: name the gateway, as in [{name: public, namespace: gateways}]." }}
-{{- end }}
-{{- if and $v.gateway.envoyGateway.enabled (not $v.gateway.enabled) }}
-{{- fail "\n\ngateway.envoyGateway.enabled needs gateway.enabled." }}
-{{- end }}
-{{- if and $v.persistence.existingClaim (not $v.persistence.enabled) }}
-{{- fail "\n\npersistence.existingClaim: there is a claim, but persistence.enabled is false." }}
-{{- end }}
-{{- if and $v.service.nodePort (eq $v.service.type "ClusterIP") }}
-{{- fail "\n\nservice.nodePort is for service.type NodePort or LoadBalancer." }}
-{{- end }}
-{{- if eq (int $v.service.port) (int $v.service.adminPort) }}
-{{- fail "\n\nservice.port and service.adminPort are the same; clients and probes need ports of their own." }}
 {{- end }}
 {{- end }}

@@ -6,6 +6,9 @@
 {{- $key := .Values.auth.existingSecret | empty | ternary "token" .Values.auth.tokenKey -}}
 {{- $port := int .Values.service.port -}}
 arcpd {{ .Chart.AppVersion }} is called {{ $name }} in namespace {{ $ns }}.
+{{- if include "arcpd.isCell" . }}
+It is a cell: its replicas share the stream ARCP_LOG_{{ include "arcpd.cellName" . }}, and any of them takes any client and any agent host.
+{{- end }}
 
 Inside the cluster:
 
@@ -32,6 +35,10 @@ Nobody may host agents yet. Say who in config.hosting, and give that principal a
 {{- end }}
 {{- if not .Values.persistence.enabled }}
 
+{{- if include "arcpd.isCell" . }}
+persistence.enabled is false. Nothing is lost with a pod, but each new one reads the whole stream before it is ready.
+{{- else }}
 WARNING: persistence.enabled is false. Jobs, sessions and events are lost with the pod.
+{{- end }}
 {{- end }}
 {{- end }}

@@ -24,9 +24,13 @@ nodeSelector:
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .Values.affinity }}
+{{- with include "arcpd.affinity" . }}
 affinity:
-  {{- toYaml . | nindent 2 }}
+  {{- . | nindent 2 }}
+{{- end }}
+{{- with include "arcpd.spread" . | trim }}
+topologySpreadConstraints:
+  {{- . | nindent 2 }}
 {{- end }}
 containers:
   - name: arcpd
@@ -60,7 +64,7 @@ containers:
         service: readiness
       periodSeconds: {{ $period }}
       timeoutSeconds: {{ int .Values.probes.timeoutSec }}
-      failureThreshold: {{ max 1 (div (int .Values.probes.startupSec) $period) }}
+      failureThreshold: {{ max 1 (div (include "arcpd.startupSec" . | int) $period) }}
     livenessProbe:
       grpc:
         port: {{ $admin }}
@@ -75,11 +79,12 @@ containers:
       periodSeconds: {{ $period }}
       timeoutSeconds: {{ int .Values.probes.timeoutSec }}
       failureThreshold: 2
-    {{- if gt (int .Values.drain.preStopSec) 0 }}
+    {{- with include "arcpd.preStopSec" . | int }}
+    # The kubelet's own sleep, there since Kubernetes 1.30: the image has no shell.
     lifecycle:
       preStop:
         sleep:
-          seconds: {{ int .Values.drain.preStopSec }}
+          seconds: {{ . }}
     {{- end }}
     resources:
       {{- toYaml .Values.resources | nindent 6 }}
@@ -169,6 +174,9 @@ volumes:
       - key: {{ $secret.key | quote }}
         path: key
 {{- end }}
+{{- end }}
+{{- if include "arcpd.isCell" . }}
+{{- include "arcpd.natsVolumes" . }}
 {{- end }}
 {{- end }}
 

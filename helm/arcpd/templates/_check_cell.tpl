@@ -1,0 +1,86 @@
+{{/* What cannot be of several replicas. Part of arcpd.check. */}}
+{{- define "arcpd.checkCell" -}}
+{{- $v := .Values }}
+{{- $nats := $v.cluster.nats }}
+{{- if $nats.url }}
+{{- include "arcpd.checkServers" . }}
+{{- range $key, $value := include "arcpd.cellSettings" . | fromYaml }}
+{{- if not (kindIs "invalid" (index $v.config.cluster $key)) }}
+{{- fail (printf "\n\nconfig.cluster.%s: cluster.nats.url makes this a cell, and then the chart writes this setting; leave it out there and set it under cluster." $key) }}
+{{- end }}
+{{- end }}
+{{- if and $nats.existingSecret (eq $nats.login "password") (not $nats.user) }}
+{{- fail "\n\ncluster.nats.user is empty: cluster.nats.login is password, so say whose password it is." }}
+{{- end }}
+{{- if and $v.config.credentials.provisioner (not $v.secrets.encryptionKey.existingSecret) }}
+{{- fail "\n\nconfig.credentials.provisioner in a cell needs secrets.encryptionKey.existingSecret: credentials are sealed in the log that all replicas read, and each opens them with the same key." }}
+{{- end }}
+{{- if $v.persistence.existingClaim }}
+{{- fail "\n\npersistence.existingClaim is one claim, and in a cell each replica has a volume of its own: leave it out. For a store that was one process's, see \"From one pod to a cell\" in docs/kubernetes.md." }}
+{{- end }}
+{{- else if or $nats.existingSecret $nats.tls.ca.existingSecret $nats.tls.clientCertificate.existingSecret }}
+{{- fail "\n\ncluster.nats: there is a secret, but cluster.nats.url is empty: set it to the servers, as in nats://nats.nats.svc:4222." }}
+{{- end }}
+{{- include "arcpd.checkKind" . }}
+{{- end }}
+
+{{/* Never says a URL: somebody may have put a password there. */}}
+{{- define "arcpd.checkServers" -}}
+{{- $schemes := list }}
+{{- range splitList "," .Values.cluster.nats.url }}
+{{- $url := trim . }}
+{{- if contains "@" $url }}
+{{- fail "\n\ncluster.nats.url: no user name, password or token goes there, it would be seen; give cluster.nats.existingSecret." }}
+{{- end }}
+{{- if not (regexMatch "^(nats|tls)://([-a-zA-Z0-9._]+|\\[[0-9a-fA-F:.]+\\])(:[1-9][0-9]{0,4})?/?$" $url) }}
+{{- fail "\n\ncluster.nats.url: give nats://host:port or tls://host:port, several separated by commas." }}
+{{- end }}
+{{- $schemes = append $schemes (splitList ":" $url | first) }}
+{{- end }}
+{{- if gt (uniq $schemes | len) 1 }}
+{{- fail "\n\ncluster.nats.url: give tls:// for all servers or for none." }}
+{{- end }}
+{{- end }}
+
+{{/* A store is of one process or of a cell, and neither takes the other's (nor does a StatefulSet
+turn into the other). Seen where the cluster can be asked; without, the API server refuses. */}}
+{{- define "arcpd.checkKind" -}}
+{{- $there := lookup "apps/v1" "StatefulSet" .Release.Namespace (include "arcpd.fullname" .) | default dict }}
+{{- $was := dig "spec" "podManagementPolicy" "" $there }}
+{{- if and (eq $was "Parallel") (not (include "arcpd.isCell" .)) }}
+{{- fail "\n\nThis release is a cell, and without cluster.nats.url it would be one process with a store of its own, which refuses a replica's. Set cluster.nats.url; to move what is there, see \"From one pod to a cell\" in docs/kubernetes.md." }}
+{{- else if and (eq $was "OrderedReady") (include "arcpd.isCell" .) }}
+{{- fail "\n\nThis release is one pod with a store of its own, which a cell refuses. Install the cell as another release and move what is there: \"From one pod to a cell\" in docs/kubernetes.md." }}
+{{- end }}
+{{- end }}
+
+{{- define "arcpd.checkAutoscaling" -}}
+{{- $scaling := .Values.autoscaling }}
+{{- $hpa := $scaling.hpa }}
+{{- $keda := $scaling.keda }}
+{{- if and $hpa.enabled $keda.enabled }}
+{{- fail "\n\nautoscaling.hpa and autoscaling.keda: enable one of them. KEDA makes a HorizontalPodAutoscaler of its own, and two would pull at the same pods; a cpu trigger goes into autoscaling.keda.triggers." }}
+{{- end }}
+{{- if or $hpa.enabled $keda.enabled }}
+{{- if not (include "arcpd.isCell" .) }}
+{{- fail "\n\nautoscaling needs a cell: one process at a time writes a store. Set cluster.nats.url (docs/kubernetes.md, \"Several replicas\")." }}
+{{- end }}
+{{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) }}
+{{- fail (printf "\n\nautoscaling.minReplicas is %d and autoscaling.maxReplicas %d: the first may not be more." (int $scaling.minReplicas) (int $scaling.maxReplicas)) }}
+{{- end }}
+{{- end }}
+{{- if $hpa.enabled }}
+{{- if not (or $hpa.cpuPercent $hpa.memoryPercent $hpa.metrics) }}
+{{- fail "\n\nautoscaling.hpa has nothing to go by: set cpuPercent, memoryPercent or metrics." }}
+{{- end }}
+{{- range $resource := list "cpu" "memory" }}
+{{- $percent := get $hpa (printf "%sPercent" $resource) }}
+{{- if and $percent (not (dig "requests" $resource "" $.Values.resources)) }}
+{{- fail (printf "\n\nautoscaling.hpa.%sPercent is of resources.requests.%s, which is not set." $resource $resource) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and $keda.enabled (not $keda.serverAddress) (not $keda.triggers) }}
+{{- fail "\n\nautoscaling.keda has nothing to go by: set serverAddress to a Prometheus, as in http://prometheus.monitoring.svc:9090, or triggers." }}
+{{- end }}
+{{- end }}

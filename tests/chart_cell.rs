@@ -1,0 +1,434 @@
+//! The chart with several replicas: what three values make of it, what does not go
+//! together, and replicas that have what it renders, with real servers of NATS.
+
+mod support;
+
+use serde_json::{Value, json};
+use support::buf::said;
+use support::helm::*;
+use support::mounted::{Mounted, stateful_set};
+use support::nats::Nats;
+use support::pki::Pki;
+use support::*;
+
+/// A release of three replicas, and no more said than is needed.
+const THREE: &str =
+    "replicas=3,cluster.nats.url=nats://nats:4222,cluster.nats.existingSecret=arcpd-nats";
+const NATS_VALUES: &str = include_str!("../helm/arcpd/examples/nats-values.yaml");
+const DOCUMENTED: &str = include_str!("../docs/cluster.md");
+const PASSWORD: &str = "p0123456789";
+
+fn set(values: &str) -> Vec<Value> {
+    objects(&rendered(&["--set", values]))
+}
+
+fn has(objects: &[Value], kind: &str) -> bool {
+    objects.iter().any(|object| object["kind"] == kind)
+}
+
+#[test]
+fn three_values_make_a_cell_that_is_drained_and_upgraded_one_by_one() {
+    let all = set(THREE);
+    let spec = stateful_set(&all);
+    assert_eq!(spec["replicas"], 3);
+    assert_eq!(spec["podManagementPolicy"], "Parallel");
+    assert_eq!(spec["minReadySeconds"], 10);
+    assert_eq!(spec["updateStrategy"], json!({ "type": "RollingUpdate" }));
+    assert_eq!(spec["volumeClaimTemplates"][0]["metadata"]["name"], "data");
+    let kept = json!({ "whenDeleted": "Retain", "whenScaled": "Retain" });
+    assert_eq!(spec["persistentVolumeClaimRetentionPolicy"], kept);
+
+    let pod = &spec["template"]["spec"];
+    let container = &pod["containers"][0];
+    assert_eq!(container["lifecycle"]["preStop"]["sleep"]["seconds"], 5);
+    assert_eq!(pod["terminationGracePeriodSeconds"], 5 + 20 + 10);
+    let probe = &container["startupProbe"];
+    let starts = probe["failureThreshold"].as_u64().unwrap() * 5;
+    assert_eq!(
+        (starts, &probe["grpc"]["service"]),
+        (1800, &json!("readiness"))
+    );
+
+    let over: Vec<_> = pod["topologySpreadConstraints"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|over| (&over["topologyKey"], &over["whenUnsatisfiable"]))
+        .collect();
+    let soft = json!("ScheduleAnyway");
+    let keys = ["topology.kubernetes.io/zone", "kubernetes.io/hostname"].map(|key| json!(key));
+    assert_eq!(over, [(&keys[0], &soft), (&keys[1], &soft)]);
+    let apart = &pod["affinity"]["podAntiAffinity"];
+    let soft = &apart["preferredDuringSchedulingIgnoredDuringExecution"][0];
+    assert_eq!(
+        soft["podAffinityTerm"]["topologyKey"],
+        "kubernetes.io/hostname"
+    );
+    let mine = &spec["selector"];
+    assert_eq!(&soft["podAffinityTerm"]["labelSelector"], mine);
+
+    let budget = &object(&all, "PodDisruptionBudget", "arcpd")["spec"];
+    assert_eq!(
+        (&budget["maxUnavailable"], &budget["selector"]),
+        (&json!(1), mine)
+    );
+}
+
+#[test]
+fn one_pod_has_nothing_of_a_cell() {
+    let all = set("replicas=1");
+    let spec = stateful_set(&all);
+    for absent in ["podManagementPolicy", "minReadySeconds"] {
+        assert_eq!(spec[absent], Value::Null, "{absent}");
+    }
+    let pod = &spec["template"]["spec"];
+    for absent in ["affinity", "topologySpreadConstraints"] {
+        assert_eq!(pod[absent], Value::Null, "{absent}");
+    }
+    assert!(!has(&all, "PodDisruptionBudget"));
+    assert!(!configuration(&all).contains("[cluster]"));
+}
+
+#[test]
+fn what_a_cell_has_by_itself_gives_way_to_what_is_said() {
+    let more = "drain.preStopSec=0,probes.startupSec=60,podDisruptionBudget.enabled=false,\
+                topologySpreadConstraints[0].maxSkew=2";
+    let more = format!("{THREE},{more}");
+    let none = r#"affinity={"podAntiAffinity":{}}"#;
+    let all = objects(&rendered(&["--set", &more, "--set-json", none]));
+    let pod = &stateful_set(&all)["template"]["spec"];
+    assert_eq!(pod["containers"][0]["lifecycle"], Value::Null);
+    assert_eq!(pod["containers"][0]["startupProbe"]["failureThreshold"], 12);
+    assert_eq!(pod["terminationGracePeriodSeconds"], 30);
+    assert_eq!(pod["affinity"], json!({ "podAntiAffinity": {} }));
+    assert_eq!(pod["topologySpreadConstraints"], json!([{ "maxSkew": 2 }]));
+    assert!(!has(&all, "PodDisruptionBudget"));
+    let short = format!("{THREE},drain.terminationGracePeriodSeconds=34");
+    let why = said(&template(&newest(), &["--set", &short]));
+    assert!(why.contains("the pod needs 35 s"), "{why}");
+}
+
+#[test]
+fn what_does_not_go_together_in_a_cell_is_refused_with_what_to_set() {
+    const CELL: &str = "cluster.nats.url=nats://a";
+    for (set, words) in [
+        ("replicas=2", "set cluster.nats.url"),
+        (
+            "replicas=2,config.cluster.servers=a",
+            "set cluster.nats.url",
+        ),
+        (
+            "cluster.nats.existingSecret=a",
+            "cluster.nats.url is empty: set it",
+        ),
+        (
+            "cluster.nats.tls.ca.existingSecret=a",
+            "cluster.nats.url is empty: set it",
+        ),
+        ("cluster.nats.url=a:4222", "give nats://host:port or tls://"),
+        (
+            "cluster.nats.url=http://a",
+            "give nats://host:port or tls://",
+        ),
+        (
+            "cluster.nats.url=nats://a:0",
+            "give nats://host:port or tls://",
+        ),
+        (
+            "cluster.nats.url=nats://a\\,",
+            "give nats://host:port or tls://",
+        ),
+        (
+            "cluster.nats.url=nats://a\\,tls://b",
+            "tls:// for all servers or for none",
+        ),
+        (
+            "cluster.nats.url=nats://u:s3cret@a",
+            "give cluster.nats.existingSecret",
+        ),
+        (
+            &format!("{CELL},config.cluster.servers=nats://b"),
+            "config.cluster.servers: cluster.nats.url makes this a cell",
+        ),
+        (
+            &format!("{CELL},config.cluster.replication=1"),
+            "config.cluster.replication: cluster.nats.url",
+        ),
+        (
+            &format!("{CELL},cluster.nats.existingSecret=a,cluster.nats.user="),
+            "cluster.nats.user is empty",
+        ),
+        (
+            &format!("{CELL},config.credentials.provisioner=litellm"),
+            "needs secrets.encryptionKey.existingSecret",
+        ),
+        (
+            &format!("{CELL},persistence.existingClaim=a"),
+            "each replica has a volume of its own",
+        ),
+        ("autoscaling.hpa.enabled=true", "Set cluster.nats.url"),
+        ("autoscaling.keda.enabled=true", "Set cluster.nats.url"),
+        (
+            &format!("{CELL},autoscaling.hpa.enabled=true,autoscaling.keda.enabled=true"),
+            "enable one of them",
+        ),
+        (
+            &format!("{CELL},autoscaling.hpa.enabled=true,autoscaling.minReplicas=10"),
+            "the first may not be more",
+        ),
+        (
+            &format!(
+                "{CELL},autoscaling.hpa.enabled=true,autoscaling.hpa.cpuPercent=null,autoscaling.hpa.memoryPercent=null"
+            ),
+            "set cpuPercent, memoryPercent or metrics",
+        ),
+        (
+            &format!("{CELL},autoscaling.hpa.enabled=true,resources.requests.cpu=null"),
+            "is of resources.requests.cpu, which is not set",
+        ),
+        (
+            &format!("{CELL},autoscaling.keda.enabled=true"),
+            "set serverAddress to a Prometheus",
+        ),
+        // The schema's own words.
+        ("cluster.replication=2", "at '/cluster/replication'"),
+        ("cluster.name=a.b", "at '/cluster/name'"),
+        ("cluster.nats.login=nkey", "at '/cluster/nats/login'"),
+        ("cluster.servers=nats://a", "'servers' not allowed"),
+    ] {
+        let output = template(&newest(), &["--set", set]);
+        assert!(!output.status.success(), "{set} was taken");
+        let why = said(&output);
+        assert!(why.contains(words), "{set}: {why}");
+        assert!(!why.contains("s3cret"), "{why}");
+    }
+}
+
+/// An upgrade would else go back to what the values say, and the autoscaler away from it.
+#[test]
+fn who_scales_alone_says_how_many_replicas_there_are() {
+    let by_hpa = set(&format!("{THREE},autoscaling.hpa.enabled=true"));
+    assert_eq!(stateful_set(&by_hpa)["replicas"], Value::Null);
+    let hpa = &object(&by_hpa, "HorizontalPodAutoscaler", "arcpd")["spec"];
+    assert_eq!(hpa["scaleTargetRef"]["kind"], "StatefulSet");
+    let of = |metric: &Value| metric["resource"]["name"].clone();
+    let metrics: Vec<_> = hpa["metrics"].as_array().unwrap().iter().map(of).collect();
+    assert_eq!(metrics, ["cpu", "memory"]);
+
+    let prometheus = "autoscaling.keda.enabled=true,autoscaling.keda.serverAddress=http://p:9090";
+    let by_keda = set(&format!("{THREE},{prometheus}"));
+    assert_eq!(stateful_set(&by_keda)["replicas"], Value::Null);
+    let keda = &object(&by_keda, "ScaledObject", "arcpd")["spec"];
+    let trigger = &keda["triggers"][0]["metadata"];
+    let query = r#"sum(arcpd_sessions_attached{namespace="agents",pod=~"arcpd-[0-9]+"})"#;
+    assert_eq!(trigger["query"], query);
+    assert_eq!(trigger["threshold"], "10000");
+    // A Prometheus without figures is not a cell without sessions.
+    assert_eq!(trigger["ignoreNullValues"], "false");
+
+    // One replica goes at a time, and not for a lull.
+    let behavior = &keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"];
+    assert_eq!(behavior, &hpa["behavior"]);
+    let down = &behavior["scaleDown"];
+    assert_eq!(down["stabilizationWindowSeconds"], 600);
+    let one = json!([{ "type": "Pods", "value": 1, "periodSeconds": 300 }]);
+    assert_eq!(down["policies"], one);
+    assert_eq!(
+        (&hpa["minReplicas"], &keda["minReplicaCount"]),
+        (&json!(3), &json!(3))
+    );
+}
+
+#[test]
+fn the_pods_may_go_out_to_the_servers_and_not_to_each_other() {
+    let two = format!("{THREE},cluster.nats.url=nats://a\\,nats://[fd00::1]:4333/");
+    let all = set(&two);
+    let policy = &object(&all, "NetworkPolicy", "arcpd")["spec"];
+    let out = policy["egress"].as_array().unwrap();
+    let ports = |rule: &Value| -> Vec<Value> {
+        let ports = rule["ports"].as_array().unwrap();
+        ports.iter().map(|port| port["port"].clone()).collect()
+    };
+    let ports: Vec<_> = out.iter().map(ports).collect();
+    assert_eq!(ports, [[json!(53), json!(53)], [json!(4222), json!(4333)]]);
+    let none = set("replicas=1");
+    let policy = &object(&none, "NetworkPolicy", "arcpd")["spec"];
+    assert_eq!(policy["egress"].as_array().unwrap().len(), 1);
+}
+
+/// The configuration that NATS' chart makes of the example's values: JSON, but for what
+/// is between `<<` and `>>`.
+fn nats_configuration() -> String {
+    let values = objects(NATS_VALUES).remove(0);
+    let merged = values["config"]["merge"].as_object().unwrap();
+    let lines = merged
+        .iter()
+        .map(|(key, value)| format!("{key}: {value}\n"));
+    let text: String = lines.collect();
+    let variable = format!("'{PASSWORD}'");
+    text.replace("\"<< $ARCPD_NATS_PASSWORD >>\"", &variable)
+        .replace("\"<< ", "")
+        .replace(" >>\"", "")
+}
+
+/// The two files of the documentation that go together, and a real server in between.
+#[tokio::test]
+async fn a_cell_runs_on_the_nats_of_the_example_and_takes_the_job_of_helm_test() {
+    let nats = Nats::single_with(&nats_configuration());
+    let url = format!("cluster.nats.url={}", nats.url());
+    let own = "cluster.replication=1,config.demo_agents=true";
+    let args = ["--set", THREE, "--set", &url, "--set", own];
+    let cell = Mounted::new(&args, &[("nats-login", "password", PASSWORD)]);
+    let replicas = cell.two().await;
+    let pod = &object(&cell.objects, "Pod", "arcpd-test")["spec"];
+    for replica in &replicas {
+        let services = [
+            ("arcpd-admin.agents.svc:7778", &*replica.admin),
+            ("arcpd.agents.svc:7777", &replica.address),
+        ];
+        let ready = contained(&pod["initContainers"][0], &services, ALICE);
+        assert!(ready.status.success(), "{}", said(&ready));
+        let submitted = contained(&pod["containers"][0], &services, ALICE);
+        assert_eq!(submitted.stdout, b"\"a job from helm test\"\n");
+    }
+}
+
+/// As they mount them, a mistake in one place and not the other would show here.
+#[test]
+fn the_rights_of_the_example_are_those_that_are_documented() {
+    let values = objects(NATS_VALUES).remove(0);
+    let merged = &values["config"]["merge"];
+    assert_eq!(merged["max_payload"], "<< 8MB >>");
+    let user = &merged["authorization"]["users"][0];
+    assert_eq!(user["user"], "arcpd");
+    let (_, block) = DOCUMENTED.split_once("permissions: {").unwrap();
+    for kind in ["publish", "subscribe"] {
+        let (_, listed) = block.split_once(kind).unwrap();
+        let (listed, _) = listed.split_once(']').unwrap();
+        let documented: Vec<_> = listed.split('"').skip(1).step_by(2).collect();
+        assert!(documented.len() > 1, "{kind}: {listed}");
+        assert_eq!(user["permissions"][kind], json!(documented), "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn replicas_show_a_token_and_a_certificate_to_servers_that_they_check() {
+    let (pki, dir) = (Pki::new(), tempfile::tempdir().unwrap());
+    let (cert, key, ca) = pki.write(dir.path());
+    let (cert, key, ca) = (cert.display(), key.display(), ca.display());
+    let nats = Nats::single_with(&format!(
+        "authorization {{ token: '{PASSWORD}' }}\n\
+         tls {{ cert_file: '{cert}', key_file: '{key}', ca_file: '{ca}', verify: true }}\n"
+    ));
+    let url = nats.url().replace("nats://", "tls://");
+    let values = format!(
+        "{THREE},cluster.nats.url={url},cluster.replication=1,cluster.nats.login=token,\
+         cluster.nats.tls.ca.existingSecret=a,cluster.nats.tls.clientCertificate.existingSecret=b"
+    );
+    let cell = Mounted::new(
+        &["--set", &values],
+        &[
+            ("nats-login", "token", PASSWORD),
+            ("nats-ca", "ca.crt", &pki.ca_pem),
+            ("nats-client", "tls.crt", &pki.cert_pem),
+            ("nats-client", "tls.key", &pki.key_pem),
+        ],
+    );
+    cell.two().await;
+}
+
+/// That such a file signs in is seen in `cluster_secure.rs`.
+#[test]
+fn a_credentials_file_is_read_where_it_is_mounted() {
+    let nats = Nats::single();
+    let values = format!(
+        "{THREE},cluster.nats.url={},cluster.nats.login=credentials",
+        nats.url()
+    );
+    let cell = Mounted::new(
+        &["--set", &values],
+        &[("nats-login", "credentials", "no JWT at all")],
+    );
+    let output = cell.replica("arcpd-0").output().unwrap();
+    assert!(!output.status.success());
+    let why = said(&output);
+    assert!(
+        why.contains("cluster.credentials_file: has no JWT"),
+        "{why}"
+    );
+}
+
+/// Two releases on the same servers are two cells, whatever their names are made of.
+#[test]
+fn a_cell_has_the_name_of_its_release() {
+    let name = |args: &[&str]| {
+        let all = objects(&rendered(args));
+        let file = configuration(&all).to_owned();
+        let line = file.lines().find(|line| line.starts_with("name = "));
+        line.unwrap().to_owned()
+    };
+    assert_eq!(name(&["--set", THREE]), r#"name = "arcpd""#);
+    let other = ["--set", THREE, "--set", "nameOverride=blue"];
+    assert_eq!(name(&other), r#"name = "arcpd-blue""#);
+    let said = ["--set", THREE, "--set", "cluster.name=green"];
+    assert_eq!(name(&said), r#"name = "green""#);
+}
+
+#[tokio::test]
+async fn the_job_of_the_backup_example_writes_what_a_running_cell_has() {
+    let nats = Nats::single();
+    let url = format!("cluster.nats.url={}", nats.url());
+    let own = "cluster.replication=1,config.demo_agents=true";
+    let example = format!("{CHART}/examples/backup.yaml");
+    let args = ["--values", &example, "--set", &url, "--set", own];
+    let cell = Mounted::new(&args, &[("nats-login", "password", PASSWORD)]);
+    let [replica, _other] = cell.two().await;
+    let mut peer = Peer::connect(&replica.address, ALICE).await;
+    for night in ["monday", "tuesday"] {
+        peer.submit("echo", json!(1)).await;
+        peer.until_terminal().await;
+        let job = object(&cell.objects, "CronJob", "arcpd-backup");
+        let container = &pod(job).unwrap()["containers"][0];
+        let exported = cell.run(container, night);
+        assert!(exported.status.success(), "{}", said(&exported));
+        let jobs = if night == "monday" {
+            "1 jobs"
+        } else {
+            "2 jobs"
+        };
+        assert!(said(&exported).contains(jobs), "{}", said(&exported));
+        assert!(cell.path(&format!("backup/{night}.arcpd")).exists());
+    }
+}
+
+#[tokio::test]
+async fn the_job_of_the_move_example_takes_a_session_from_one_pod_into_a_cell() {
+    let nats = Nats::single();
+    let url = format!("cluster.nats.url={}", nats.url());
+    let own = "cluster.replication=1,config.demo_agents=true";
+    let example = format!("{CHART}/examples/move.yaml");
+    let args = ["--values", &example, "--set", &url, "--set", own];
+    let cell = Mounted::new(&args, &[("nats-login", "password", PASSWORD)]);
+
+    let one = Runtime::start(&cell.path("old/store"));
+    let mut peer = Peer::connect(&one.address, ALICE).await;
+    peer.submit("echo", json!(1)).await;
+    let last = peer.until_terminal().await.last().unwrap().event_seq;
+    let (session, mut token) = (peer.session_id.clone(), peer.resume_token.clone());
+    drop(peer);
+    assert!(one.terminate().await.success());
+
+    let job = pod(object(&cell.objects, "Job", "arcpd-move")).unwrap();
+    for container in [&job["initContainers"][0], &job["containers"][0]] {
+        let done = cell.run(container, "move");
+        assert!(done.status.success(), "{}", said(&done));
+    }
+    let replicas = cell.two().await;
+    for replica in &replicas {
+        let resumed = Peer::resume(&replica.address, ALICE, &session, &token, last).await;
+        let mut peer = resumed.welcomed().await;
+        peer.submit("echo", json!(2)).await;
+        peer.until_terminal().await;
+        token = peer.resume_token.clone();
+    }
+}
