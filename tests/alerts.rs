@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde_json::json;
 use support::host::*;
+use support::nats::Nats;
 use support::promtool::promtool;
 use support::scrape::samples;
 use support::*;
@@ -87,5 +88,36 @@ async fn no_alert_while_all_is_well_and_the_right_ones_when_it_is_not() {
     assert_eq!(
         firing(dir.path(), &well, &ill),
         ["ArcpdJobsFailing", "ArcpdHostsFull"]
+    );
+}
+
+/// Its numbers go on as they did: a replica that is gone once is gone each minute.
+#[tokio::test]
+async fn no_alert_of_a_cell_that_is_whole_and_the_right_ones_when_a_replica_is_gone() {
+    let nats = Nats::single();
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [a, b] = dirs.each_ref().map(|dir| {
+        let cluster = ["--cluster", &nats.url(), "--cluster-replication", "1"];
+        Runtime::spawn(serve(dir.path()).args(cluster))
+    });
+    let both = |replicas: u64| replicas == 2;
+    a.until_metric("arcpd_cluster_replicas", both).await;
+    let mut peer = Peer::connect(&a.address, ALICE).await;
+    let scrape = || a.admin_get("/metrics").1;
+    let idle = scrape();
+    for _ in 0..5 {
+        peer.submit("echo", json!(1)).await;
+        peer.until_terminal().await;
+    }
+    let well = scrape();
+    let dir = dirs[0].path();
+    assert_eq!(firing(dir, &idle, &well), Vec::<String>::new());
+
+    b.kill();
+    let once = |takeovers: u64| takeovers == 1;
+    a.until_metric("arcpd_cluster_takeovers_total", once).await;
+    assert_eq!(
+        firing(dir, &well, &scrape()),
+        ["ArcpdReplicaAlone", "ArcpdReplicasComeAndGo"]
     );
 }

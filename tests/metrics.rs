@@ -12,6 +12,7 @@ use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value;
 use serde_json::json;
 use support::collector::Collector;
 use support::host::*;
+use support::nats::Nats;
 use support::promtool::promtool;
 use support::scrape::{names, series, value};
 use support::*;
@@ -129,7 +130,11 @@ async fn alerts_and_dashboard_ask_for_what_a_real_scrape_has() {
     let runtime = start(dir.path(), &collector);
     busy(&runtime).await;
     let (_, text) = runtime.admin_get("/metrics");
-    let known = names(&text);
+    let mut known = names(&text);
+    let (nats, dir) = (Nats::single(), tempfile::tempdir().unwrap());
+    let cluster = ["--cluster", &nats.url(), "--cluster-replication", "1"];
+    let replica = Runtime::spawn(serve(dir.path()).args(cluster));
+    known.extend(names(&replica.admin_get("/metrics").1));
     for file in ["alerts.yaml", "dashboard.json"] {
         let asked = std::fs::read_to_string(Path::new(FILES).join(file)).unwrap();
         let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
