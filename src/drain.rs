@@ -1,13 +1,15 @@
-//! When streams end that have not come to their end: all of them when the runtime stops,
-//! those of one connection when it is as old as it may become.
+//! When streams end that have not come to their end: all of them when the runtime stops
+//! or is cut off from its log, those of one connection when it is as old as it may become.
 //!
 //! Where another replica takes them, or this one again, each ends at a moment of its own,
 //! is served until then and may be back at once: its peer hears nothing only while it
 //! dials. A runtime of its own that stops ends all at once and tells each another time.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rand::Rng;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +25,9 @@ const SPREAD_PER_PEER: Duration = Duration::from_micros(500);
 /// The end of a runtime.
 pub struct Drain {
     begun: CancellationToken,
+    /// Those who are there now leave when it turns.
+    leaving: Mutex<CancellationToken>,
+    is_cut_off: AtomicBool,
     /// Other replicas are there at once.
     replicated: bool,
     /// Set when it begins.
@@ -33,6 +38,7 @@ pub struct Drain {
 #[derive(Clone)]
 pub struct Stay {
     drain: Arc<Drain>,
+    leaving: CancellationToken,
     until: Option<Instant>,
 }
 
@@ -40,6 +46,8 @@ impl Drain {
     pub fn new(replicated: bool) -> Arc<Self> {
         Arc::new(Self {
             begun: CancellationToken::new(),
+            leaving: Mutex::default(),
+            is_cut_off: AtomicBool::new(false),
             replicated,
             spread: OnceLock::new(),
         })
@@ -54,6 +62,22 @@ impl Drain {
         };
         let _ = self.spread.set(spread);
         self.begun.cancel();
+        self.leaving.lock().cancel();
+    }
+
+    /// Whether the log cannot be heard of any more. Who is there, or comes while it is so,
+    /// is told to go elsewhere. True when that is new.
+    pub fn set_cut_off(&self, is: bool) -> bool {
+        if self.is_cut_off.swap(is, Ordering::Relaxed) == is {
+            return false;
+        }
+        let mut leaving = self.leaving.lock();
+        match is {
+            true => leaving.cancel(),
+            false if self.is_begun() => {}
+            false => *leaving = CancellationToken::new(),
+        }
+        true
     }
 
     pub fn is_begun(&self) -> bool {
@@ -77,19 +101,24 @@ impl Stay {
     pub fn new(drain: Arc<Drain>, age_max: Option<Duration>) -> Self {
         let jittered = |age: Duration| age.mul_f64(rand::rng().random_range(0.9..=1.1));
         let until = age_max.map(|age| Instant::now() + jittered(age));
-        Self { drain, until }
+        let leaving = drain.leaving.lock().clone();
+        Self {
+            drain,
+            leaving,
+            until,
+        }
     }
 
     /// Resolves when the connection is to take nothing new.
     pub async fn over(&self) {
         match self.until {
-            None => self.drain.begun().await,
+            None => self.leaving.cancelled().await,
             // Not part of what each stream keeps where no age is set.
             Some(until) => {
                 let aged = Box::pin(sleep_until(until));
                 tokio::select! {
                     () = aged => {}
-                    () = self.drain.begun() => {}
+                    () = self.leaving.cancelled() => {}
                 }
             }
         }
@@ -110,6 +139,7 @@ impl Stay {
 
     fn departure(&self, away_max: Duration) -> Departure {
         let (cause, reconnect_after) = match (self.drain.is_begun(), self.drain.replicated) {
+            (false, _) if self.leaving.is_cancelled() => (Cause::CutOff, Duration::ZERO),
             (false, _) => (Cause::Age, Duration::ZERO),
             (true, true) => (Cause::Shutdown, Duration::ZERO),
             (true, false) => {
@@ -173,6 +203,29 @@ mod tests {
         }
         let within = Duration::from_secs(1)..=Duration::from_secs(2);
         assert!(within.contains(&longest), "{longest:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_at_a_replica_that_is_cut_off_goes_and_who_comes_later_stays() {
+        let drain = Drain::new(true);
+        let before = Stay::new(drain.clone(), None);
+        assert!(drain.set_cut_off(true) && !drain.set_cut_off(true));
+        let meanwhile = Stay::new(drain.clone(), None);
+        assert!(drain.set_cut_off(false));
+        for stay in [before, meanwhile] {
+            let (departure, _) = waited(&stay, Duration::from_secs(2)).await;
+            assert_eq!(departure.cause, Cause::CutOff);
+            assert_eq!(departure.reconnect_after, Duration::ZERO);
+        }
+        let later = Stay::new(drain.clone(), None);
+        let limit = Duration::from_secs(600);
+        assert!(tokio::time::timeout(limit, later.over()).await.is_err());
+        drain.begin(1, Duration::from_secs(20));
+        drain.set_cut_off(true);
+        drain.set_cut_off(false);
+        let last = Stay::new(drain.clone(), None);
+        let (departure, _) = waited(&last, Duration::from_secs(2)).await;
+        assert_eq!(departure.cause, Cause::Shutdown);
     }
 
     #[tokio::test(start_paused = true)]

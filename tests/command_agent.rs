@@ -141,7 +141,7 @@ async fn gone(pid: &str) {
         if stat.contains(") Z ") {
             return;
         }
-        tokio::task::yield_now().await;
+        look_again().await;
     }
 }
 

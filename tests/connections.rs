@@ -248,6 +248,6 @@ async fn a_silent_connection_is_probed_by_tcp() {
     let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
     while !probed() {
         assert!(std::time::Instant::now() < until, "no keepalive timer");
-        tokio::task::yield_now().await;
+        look_again().await;
     }
 }

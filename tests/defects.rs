@@ -325,7 +325,7 @@ async fn s_18_19_a_closed_connection_leaves_nothing_behind() {
         line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
     };
     while gauge("arcpd_sessions_attached") > 0 || gauge("arcpd_connections_open") > 0 {
-        tokio::task::yield_now().await;
+        look_again().await;
     }
     assert_eq!(gauge("arcpd_jobs_running"), 0);
 }
@@ -496,7 +496,7 @@ async fn s_28_ended_jobs_leave_the_store_and_what_would_need_them_is_refused() {
         .submit("ticker", json!({ "count": 100_000, "interval_ms": 1 }))
         .await;
     while !runtime.log().contains("trimmed ended jobs") {
-        tokio::task::yield_now().await;
+        look_again().await;
     }
     let mut other = Peer::connect(&runtime.address, ALICE).await;
     other

@@ -675,7 +675,7 @@ async fn a_runtime_that_was_stopped_over_the_end_of_a_lease_allows_nothing_after
     let is_still = || std::fs::read_dir(&tasks).unwrap().flatten().all(stopped);
     while !is_still() {
         assert!(jiff::Timestamp::now().as_second() < end, "it does not stop");
-        tokio::task::yield_now().await;
+        look_again().await;
     }
     let of = scene.of.clone();
     scene.say_authorize(&of, "tool.call", "t").await;

@@ -201,6 +201,7 @@ async fn what_is_documented_of_a_cell_moves_in_a_cell() {
     found.retain(|name| name.starts_with(OF_A_CELL));
     assert_eq!(found, documented().1, "in a scrape, in the documentation");
     assert_eq!(value(&text, "arcpd_cluster_lag_entries"), 0.0);
+    assert!(value(&text, "arcpd_cluster_sequence") > 1.0);
     let published = value(&text, "arcpd_cluster_entries_published_total");
     let applied = value(&text, "arcpd_cluster_entries_applied_total");
     assert!(published >= 3.0, "it joined, a session, a job: {published}");

@@ -180,7 +180,7 @@ async fn new_tokens_are_read_while_running() {
     assert_eq!(bob.error().await.code, "UNAUTHENTICATED");
     write(&file, &format!("bob = {BOB}\n"), 0o600);
     while !runtime.log().contains("the tokens file was read again") {
-        tokio::task::yield_now().await;
+        look_again().await;
     }
     Peer::connect(&runtime.address, BOB).await;
     let mut alice = Peer::open(&runtime.address, hello(ALICE)).await;

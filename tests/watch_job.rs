@@ -192,7 +192,7 @@ async fn records_no_longer_kept_are_out_of_range() {
     let job = submit(&mut alice, "echo", json!(1)).await;
     watch_all(&mut alice, &job).await;
     while !runtime.log().contains("trimmed ended jobs") {
-        tokio::task::yield_now().await;
+        look_again().await;
     }
     let expected = refused(Code::NotFound, "JOB_NOT_FOUND", "");
     assert_eq!(refusal(get(&mut alice, &job).await), expected);
@@ -221,7 +221,7 @@ async fn a_job_stays_until_its_slowest_watcher_has_read_it() {
     let later = submit(&mut alice, "echo", json!(1)).await;
     watch_all(&mut alice, &later).await;
     while !runtime.log().contains("trimmed ended jobs") {
-        tokio::task::yield_now().await;
+        look_again().await;
     }
     assert_eq!(refusal(get(&mut alice, &later).await).0, Code::NotFound);
     assert_eq!(get(&mut alice, &job).await.unwrap().last_job_seq, 60_001);
@@ -263,6 +263,6 @@ async fn a_watcher_over_http_1_gets_its_head_at_once_and_leaves_nothing_behind()
         .1
         .contains("arcpd_connections_open 0")
     {
-        tokio::task::yield_now().await;
+        look_again().await;
     }
 }

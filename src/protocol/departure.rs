@@ -14,6 +14,8 @@ pub enum Cause {
     Shutdown,
     /// The connection is as old as it may become; the runtime stays.
     Age,
+    /// The replica does not hear of its log; others have its work, or soon will.
+    CutOff,
 }
 
 impl Cause {
@@ -21,6 +23,7 @@ impl Cause {
         match self {
             Self::Shutdown => "the runtime is shutting down",
             Self::Age => "this connection is as old as it may become",
+            Self::CutOff => "this replica is cut off from its log; go on at another",
         }
     }
 }

@@ -53,6 +53,8 @@ struct Peer {
 #[derive(Default)]
 pub(super) struct Peers {
     others: Mutex<HashMap<ReplicaNumber, Peer>>,
+    /// When any of them was heard of.
+    heard_at: Mutex<Option<Instant>>,
     takeovers: AtomicU64,
     /// A replica has room that had none.
     more: Notify,
@@ -95,6 +97,7 @@ impl Peers {
         let more = (free.iter()).any(|(agent, free)| *free > 0 && had(agent).unwrap_or(0) == 0);
         let same = before.is_some_and(|peer| peer.free.keys().eq(free.keys()));
         let heard_at = Instant::now();
+        *self.heard_at.lock() = Some(heard_at);
         others.insert(replica, Peer { heard_at, free });
         drop(others);
         if more {
@@ -129,6 +132,12 @@ impl Peers {
     /// Other replicas that are there, as far as it is known here.
     pub fn count(&self) -> usize {
         self.others.lock().len()
+    }
+
+    /// Whether none of them is heard of that were.
+    fn all_silent(&self) -> bool {
+        let heard_at = *self.heard_at.lock();
+        self.count() > 0 && heard_at.is_some_and(|at| at.elapsed() > LOST_AFTER)
     }
 
     /// Replicas whose work went to this one.
@@ -391,6 +400,7 @@ impl Membership {
                     let late = ticked_at.elapsed() > 2 * presence::INTERVAL;
                     ticked_at = Instant::now();
                     present.say(&self.joined.client).await;
+                    self.look_whether_cut_off();
                     self.look_for_silent(late).await;
                 }
             }
@@ -431,6 +441,21 @@ impl Membership {
             }
         }
         Ok(())
+    }
+
+    /// Then the others have this one's work by now, or there is no log at all: nobody who
+    /// is here is told anything more.
+    fn look_whether_cut_off(&self) {
+        let cut_off = !self.log().healthy() && self.peers.all_silent();
+        if self.sessions.drain.set_cut_off(cut_off) {
+            match cut_off {
+                true => tracing::error!(
+                    "cut off from the log and from all other replicas; clients and hosts are \
+                     told to go elsewhere"
+                ),
+                false => tracing::info!("the log is heard of again"),
+            }
+        }
     }
 
     async fn look_for_silent(&self, late: bool) {

@@ -136,6 +136,7 @@ impl Cell {
         registry.register("cluster_entries_applied", "Entries of all replicas that were applied here", followed.entries.clone());
         registry.register_with_unit("cluster_entry", "Of an entry of this replica, until it is applied here", Unit::Seconds, followed.entry_seconds.clone());
         gauge(registry, "cluster_lag_entries", "Entries that the stream has and that are not applied here", followed.lag() as i64);
+        gauge(registry, "cluster_sequence", "Sequence in the stream of the last entry that was applied here", followed.sequence() as i64);
         gauge(registry, "cluster_replicas", "Replicas that are there, this one included", self.peers.count() as i64 + 1);
         counter(registry, "cluster_takeovers", "Replicas whose work came to this one", self.peers.takeovers());
     }

@@ -117,7 +117,7 @@ impl Kind {
         for address in [&front.grpc, &front.web] {
             while tokio::net::TcpStream::connect(address).await.is_err() {
                 assert!(began.elapsed().as_secs() < 30, "{self:?} does not listen");
-                tokio::task::yield_now().await;
+                super::look_again().await;
             }
         }
         front

@@ -49,6 +49,13 @@ pub const BOB: &str = "bob-token-0123456789ab";
 /// What is documented as the most a runtime sends at once.
 const MESSAGE_BYTES_MAX: usize = 1_000_000;
 
+/// Between two looks at what is waited for, so that waiting takes no processor from it.
+pub const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(5);
+
+pub async fn look_again() {
+    tokio::time::sleep(LOOK_AGAIN).await;
+}
+
 /// `arcpd serve`: a process, or the three of a cell where that is how a test runs; killed
 /// with SIGKILL when dropped.
 pub struct Runtime {
@@ -175,7 +182,7 @@ impl Runtime {
                 return value;
             }
             assert!(started.elapsed().as_secs() < 30, "{name} stays {value}");
-            tokio::task::yield_now().await;
+            look_again().await;
         }
     }
 
@@ -184,7 +191,7 @@ impl Runtime {
         let started = std::time::Instant::now();
         while !self.log().contains(text) {
             assert!(started.elapsed().as_secs() < 30, "no {text:?} in the log");
-            tokio::task::yield_now().await;
+            look_again().await;
         }
     }
 

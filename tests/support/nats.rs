@@ -298,7 +298,7 @@ impl Cluster {
                 let logs = self.nodes.each_ref().map(Nats::log);
                 panic!("no cluster:\n{}", logs.join("\n---\n"));
             }
-            std::thread::yield_now();
+            std::thread::sleep(super::LOOK_AGAIN);
         }
     }
 

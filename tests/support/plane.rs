@@ -120,7 +120,7 @@ impl Plane {
             }
             let log = std::fs::read_to_string(self.dir.path().join("apiserver.log")).unwrap();
             assert!(began.elapsed().as_secs() < 120, "{}\n{log}", said(&output));
-            std::thread::yield_now();
+            std::thread::sleep(super::LOOK_AGAIN);
         }
     }
 

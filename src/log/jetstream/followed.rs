@@ -55,9 +55,14 @@ impl Followed {
         let _ = applied.wait_for(|applied| *applied >= sequence).await;
     }
 
+    /// The sequence in the stream of the last entry that is applied here.
+    pub fn sequence(&self) -> u64 {
+        *self.applied.borrow()
+    }
+
     /// Entries that the stream has and that are not applied here.
     pub fn lag(&self) -> u64 {
-        let applied = *self.applied.borrow();
-        self.last.load(Ordering::Relaxed).saturating_sub(applied)
+        let last = self.last.load(Ordering::Relaxed);
+        last.saturating_sub(self.sequence())
     }
 }

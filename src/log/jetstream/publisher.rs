@@ -23,6 +23,8 @@ use crate::log::sqlite::State;
 
 /// Entries that were sent and not applied.
 const WINDOW: usize = 64;
+/// The same in bytes: what is lost is sent again, and behind it waits all else.
+const WINDOW_BYTES: usize = 8 * 1024 * 1024;
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// One entry each time, until there is somebody.
 const RETRY_MAX: Duration = Duration::from_millis(250);
@@ -75,7 +77,7 @@ impl Publisher {
         while open || !sending.unapplied.is_empty() {
             let again_at = sending.again_at;
             tokio::select! {
-                entry = entries.recv(), if open && sending.unapplied.len() < WINDOW => match entry {
+                entry = entries.recv(), if open && sending.has_room() => match entry {
                     Some(entry) => sending.first(entry).await,
                     None => open = false,
                 },
@@ -107,6 +109,12 @@ async fn until(at: Option<Instant>) {
 }
 
 impl Sending {
+    /// For one more, whatever its size.
+    fn has_room(&self) -> bool {
+        let bytes = self.unapplied.iter().map(|sent| sent.bytes.len());
+        self.unapplied.len() < WINDOW && bytes.sum::<usize>() < WINDOW_BYTES
+    }
+
     async fn first(&mut self, entry: Sent) {
         self.to.followed.published.inc();
         if self.unapplied.is_empty() {

@@ -1,0 +1,41 @@
+//! Inputs as large as they may be, many at once.
+
+mod support;
+
+use std::path::Path;
+
+use arcpd::wire::proto::SubmitJobRequest;
+use futures_util::future::join_all;
+use serde_json::json;
+use support::jobs::{connect, of};
+use support::nats::Nats;
+use support::*;
+
+fn replica(nats: &Nats, dir: &Path) -> Runtime {
+    let cluster = ["--cluster", &nats.url(), "--cluster-replication", "1"];
+    Runtime::spawn(serve(dir).args(cluster))
+}
+
+/// All were sent again and again over a connection that still had the first ones; the
+/// replica was not heard of meanwhile, was declared gone, and stopped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_large_submits_is_taken_and_nobody_is_declared_gone() {
+    let nats = Nats::single();
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [a, b] = dirs.each_ref().map(|dir| replica(&nats, dir.path()));
+    a.until_metric("arcpd_cluster_replicas", |count| count == 2)
+        .await;
+    let jobs = connect(&a, ALICE).await;
+    let submitted = (0..64).map(|number| {
+        let mut jobs = jobs.clone();
+        let text = number.to_string().repeat(450_000);
+        let request: SubmitJobRequest = of("word-count", json!({ "text": text }));
+        async move { jobs.submit_job(request).await }
+    });
+    for submitted in join_all(submitted).await {
+        submitted.expect("taken");
+    }
+    assert_eq!(a.metric("arcpd_cluster_takeovers_total"), 0);
+    assert_eq!(b.metric("arcpd_cluster_takeovers_total"), 0);
+    assert_eq!(b.metric("arcpd_cluster_replicas"), 2);
+}
