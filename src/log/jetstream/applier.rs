@@ -17,7 +17,7 @@ use crate::clock;
 use crate::log::sqlite::apply::Applied;
 use crate::log::sqlite::ownership::Verdict;
 use crate::log::sqlite::{State, unavailable, view_ops};
-use crate::log::{Block, Command, Error, Position};
+use crate::log::{Block, Command, Error, Position, ReplicaNumber};
 use crate::protocol::Timestamp;
 
 /// Entries in one transaction.
@@ -37,6 +37,8 @@ pub(super) struct Applier {
     pub sequence: u64,
     /// This replica's life.
     pub origin: String,
+    /// Its number, once an entry of it was applied.
+    pub me: Option<ReplicaNumber>,
     /// Blocks are handed on: until it has joined nobody takes them, they are in the file.
     pub has_joined: bool,
 }
@@ -167,7 +169,13 @@ impl Applier {
             told
         });
         if let Verdict::Apply(replica) = verdict {
-            for news in news::of(&entry, replica, own, &applied.outcomes) {
+            if own {
+                self.me = Some(replica);
+            }
+            for news in news::of(&entry, replica, own, self.me, &applied.outcomes) {
+                if news == News::Fenced {
+                    self.outstanding.fenced();
+                }
                 // Nobody to hear of it: the process ends.
                 let _ = self.news.send(news);
             }

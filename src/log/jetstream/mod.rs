@@ -135,6 +135,7 @@ impl Log {
             tail: files.tail,
             sequence,
             origin: origin.clone(),
+            me: None,
             has_joined: false,
         };
         let gather = Gather {

@@ -40,11 +40,14 @@ pub(super) fn of(
     entry: &Entry,
     replica: ReplicaNumber,
     own: bool,
+    me: Option<ReplicaNumber>,
     outcomes: &[Outcome],
 ) -> Vec<News> {
     let done = entry.commands.iter().zip(outcomes);
     let done = done.filter(|(_, outcome)| **outcome == Outcome::Done);
     done.filter_map(|(command, _)| match command {
+        // A replica that has nothing to say would not find it out.
+        Command::Inherit { replica: of, .. } if Some(*of) == me => Some(News::Fenced),
         Command::Join { .. } => Some(News::Joined { replica, own }),
         Command::Leave if !own => Some(News::Left(replica)),
         Command::Inherit { replica: of, .. } if own => Some(News::Inherited(*of)),
