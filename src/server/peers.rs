@@ -529,7 +529,7 @@ impl Membership {
                 report(self.sessions.jobs.inherit(self.joined.number).await);
             }
             News::Moved { job_id, .. } => self.sessions.jobs.let_go(&job_id),
-            News::SessionTaken(id) => self.sessions.taken_elsewhere(&id),
+            News::SessionTaken(id) => self.sessions.taken_elsewhere(&id).await,
             News::Delegated { session_id, stream } => self.sessions.delegated(&session_id, stream),
             News::CancelAsked { job_id } => {
                 let nobody = TraceContext::default();

@@ -24,6 +24,8 @@ pub(super) struct Attached {
     principal: Arc<str>,
     displaced: CancellationToken,
     inbox: Arc<Inbox>,
+    /// Its claim is in the log.
+    is_taken_up: bool,
     /// True once the connection has let go of the session.
     released: watch::Receiver<bool>,
 }
@@ -85,12 +87,30 @@ impl Sessions {
         }
     }
 
-    /// Another replica has it: the connection here is to let go.
-    pub fn taken_elsewhere(&self, session_id: &str) {
-        let attached = self.attached.lock();
-        if let Some(entry) = attached.sessions.get(session_id) {
-            entry.displaced.cancel();
+    /// Another replica has claimed it: the connection here is to let go, if the claim by
+    /// which that has the session is not of later.
+    pub async fn taken_elsewhere(&self, session_id: &str) {
+        let displaced = {
+            let attached = self.attached.lock();
+            let entry = attached.sessions.get(session_id);
+            // Where the own claim is on its way, the log says which was last.
+            let entry = entry.filter(|entry| entry.is_taken_up);
+            entry.map(|entry| entry.displaced.clone())
+        };
+        if let Some(displaced) = displaced
+            && !self.has(session_id).await
+        {
+            displaced.cancel();
         }
+    }
+
+    /// Whether a session is this replica's, as far as the log is known here.
+    async fn has(&self, session_id: &str) -> bool {
+        let has = self.log.has_session(session_id).await;
+        has.unwrap_or_else(|error| {
+            tracing::warn!(%error, session_id, "who has a session is not known");
+            true
+        })
     }
 
     pub(super) fn ask(&self, session_id: &str) -> Option<oneshot::Receiver<Seen>> {
@@ -178,6 +198,7 @@ impl Sessions {
             principal: principal.into(),
             displaced: displaced.clone(),
             inbox: inbox.clone(),
+            is_taken_up: false,
             released,
         };
         let earlier = attached.insert(session_id, entry);
@@ -205,6 +226,16 @@ fn no_room(limit: usize) -> Failure {
 }
 
 impl Claim {
+    /// It is in the log: from here on another replica's claim ends the connection.
+    pub async fn taken_up(&self) {
+        let (sessions, id) = (&self.sessions, &self.session_id);
+        sessions.attached.lock().take_up(id, self.generation);
+        // One that came between was heard of while this one did not count yet.
+        if !sessions.has(id).await {
+            self.displaced.cancel();
+        }
+    }
+
     /// The resume window starts when the connection is gone (§6.3), unless another
     /// has the session by now. Durable before the claim is let go: a session that is
     /// connected for the log alone is never forgotten, and its jobs are its own to cancel.
@@ -281,6 +312,13 @@ impl Registry {
             self.uncount(&earlier.principal.clone());
         }
         earlier
+    }
+
+    fn take_up(&mut self, session_id: &str, generation: u64) {
+        let entry = self.sessions.get_mut(session_id);
+        if let Some(entry) = entry.filter(|entry| entry.generation == generation) {
+            entry.is_taken_up = true;
+        }
     }
 
     fn remove(&mut self, session_id: &str, generation: u64) {

@@ -79,6 +79,7 @@ async fn open_new(
         claim.park().await;
         return Err(failure);
     }
+    claim.taken_up().await;
     // Nothing before this session's first job can be in its view.
     let cursor = Cursor {
         position: sessions.log.committed(),
@@ -133,6 +134,7 @@ async fn open_resumed(
             return Err(failure);
         }
     };
+    claim.taken_up().await;
     row.token_hash = hash(&token);
     row.earlier_token_hash = Some(presented);
     let features = if hello.features.is_empty() {

@@ -17,7 +17,7 @@ use crate::bench::report::{Report, Target};
 const ROUNDS_MAX: usize = 3;
 /// A replica that is not heard of is declared gone after 3 s; what that does is seen too.
 const AFTER_A_REPLICA: Duration = Duration::from_secs(8);
-/// An election of NATS takes up to nine, and whoever asked meanwhile asks again after five.
+/// An election of NATS takes up to nine, and its client library half a minute to read on.
 const AFTER_A_LEADER: Duration = Duration::from_secs(30);
 /// Shows that it works, not how long it takes.
 const AFTER_A_LEADER_QUICK: Duration = Duration::from_secs(12);

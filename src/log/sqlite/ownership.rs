@@ -106,6 +106,21 @@ impl Log {
         .await
     }
 
+    /// Whether this process may write what a session is.
+    pub async fn has_session(&self, id: &str) -> Result<bool, Error> {
+        if !self.is_replicated() {
+            return Ok(true);
+        }
+        let (replica, id) = (self.replica(), id.to_owned());
+        self.read(move |connection| {
+            Ok(match session_stream(connection, &id)? {
+                Some(stream) => owns(connection, replica, stream)?,
+                None => false,
+            })
+        })
+        .await
+    }
+
     /// The replica that has a stream.
     pub async fn owner(&self, stream: StreamId) -> Result<Option<ReplicaNumber>, Error> {
         self.read(move |connection| owner(connection, stream)).await
