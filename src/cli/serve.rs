@@ -111,8 +111,10 @@ impl Serve {
         })
         .await?;
         let (listen, admin_listen) = (server.address()?, server.admin_address()?);
+        // Whoever reads that it is ready may ask it to stop.
+        let stop = stop_signal()?;
         tracing::info!(%listen, %admin_listen, "ready");
-        server.run(stop_signal()?).await
+        server.run(stop).await
     }
 }
 
