@@ -359,6 +359,31 @@ async fn a_submit_that_is_answered_too_late_is_made_and_runs() {
     assert_eq!(accepted["job_id"], seen[0]["job_id"]);
 }
 
+/// It was made once the log answered again, and nobody began it: its parent waited for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_is_answered_too_late_is_made_and_runs() {
+    let nats = Nats::single();
+    let link = Link::start(nats.url().trim_start_matches("nats://").into()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let through = format!("nats://{}", link.address);
+    let a = tokio::task::block_in_place(|| replica_at(&through, dir.path()));
+    let mut client = Ws::connect(&a, ALICE).await;
+    let mut worker = HostPeer::serving(&a.address, "w", "a", 4).await;
+    let (mut boss, parent) = boss(&a, &mut client).await;
+    link.set(State::OneWay);
+    let budget = json!({ "cost.budget": ["USD:1.5"] });
+    delegate(&mut boss, &parent, "one", budget).await;
+    // What was sent behind it is refused by now.
+    client
+        .say("job.submit", json!({ "agent": "echo", "input": 7 }))
+        .await;
+    client.hear_type("session.error").await;
+    link.set(State::Whole);
+    let child = delegated(&mut boss).await.unwrap();
+    let (_, of) = worker.assigned().await;
+    assert_eq!(of.job_id, child);
+}
+
 /// The replica that had the host offered it jobs on a stream that nobody read.
 #[tokio::test]
 async fn a_host_that_dials_another_replica_leaves_the_first_with_what_it_has() {
