@@ -90,6 +90,64 @@ fn a_release_is_installed_upgraded_rolled_back_and_removed() {
     assert_eq!(ok(&plane, &["list", "--short"]).trim(), "");
 }
 
+/// What a StatefulSet cannot change separates the two kinds of a release, and the chart
+/// says so before the API server does.
+#[test]
+#[ignore = "builds etcd and the API server with Go where they are not in the cache: minutes"]
+fn a_cell_is_installed_upgraded_rolled_back_and_removed_and_no_pod_turns_into_one() {
+    let plane = Plane::start();
+    let cell = "replicas=3,cluster.nats.url=nats://nats:4222,cluster.nats.existingSecret=nats";
+    ok(&plane, &["install", "arcpd", CHART, "--create-namespace"]);
+    let upgrade = ["upgrade", "arcpd", CHART, "--set", cell];
+    let refused = said(&plane.helm(&upgrade).output().unwrap());
+    assert!(
+        refused.contains("Install the cell as another release"),
+        "{refused}"
+    );
+    ok(&plane, &["uninstall", "arcpd"]);
+
+    let installed = ok(&plane, &["install", "arcpd", CHART, "--set", cell]);
+    assert!(
+        installed.contains("share the stream ARCP_LOG_arcpd"),
+        "{installed}"
+    );
+    let first = live(&plane);
+    let of = |objects: &[Value], path: &str| field(objects, "StatefulSet", "arcpd", path);
+    assert_eq!(of(&first, "/spec/replicas"), json!(3));
+    assert_eq!(of(&first, "/spec/minReadySeconds"), json!(10));
+    assert_eq!(of(&first, GRACE), json!(35));
+    let sleep = "/spec/template/spec/containers/0/lifecycle/preStop/sleep/seconds";
+    assert_eq!(of(&first, sleep), json!(5));
+    let away = "/spec/maxUnavailable";
+    assert_eq!(
+        field(&first, "PodDisruptionBudget", "arcpd", away),
+        json!(1)
+    );
+
+    // All that may be said later goes over it, and who scales keeps the number there is.
+    let more = "cluster.minReadySec=0,cluster.nats.login=token,persistence.whenScaled=Delete,\
+                drain.preStopSec=20,autoscaling.hpa.enabled=true";
+    let more = format!("{cell},{more}");
+    ok(&plane, &["upgrade", "arcpd", CHART, "--set", &more]);
+    let second = live(&plane);
+    assert_eq!(of(&second, GRACE), json!(50));
+    // A field that is left out becomes 1: two replicas would go before the autoscaler looks.
+    assert_eq!(of(&second, "/spec/replicas"), json!(3));
+    let scaled = "/spec/scaleTargetRef/name";
+    let hpa = field(&second, "HorizontalPodAutoscaler", "arcpd", scaled);
+    assert_eq!(hpa, json!("arcpd"));
+    let backup = format!("{CHART}/examples/backup.yaml");
+    ok(&plane, &["upgrade", "arcpd", CHART, "--values", &backup]);
+    let back = plane.helm(&["upgrade", "arcpd", CHART]).output().unwrap();
+    let refused = said(&back);
+    assert!(refused.contains("This release is a cell"), "{refused}");
+
+    ok(&plane, &["rollback", "arcpd", "1"]);
+    assert_eq!(of(&live(&plane), GRACE), json!(35));
+    ok(&plane, &["uninstall", "arcpd"]);
+    assert_eq!(ok(&plane, &["list", "--short"]).trim(), "");
+}
+
 /// Or the server would not have been asked.
 #[test]
 #[ignore = "builds etcd and the API server with Go where they are not in the cache: minutes"]
