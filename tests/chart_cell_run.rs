@@ -50,6 +50,7 @@ async fn a_cell_runs_on_the_nats_of_the_example_and_takes_the_job_of_helm_test()
         let ready = contained(&pod["initContainers"][0], &services, ALICE);
         assert!(ready.status.success(), "{}", said(&ready));
         let submitted = contained(&pod["containers"][0], &services, ALICE);
+        assert!(submitted.status.success(), "{}", said(&submitted));
         assert_eq!(submitted.stdout, b"\"a job from helm test\"\n");
     }
 }
