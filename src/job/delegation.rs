@@ -196,15 +196,6 @@ impl Jobs {
         Ok(child(&row))
     }
 
-    /// Once the log answers again.
-    async fn is_made(&self, job_id: &str) -> Result<LogOutcome, crate::log::Error> {
-        let made = self.made_after_all(job_id).await?;
-        Ok(match made {
-            Some(_) => LogOutcome::Done,
-            None => LogOutcome::Stale,
-        })
-    }
-
     /// Says that the child is there, shows it to the session, and starts it; should
     /// its parent be over by now, ends it.
     async fn begin_child(
