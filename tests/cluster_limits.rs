@@ -3,14 +3,19 @@
 mod support;
 
 use std::path::Path;
+use std::time::Duration;
 
-use arcpd::wire::proto;
 use arcpd::wire::proto::envelope::Payload;
+use arcpd::wire::proto::{self, admin_service_client::AdminServiceClient};
 use serde_json::json;
+use support::jobs::{Bearer, channel};
 use support::nats::Nats;
 use support::*;
 
-const LIMITS: &str = "[limits]\nsessions_per_principal_max = 2\nrunning_jobs_per_principal_max = 2";
+const LIMITS: &str = "operators = [\"bob\"]\n[limits]\nsessions_per_principal_max = 2\nrunning_jobs_per_principal_max = 2";
+
+/// For one replica to read what another wrote.
+const KNOWN_WITHIN: Duration = Duration::from_secs(10);
 
 fn replica(nats: &Nats, dir: &Path) -> Runtime {
     let path = dir.join("arcpd.toml");
@@ -18,6 +23,15 @@ fn replica(nats: &Nats, dir: &Path) -> Runtime {
     let url = nats.url();
     let cluster = ["--cluster", &url, "--cluster-replication", "1"];
     Runtime::spawn(serve(dir).arg("--config").arg(path).args(cluster))
+}
+
+/// What an operator is told of those limits at a replica: who has most, and how much.
+async fn most(replica: &Runtime) -> Vec<(String, u64)> {
+    let mut calls = AdminServiceClient::with_interceptor(channel(replica).await, Bearer(BOB));
+    let overview = calls.get_overview(proto::GetOverviewRequest {}).await;
+    let limits = overview.unwrap().into_inner().limits.into_iter();
+    let limits = limits.filter(|limit| limit.name.contains("per_principal"));
+    limits.map(|limit| (limit.principal, limit.used)).collect()
 }
 
 /// Two replicas took twice what the limit says.
@@ -46,6 +60,12 @@ async fn a_principal_has_as_much_in_a_cell_as_with_one_replica() {
     let sleep = json!({ "ms": 600_000 });
     let job = first.submit("sleeper", sleep.clone()).await;
     moved.submit("sleeper", sleep.clone()).await;
+    for replica in [&a, &b] {
+        let all = [(); 2].map(|()| ("alice".to_owned(), 2));
+        let told = async { while most(replica).await != all {} };
+        let told = tokio::time::timeout(KNOWN_WITHIN, told).await;
+        told.unwrap_or_else(|_| panic!("another count is shown"));
+    }
     // What has closed its stream makes room everywhere.
     moved
         .send("", Payload::SessionClose(Default::default()))

@@ -612,9 +612,13 @@ impl Jobs {
         self.live.all()
     }
 
-    /// The principal with most of them, how many, and the limit of each.
+    /// The principal with most of those in the cell, how many, and the limit of each.
     pub fn most_running(&self) -> (Option<(String, usize)>, usize) {
-        (self.live.most(), self.limits.running_per_principal_max)
+        let most = match self.log.is_replicated() {
+            true => self.log.most_running(),
+            false => self.live.most(),
+        };
+        (most, self.limits.running_per_principal_max)
     }
 
     /// Jobs that run now.

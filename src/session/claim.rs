@@ -135,8 +135,11 @@ impl Sessions {
             .collect()
     }
 
-    /// The principal with most connections, and how many.
+    /// The principal with most connections in the cell, and how many.
     pub fn most_attached(&self) -> Option<(String, usize)> {
+        if self.log.is_replicated() {
+            return self.log.most_connected();
+        }
         let attached = self.attached.lock();
         let most = attached
             .by_principal

@@ -35,6 +35,16 @@ impl Log {
     pub fn connected_of(&self, principal: &str) -> usize {
         self.shared.state.tally.get(Of::Sessions, principal)
     }
+
+    /// The principal with most of the jobs that run in a cell, and how many.
+    pub fn most_running(&self) -> Option<(String, usize)> {
+        self.shared.state.tally.most(Of::Jobs)
+    }
+
+    /// The principal with most of the connections of a cell, and how many.
+    pub fn most_connected(&self) -> Option<(String, usize)> {
+        self.shared.state.tally.most(Of::Sessions)
+    }
 }
 
 impl Tally {
@@ -42,6 +52,12 @@ impl Tally {
         let all = self.0.lock();
         let count = all.get(&of).and_then(|of| of.get(principal)).copied();
         count.map_or(0, |count| usize::try_from(count).unwrap_or(0))
+    }
+
+    fn most(&self, of: Of) -> Option<(String, usize)> {
+        let all = self.0.lock();
+        let most = all.get(&of)?.iter().max_by_key(|(_, count)| **count)?;
+        Some((most.0.clone(), usize::try_from(*most.1).unwrap_or(0)))
     }
 
     pub fn change(&self, changes: Vec<Change>) {
