@@ -342,3 +342,23 @@ async fn credentials_move_and_what_was_to_be_revoked_is_revoked_by_a_replica() {
     gateway.until_all_deleted().await;
     assert_eq!(gateway.keys().len(), 2);
 }
+
+/// A store was left behind, and the next import into the directory was refused for it.
+#[tokio::test]
+async fn an_import_that_cannot_join_the_cell_leaves_the_directory_as_it_was() {
+    let (dir, nats) = (tempfile::tempdir().unwrap(), Nats::single());
+    let file = exported(dir.path()).await;
+    let at = |name: &str| dir.path().join(name);
+    let replica = start(&at("a"), Some(&nats));
+    assert!(replica.terminate().await.success());
+    let context = async_nats::jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    let stream = context.get_stream("ARCP_LOG_arcpd").await.unwrap();
+    stream.purge().await.unwrap();
+    let into = at("into");
+    let why = refused(arcpd("import", &file, &into, Some(&nats)));
+    assert!(why.contains("it begins at"), "{why}");
+    let left: Vec<_> = std::fs::read_dir(&into).unwrap().collect();
+    assert_eq!(left.len(), 1, "the lock alone: {left:?}");
+    context.delete_stream("ARCP_LOG_arcpd").await.unwrap();
+    done(arcpd("import", &file, &into, Some(&nats)));
+}

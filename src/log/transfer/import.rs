@@ -54,21 +54,36 @@ async fn into_cell(staged: Staged, dir: PathBuf, cluster: ClusterOptions) -> Res
         dir: dir.clone(),
         durability: Durability::Process,
     };
-    let (log, joined) = Log::join(options, cluster, committed).await?;
+    let joined = Log::join(options, cluster, committed).await;
+    let (log, joined) = match joined {
+        Ok(joined) => joined,
+        Err(error) => {
+            // Another process's, which has begun here meanwhile, is left alone.
+            if !matches!(error, log::Error::InUse { .. }) {
+                clear(&dir);
+            }
+            return Err(error.into());
+        }
+    };
     let brought = bring(&log, &joined, staged).await;
     // Also after a failure: a replica that is there keeps the next import out.
     let left = log.execute(Command::Leave).await;
     let closed = tokio::task::spawn_blocking(move || log.close()).await;
     if brought.is_err() {
-        // What was there before: nothing.
-        for name in ["arcpd.db", "arcpd.db-wal", "arcpd.db-shm"] {
-            let _ = std::fs::remove_file(dir.join(name));
-        }
+        clear(&dir);
     }
     let counts = brought?;
     left?;
     closed.map_err(cut_off)?;
     Ok(counts)
+}
+
+/// Of what was there before: nothing.
+fn clear(dir: &Path) {
+    for name in ["arcpd.db", "arcpd.db-wal", "arcpd.db-shm"] {
+        // It may never have been made.
+        let _ = std::fs::remove_file(dir.join(name));
+    }
 }
 
 async fn bring(log: &Log, joined: &Joined, staged: Staged) -> Result<Counts, Error> {
