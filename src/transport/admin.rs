@@ -56,21 +56,18 @@ async fn not_from_a_page(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
+async fn ready(State(admin): State<Admin>) -> (StatusCode, String) {
     match not_ready(&admin.sessions) {
-        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why),
-        None => (StatusCode::OK, "ok\n"),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        None => (StatusCode::OK, "ok\n".into()),
     }
 }
 
 /// Why it should be given no more work, if so.
 pub(super) fn not_ready(sessions: &Sessions) -> Option<&'static str> {
-    if sessions.drain.is_begun() {
-        Some("draining\n")
-    } else if !sessions.log.healthy() {
-        Some("the store does not accept commits\n")
-    } else {
-        None
+    match sessions.drain.is_begun() {
+        true => Some("draining"),
+        false => sessions.log.failing(),
     }
 }
 

@@ -15,6 +15,7 @@ use super::outstanding::Outstanding;
 use super::tail::Received;
 use crate::clock;
 use crate::log::sqlite::apply::Applied;
+use crate::log::sqlite::health::Part;
 use crate::log::sqlite::ownership::Verdict;
 use crate::log::sqlite::{State, unavailable, view_ops};
 use crate::log::{Block, Command, Error, Position, ReplicaNumber};
@@ -77,10 +78,13 @@ impl Applier {
             let mut retry = RETRY_MIN;
             let done = loop {
                 match self.commit(&entries) {
-                    Ok(done) => break done,
+                    Ok(done) => {
+                        self.state.health.set(Part::Commit, true);
+                        break done;
+                    }
                     Err(error) => {
                         tracing::error!(%error, entries = entries.len(), "a commit failed");
-                        self.state.healthy.store(false, Ordering::Relaxed);
+                        self.state.health.set(Part::Commit, false);
                         self.state.stats.commit_failures.inc();
                         if self.state.closing.load(Ordering::Acquire) {
                             return;

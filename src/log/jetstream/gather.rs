@@ -52,11 +52,12 @@ impl Gather {
             }
             let mut group = Group::default();
             self.queue.put_back(group.add(waiting.items, ENTRY_BYTES));
-            if !alive || !self.state.healthy.load(Ordering::Relaxed) {
-                group.refuse(&Error::Unavailable(match alive {
-                    true => "the replicated log does not answer".into(),
-                    false => "another replica has taken over from this one".into(),
-                }));
+            let failing = match alive {
+                true => self.state.health.failing(),
+                false => Some("this replica writes nothing any more"),
+            };
+            if let Some(failing) = failing {
+                group.refuse(&Error::Unavailable(failing.into()));
             }
             busy = group.is_large();
             if alive && !group.is_empty() {

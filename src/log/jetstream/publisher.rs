@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::connection::State as Connected;
@@ -20,6 +19,7 @@ use super::gather::Sent;
 use super::outstanding::{Outstanding, Progress};
 use crate::log::Error;
 use crate::log::sqlite::State;
+use crate::log::sqlite::health::Part;
 
 /// Entries that were sent and not applied.
 const WINDOW: usize = 64;
@@ -55,6 +55,10 @@ struct Sending {
     retry: Duration,
     moved_at: Instant,
     seen: Progress,
+    /// The last entry of the stream that was applied when it was last looked, and when
+    /// another one was, or none was missing.
+    applied: u64,
+    applied_at: Instant,
 }
 
 impl Publisher {
@@ -70,6 +74,8 @@ impl Publisher {
             retry: RETRY_MIN,
             moved_at: Instant::now(),
             seen: Progress::default(),
+            applied: 0,
+            applied_at: Instant::now(),
         };
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -192,15 +198,33 @@ impl Sending {
         }
     }
 
+    /// Whether the stream has entries, of whomever, and nothing was applied for a while.
+    fn is_behind(&mut self) -> bool {
+        let applied = self.to.followed.sequence();
+        if applied != self.applied || self.to.followed.lag() == 0 {
+            (self.applied, self.applied_at) = (applied, Instant::now());
+        }
+        self.applied_at.elapsed() > STALL
+    }
+
     /// What no answer will tell.
     fn look(&mut self) {
         let connected = self.to.client.connection_state() == Connected::Connected;
         let stalled = !self.unapplied.is_empty() && self.moved_at.elapsed() > STALL;
-        let healthy = connected && !stalled;
-        if self.to.state.healthy.swap(healthy, Ordering::Relaxed) != healthy {
-            match healthy {
+        let (health, answers) = (&self.to.state.health, connected && !stalled);
+        if health.set(Part::Publish, answers) {
+            match answers {
                 true => tracing::info!("the replicated log answers again"),
                 false => tracing::warn!(connected, "the replicated log does not answer"),
+            }
+        }
+        // Before it has joined nobody asks, and a refusal would end the start.
+        let keeps_up = self.seen.applied == 0 || !self.is_behind();
+        if self.to.state.health.set(Part::Follow, keeps_up) {
+            let lag = self.to.followed.lag();
+            match keeps_up {
+                true => tracing::info!(lag, "this replica keeps up with the log again"),
+                false => tracing::warn!(lag, "this replica does not keep up with the log"),
             }
         }
         if stalled {

@@ -9,6 +9,7 @@ mod ends;
 mod execute;
 mod family;
 pub(in crate::log) mod group;
+pub(in crate::log) mod health;
 mod hosted;
 mod import;
 mod merged;
@@ -37,6 +38,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Block, BlockSource, Command, Error, Outcome, Position, ReplicaNumber};
+use health::Health;
 use queue::Queue;
 pub use seek::Reached;
 pub use stats::Stats;
@@ -89,7 +91,7 @@ struct Shared {
 /// What the writer tells the rest.
 pub(in crate::log) struct State {
     committed: AtomicI64,
-    pub(in crate::log) healthy: AtomicBool,
+    pub(in crate::log) health: Health,
     pub(in crate::log) closing: AtomicBool,
     recent: recent::Recent,
     ends: ends::Ends,
@@ -120,7 +122,7 @@ impl Files {
         let (connection, tail) = schema::open_writer(&path, options.durability)?;
         let state = Arc::new(State {
             committed: AtomicI64::new(tail),
-            healthy: AtomicBool::new(true),
+            health: Health::default(),
             closing: AtomicBool::new(false),
             recent: recent::Recent::default(),
             ends: ends::Ends::default(),
@@ -217,9 +219,15 @@ impl Log {
         self.shared.state.committed.load(Ordering::Acquire)
     }
 
-    /// False while commits fail.
+    /// False while commits fail, and in a cell while its log does not answer, cannot be
+    /// read, or is not followed.
     pub fn healthy(&self) -> bool {
-        self.shared.state.healthy.load(Ordering::Relaxed)
+        self.failing().is_none()
+    }
+
+    /// Why it is not healthy, if so.
+    pub fn failing(&self) -> Option<&'static str> {
+        self.shared.state.health.failing()
     }
 
     pub fn stats(&self) -> &Stats {

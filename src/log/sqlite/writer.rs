@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::apply::{Applied, apply};
 use super::group::Group;
+use super::health::Part;
 use super::queue::Queue;
 use super::{State, unavailable, view_ops};
 use crate::log::{Block, Error, Position};
@@ -61,7 +62,7 @@ impl Writer {
             };
             // Read after the wait, which the close ends.
             let closing = self.state.closing.load(Ordering::Acquire);
-            if closing && (waiting.is_empty() || !self.state.healthy.load(Ordering::Relaxed)) {
+            if closing && (waiting.is_empty() || self.state.health.failing().is_some()) {
                 return;
             }
             self.queue
@@ -83,13 +84,13 @@ impl Writer {
                 stats.commit_seconds.observe(began.elapsed().as_secs_f64());
                 stats.commit_records.observe(f64::from(group.records()));
                 self.tail = applied.tail(self.tail);
-                self.state.healthy.store(true, Ordering::Relaxed);
+                self.state.health.set(Part::Commit, true);
                 applied.publish(&self.state, Some(group.told), Some(&self.committed));
                 true
             }
             Err(error) => {
                 tracing::error!(%error, blocks = self.group.blocks.len(), "a commit failed");
-                self.state.healthy.store(false, Ordering::Relaxed);
+                self.state.health.set(Part::Commit, false);
                 self.state.stats.commit_failures.inc();
                 self.group.refuse(&error);
                 // Those that did not fit have no better chance.
