@@ -343,6 +343,46 @@ async fn credentials_move_and_what_was_to_be_revoked_is_revoked_by_a_replica() {
     assert_eq!(gateway.keys().len(), 2);
 }
 
+/// A backup with a wrong name, or after the stream was lost, made a new one: the backup was
+/// empty and said that it was done, and the replicas' own files were then another stream's.
+#[tokio::test]
+async fn an_export_of_a_cell_that_is_not_there_is_refused_and_makes_none() {
+    let (dir, nats) = (tempfile::tempdir().unwrap(), Nats::single());
+    let at = |name: &str| dir.path().join(name);
+    let replica = start(&at("a"), Some(&nats));
+    let mut client = Ws::connect(&replica, ALICE).await;
+    client.submit("echo", json!(1)).await;
+    client.until_terminal().await;
+    drop(client);
+    let kept = at("kept");
+    done(arcpd("export", &at("e1"), &kept, Some(&nats)));
+    assert!(replica.terminate().await.success());
+    let mut misspelt = Command::new(env!("CARGO_BIN_EXE_arcpd"));
+    misspelt.arg("export").arg(at("e2")).arg("--data-dir");
+    misspelt.arg(at("scratch")).args(in_cell(&nats));
+    let why = refused(misspelt.args(["--cluster-name", "arcdp"]).output().unwrap());
+    assert!(why.contains("ARCP_LOG_arcdp: there is none"), "{why}");
+    assert!(why.contains("cluster.name"), "{why}");
+
+    let context = async_nats::jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    context.delete_stream("ARCP_LOG_arcpd").await.unwrap();
+    for scratch in ["scratch", "kept"] {
+        let why = refused(arcpd("export", &at("e3"), &at(scratch), Some(&nats)));
+        assert!(why.contains("ARCP_LOG_arcpd: there is none"), "{why}");
+    }
+    // Nor does a replica that has followed it.
+    let mut replica = serve(&at("a"));
+    let why = refused(replica.args(in_cell(&nats)).output().unwrap());
+    assert!(why.contains("ARCP_LOG_arcpd: it is not there"), "{why}");
+    let names: Vec<_> = futures_util::TryStreamExt::try_collect(context.stream_names())
+        .await
+        .unwrap();
+    assert_eq!(names, Vec::<String>::new());
+    assert!(!at("e2").exists() && !at("e3").exists());
+    // What it has is a backup.
+    done(arcpd("export", &at("e4"), &kept, None));
+}
+
 /// A store was left behind, and the next import into the directory was refused for it.
 #[tokio::test]
 async fn an_import_that_cannot_join_the_cell_leaves_the_directory_as_it_was() {

@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use async_nats::jetstream::context::{CreateStreamError, CreateStreamErrorKind};
+use async_nats::jetstream::context::{
+    CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind,
+};
 use async_nats::jetstream::{self, ErrorCode, stream};
 use async_nats::{ConnectErrorKind, ConnectOptions};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
 
 use super::{ClusterOptions, FORMAT_KEY, refused, stream_name, subject};
 use crate::log::Error;
@@ -20,7 +23,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// For a new stream to have a leader.
 const ELECTED_WITHIN: Duration = Duration::from_secs(15);
-/// For its leader to know how far it goes.
+/// Servers that have just begun may not know of a stream yet.
 const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,6 +62,7 @@ pub async fn client(cluster: &ClusterOptions) -> Result<async_nats::Client, Erro
 
 pub(super) async fn connect(
     cluster: &ClusterOptions,
+    absent: Absent,
 ) -> Result<(async_nats::Client, jetstream::Context, stream::Stream), Error> {
     let client = client(cluster).await?;
     let payload = client.server_info().max_payload;
@@ -73,12 +77,7 @@ pub(super) async fn connect(
     }
     let mut jetstream = jetstream::new(client.clone());
     jetstream.set_timeout(ACK_TIMEOUT);
-    let refuses = |error: String| {
-        let hint = "check that JetStream is on and that this user may use it";
-        unreachable(cluster, &error, hint)
-    };
-    let stream = made(&jetstream, cluster).await;
-    let stream = stream.map_err(|error| refuses(error.to_string()))?;
+    let stream = found(&jetstream, cluster, absent).await?;
     let has = stream.cached_info().config.num_replicas;
     if has < cluster.replication {
         return Err(refused(
@@ -93,22 +92,98 @@ pub(super) async fn connect(
     Ok((client, jetstream, stream))
 }
 
-/// The stream, which may be made first. Servers that have just begun, and a stream that
-/// another replica has just made, have a leader in a moment and answer nobody before.
+/// What a stream that is not there is to whoever connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Absent {
+    /// A cell that begins: it is made.
+    Made,
+    /// A loss: this replica has followed it.
+    Lost,
+    /// A wrong name, or a loss: there is nothing to read.
+    Refused,
+}
+
+/// Servers that have just begun, and a stream that another replica has just made, have a
+/// leader in a moment and answer nobody before.
+async fn found(
+    jetstream: &jetstream::Context,
+    cluster: &ClusterOptions,
+    absent: Absent,
+) -> Result<stream::Stream, Error> {
+    let until = Instant::now() + ELECTED_WITHIN;
+    let sure_at = Instant::now() + KNOWN_WITHIN;
+    loop {
+        let failure = match absent {
+            Absent::Made => made(jetstream, cluster).await,
+            Absent::Lost | Absent::Refused => there(jetstream, cluster).await,
+        };
+        let (error, until) = match failure {
+            Ok(stream) => return Ok(stream),
+            Err(Failure::Soon(error)) => (refuses(cluster, &error), until),
+            Err(Failure::Absent) => (not_there(cluster, absent), sure_at),
+            Err(Failure::Refused(error)) => return Err(refuses(cluster, &error)),
+        };
+        if Instant::now() >= until {
+            return Err(error);
+        }
+        tracing::info!(%error, "the stream of the log is asked for again");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+enum Failure {
+    Soon(String),
+    Absent,
+    Refused(String),
+}
+
 async fn made(
     jetstream: &jetstream::Context,
     cluster: &ClusterOptions,
-) -> Result<stream::Stream, CreateStreamError> {
-    let until = tokio::time::Instant::now() + ELECTED_WITHIN;
-    loop {
-        match jetstream.get_or_create_stream(wanted(cluster)).await {
-            Err(error) if may_be_there_soon(&error) && tokio::time::Instant::now() < until => {
-                tracing::info!(%error, "the stream of the log is asked for again");
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-            answered => return answered,
+) -> Result<stream::Stream, Failure> {
+    let made = jetstream.get_or_create_stream(wanted(cluster)).await;
+    made.map_err(|error| match may_be_there_soon(&error) {
+        true => Failure::Soon(error.to_string()),
+        false => Failure::Refused(error.to_string()),
+    })
+}
+
+async fn there(
+    jetstream: &jetstream::Context,
+    cluster: &ClusterOptions,
+) -> Result<stream::Stream, Failure> {
+    let there = jetstream.get_stream(stream_name(&cluster.name)).await;
+    there.map_err(|error| match error.kind() {
+        GetStreamErrorKind::JetStream(error)
+            if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+        {
+            Failure::Absent
         }
-    }
+        // Whoever has no right to ask is not answered either.
+        GetStreamErrorKind::Request | GetStreamErrorKind::JetStream(_) => {
+            Failure::Soon(error.to_string())
+        }
+        _ => Failure::Refused(error.to_string()),
+    })
+}
+
+fn refuses(cluster: &ClusterOptions, error: &str) -> Error {
+    let hint = "check that JetStream is on and that this user may use it";
+    unreachable(cluster, error, hint)
+}
+
+fn not_there(cluster: &ClusterOptions, absent: Absent) -> Error {
+    let why = match absent {
+        Absent::Made | Absent::Refused => {
+            "there is none; check --cluster and cluster.name, and if it is lost see \"Backup and \
+             restore\" in docs/cluster.md"
+        }
+        Absent::Lost => {
+            "it is not there, and the data directory is of one: check --cluster and cluster.name; \
+             if the servers have lost it, see \"Backup and restore\" in docs/cluster.md"
+        }
+    };
+    refused(cluster, why)
 }
 
 fn may_be_there_soon(error: &CreateStreamError) -> bool {

@@ -25,6 +25,7 @@ mod followed;
 mod gather;
 mod news;
 mod outstanding;
+mod place;
 mod publisher;
 #[cfg(test)]
 mod rules;
@@ -43,8 +44,8 @@ use super::sqlite::queue::Queue;
 use super::sqlite::{Files, tally, unavailable};
 use super::{Block, Command, Error, KNOWS, Log, OpenOptions, Position, ReplicaNumber};
 use applier::Applier;
+use connect::{Absent, connect, goes_as_far};
 pub use connect::{Access, Login, client};
-use connect::{connect, goes_as_far};
 pub use followed::Followed;
 use gather::Gather;
 pub use news::News;
@@ -81,13 +82,38 @@ pub struct Joined {
 
 impl Log {
     /// Joins a cell: its store is brought up to what the stream has before this returns.
-    /// Committed blocks, of all replicas, go to `committed` in order.
+    /// Committed blocks, of all replicas, go to `committed` in order. A stream that is not
+    /// there is made, unless the store has followed one.
     pub async fn join(
         options: OpenOptions,
         cluster: ClusterOptions,
         committed: mpsc::Sender<Vec<Arc<Block>>>,
     ) -> Result<(Self, Joined), Error> {
-        let (client, jetstream, mut stream) = connect(&cluster).await?;
+        let dir = options.dir.clone();
+        let kept = tokio::task::spawn_blocking(move || place::is_kept(&dir));
+        let absent = match kept.await.map_err(|_| closed())? {
+            true => Absent::Lost,
+            false => Absent::Made,
+        };
+        Self::join_with(options, cluster, committed, absent).await
+    }
+
+    /// The same of a cell that there is: a stream that is not there is an error.
+    pub async fn join_existing(
+        options: OpenOptions,
+        cluster: ClusterOptions,
+        committed: mpsc::Sender<Vec<Arc<Block>>>,
+    ) -> Result<(Self, Joined), Error> {
+        Self::join_with(options, cluster, committed, Absent::Refused).await
+    }
+
+    async fn join_with(
+        options: OpenOptions,
+        cluster: ClusterOptions,
+        committed: mpsc::Sender<Vec<Arc<Block>>>,
+        absent: Absent,
+    ) -> Result<(Self, Joined), Error> {
+        let (client, jetstream, mut stream) = connect(&cluster, absent).await?;
         let info = stream.cached_info().clone();
         let identity = info.config.metadata.get(FORMAT_KEY).cloned();
         let identity = identity.ok_or_else(|| refused(&cluster, "it is not a log of arcpd"))?;
@@ -95,7 +121,7 @@ impl Log {
         let dir = options.dir.clone();
         let files = tokio::task::spawn_blocking(move || Files::open(options));
         let files = files.await.map_err(|_| closed())??;
-        let sequence = place(&files.connection, &identity, files.tail, &dir)?;
+        let sequence = placed(&files.connection, &identity, files.tail, &dir)?;
         if sequence + 1 < first {
             return Err(refused(
                 &cluster,
@@ -219,7 +245,7 @@ async fn lost(news: &mut mpsc::UnboundedReceiver<News>) -> Error {
 }
 
 /// Where the file is in the stream; a new one is at its beginning.
-fn place(
+fn placed(
     connection: &Connection,
     identity: &str,
     tail: Position,

@@ -128,7 +128,7 @@ impl Log {
 }
 
 /// Whether the store follows a stream.
-pub(super) fn is_replica(connection: &Connection) -> rusqlite::Result<bool> {
+pub(in crate::log) fn is_replica(connection: &Connection) -> rusqlite::Result<bool> {
     connection.query_row("SELECT EXISTS (SELECT 1 FROM replicated)", [], |row| {
         row.get(0)
     })
