@@ -1,4 +1,5 @@
-//! A replica that cannot follow its stream says so.
+//! The stream under a cell's replicas is not what it was: it is gone, another one has its
+//! name, or it has lost what it had acknowledged. No replica goes on from what it has.
 
 mod support;
 
@@ -6,36 +7,45 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arcpd::log::jetstream::ClusterOptions;
+use arcpd::log::jetstream::{ClusterOptions, Joined, News};
 use arcpd::log::{Block, Command, Durability, Error, HostedAgentRow, Log, OpenOptions};
+use async_nats::jetstream::Context;
 use support::nats::Nats;
+use support::{Runtime, serve};
 use tokio::sync::mpsc;
 
+const STREAM: &str = "ARCP_LOG_test";
 /// For what is answered after some seconds; the machine may have much to do.
 const WITHIN: Duration = Duration::from_secs(60);
 
 /// A replica that takes what is committed.
 struct Replica {
     log: Log,
+    joined: Joined,
     _committed: mpsc::Receiver<Vec<Arc<Block>>>,
 }
 
 async fn join(nats: &Nats, dir: &Path) -> Result<Replica, Error> {
+    join_at(nats.url(), 1, dir).await
+}
+
+async fn join_at(servers: String, replication: usize, dir: &Path) -> Result<Replica, Error> {
     let (tx, committed) = mpsc::channel(64);
     let options = OpenOptions {
         dir: dir.into(),
         durability: Durability::Process,
     };
     let cluster = ClusterOptions {
-        servers: nats.url(),
+        servers,
         name: "test".into(),
         replica: "r".into(),
-        replication: 1,
+        replication,
         access: Default::default(),
     };
-    let (log, _) = Log::join(options, cluster, tx).await?;
+    let (log, joined) = Log::join(options, cluster, tx).await?;
     Ok(Replica {
         log,
+        joined,
         _committed: committed,
     })
 }
@@ -66,10 +76,50 @@ impl Replica {
         }
     }
 
+    /// Why it has to stop; it has to.
+    async fn lost(&mut self) -> String {
+        let lost = async {
+            loop {
+                if let News::Lost(why) = self.joined.news.recv().await.expect("news") {
+                    return why;
+                }
+            }
+        };
+        let lost = tokio::time::timeout(WITHIN, lost).await;
+        lost.expect("it does not go on")
+    }
+
     async fn close(self) {
         let closed = tokio::task::spawn_blocking(move || self.log.close());
         closed.await.unwrap();
     }
+}
+
+async fn context(nats: &Nats) -> Context {
+    let client = async_nats::connect(nats.url()).await.expect("a server");
+    async_nats::jetstream::new(client)
+}
+
+/// Why a data directory is not taken.
+async fn refused(nats: &Nats, dir: &Path) -> String {
+    match join(nats, dir).await {
+        Ok(_) => panic!("it has joined"),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Puts the servers back to where they were when their disk was copied: the power went
+/// before they had written more, or somebody has restored it.
+fn go_back(nats: &mut Nats, to: &Path) {
+    nats.kill9();
+    nats.restore(to);
+    nats.restart();
+}
+
+fn copied(nats: &mut Nats, to: &Path) {
+    nats.kill9();
+    nats.copy_store(to);
+    nats.restart();
 }
 
 /// The disk of a replica was full: commits failed, and it was ready most of the time, as
@@ -99,4 +149,184 @@ async fn a_replica_whose_file_takes_nothing_is_not_ready_until_it_does() {
     assert_eq!(b.agents().await, ["first", "second"]);
     a.close().await;
     b.close().await;
+}
+
+/// Whoever submitted nothing said that it was ready, for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_stream_is_gone_is_not_ready_and_stops() {
+    let (nats, dir) = (Nats::single(), tempfile::tempdir().unwrap());
+    let cluster = ["--cluster", &nats.url(), "--cluster-replication", "1"];
+    let replica = Runtime::spawn(serve(dir.path()).args(cluster));
+    assert_eq!(replica.admin_get("/readyz").0, 200);
+    let context = context(&nats).await;
+    context.delete_stream("ARCP_LOG_arcpd").await.unwrap();
+    let started = Instant::now();
+    loop {
+        let (status, why) = replica.admin_get("/readyz");
+        if status == 503 {
+            assert_eq!(why, "the replicated log cannot be read\n");
+            break;
+        }
+        assert!(started.elapsed() < WITHIN, "it stays ready");
+    }
+    replica.until_logged("it is not there any more").await;
+    replica.until_logged("Backup and restore").await;
+    assert!(!replica.exited().await.success());
+}
+
+/// The same where most of the servers were gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_submits_nothing_is_not_ready_without_most_of_its_servers() {
+    let (mut nats, dir) = (Nats::cluster(), tempfile::tempdir().unwrap());
+    let servers = nats.urls().join(",");
+    let a = join_at(servers, 3, dir.path()).await.unwrap();
+    a.keep("before").await.unwrap();
+    let [_, first, second] = &mut nats.nodes;
+    first.kill9();
+    second.kill9();
+    a.until_healthy(false).await;
+    let [_, first, second] = &mut nats.nodes;
+    first.restart();
+    second.restart();
+    a.until_healthy(true).await;
+    a.keep("after").await.unwrap();
+    assert_eq!(a.agents().await, ["after", "before"]);
+    a.close().await;
+}
+
+/// They went on where they were in the stream that had been, on top of what they had.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_another_replica_made_anew_is_not_followed() {
+    let nats = Nats::single();
+    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let mut a = join(&nats, dirs[0].path()).await.unwrap();
+    let mut b = join(&nats, dirs[1].path()).await.unwrap();
+    a.keep("before").await.unwrap();
+    context(&nats).await.delete_stream(STREAM).await.unwrap();
+    let c = join(&nats, dirs[2].path()).await.unwrap();
+    for number in 0..10 {
+        c.keep(&format!("anew{number}")).await.unwrap();
+    }
+    for replica in [&mut a, &mut b] {
+        let why = replica.lost().await;
+        assert!(why.contains("another one than before"), "{why}");
+        assert!(why.contains("Backup and restore"), "{why}");
+        assert!(replica.keep("late").await.is_err());
+        assert_eq!(replica.agents().await, ["before"]);
+    }
+    a.close().await;
+    b.close().await;
+    let why = refused(&nats, dirs[0].path()).await;
+    assert!(why.contains("another cluster's stream"), "{why}");
+    assert_eq!(c.agents().await.len(), 10);
+    c.close().await;
+}
+
+/// They resent what they had until the stream was as long again, and went on: from then on
+/// nobody had what the others had.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_went_back_under_a_replica_is_not_followed() {
+    let mut nats = Nats::single();
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let disk = tempfile::tempdir().unwrap();
+    let mut a = join(&nats, dirs[0].path()).await.unwrap();
+    a.keep("kept").await.unwrap();
+    copied(&mut nats, &disk.path().join("store"));
+    a.until_healthy(true).await;
+    for number in 0..5 {
+        a.keep(&format!("lost{number}")).await.unwrap();
+    }
+    go_back(&mut nats, &disk.path().join("store"));
+    let c = join(&nats, dirs[1].path()).await.unwrap();
+    for number in 0..10 {
+        c.keep(&format!("after{number}")).await.unwrap();
+    }
+    let why = a.lost().await;
+    assert!(why.contains("has lost what it acknowledged"), "{why}");
+    assert!(a.keep("late").await.is_err());
+    let seen = a.agents().await;
+    assert!(
+        !seen.iter().any(|agent| agent.starts_with("after")),
+        "{seen:?}"
+    );
+    a.close().await;
+    c.close().await;
+}
+
+/// What it had sent was taken, under a number that it had applied.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_from_before_what_was_applied_stops_a_replica() {
+    let mut nats = Nats::single();
+    let dir = tempfile::tempdir().unwrap();
+    let disk = tempfile::tempdir().unwrap();
+    let mut a = join(&nats, dir.path()).await.unwrap();
+    a.keep("kept").await.unwrap();
+    copied(&mut nats, &disk.path().join("store"));
+    a.until_healthy(true).await;
+    for number in 0..5 {
+        a.keep(&format!("lost{number}")).await.unwrap();
+    }
+    // On its way while nobody takes it, so that it is sent again.
+    nats.pause();
+    let sent = a.joined.followed.published.get();
+    let log = a.log.clone();
+    let waits = tokio::spawn(async move { log.execute(Command::Barrier).await });
+    while a.joined.followed.published.get() == sent {
+        tokio::task::yield_now().await;
+    }
+    go_back(&mut nats, &disk.path().join("store"));
+    let why = a.lost().await;
+    assert!(why.contains("it took an entry as"), "{why}");
+    assert!(waits.await.unwrap().is_err());
+    a.close().await;
+}
+
+/// The refusal went away by itself once the others had written enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_ahead_of_a_restored_stream_stays_refused_when_that_has_grown() {
+    let mut nats = Nats::single();
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let disk = tempfile::tempdir().unwrap();
+    let a = join(&nats, dirs[0].path()).await.unwrap();
+    a.keep("kept").await.unwrap();
+    copied(&mut nats, &disk.path().join("store"));
+    a.until_healthy(true).await;
+    for number in 0..5 {
+        a.keep(&format!("lost{number}")).await.unwrap();
+    }
+    a.close().await;
+    go_back(&mut nats, &disk.path().join("store"));
+    let why = refused(&nats, dirs[0].path()).await;
+    assert!(why.contains("it ends at"), "{why}");
+    let c = join(&nats, dirs[1].path()).await.unwrap();
+    for number in 0..10 {
+        c.keep(&format!("after{number}")).await.unwrap();
+    }
+    let why = refused(&nats, dirs[0].path()).await;
+    assert!(why.contains("is not the one that is applied here"), "{why}");
+    assert!(why.contains("Backup and restore"), "{why}");
+    c.close().await;
+}
+
+/// Nothing is missing of a stream that is shortened as far as a replica has read it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_whose_last_entry_was_trimmed_goes_on() {
+    let mut nats = Nats::single();
+    let dir = tempfile::tempdir().unwrap();
+    let a = join(&nats, dir.path()).await.unwrap();
+    a.keep("first").await.unwrap();
+    let stream = context(&nats).await.get_stream(STREAM).await.unwrap();
+    stream.purge().await.unwrap();
+    // It has to read by another consumer.
+    nats.kill9();
+    nats.restart();
+    a.until_healthy(true).await;
+    a.keep("second").await.unwrap();
+    a.close().await;
+    let stream = context(&nats).await.get_stream(STREAM).await.unwrap();
+    stream.purge().await.unwrap();
+    let a = join(&nats, dir.path()).await.unwrap();
+    a.keep("third").await.unwrap();
+    assert_eq!(a.agents().await, ["first", "second", "third"]);
+    a.close().await;
 }

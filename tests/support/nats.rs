@@ -241,6 +241,20 @@ impl Nats {
         self.signal(Signal::CONT);
     }
 
+    /// What a dead server has on its disk, copied elsewhere.
+    pub fn copy_store(&self, to: &Path) {
+        assert!(self.child.is_none(), "{} runs", self.name);
+        copy_dir(&self.dir.path().join("store"), to);
+    }
+
+    /// Gives a dead server another disk.
+    pub fn restore(&self, from: &Path) {
+        assert!(self.child.is_none(), "{} runs", self.name);
+        let store = self.dir.path().join("store");
+        std::fs::remove_dir_all(&store).expect("its store");
+        copy_dir(from, &store);
+    }
+
     fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("a server that runs");
     }
@@ -261,6 +275,11 @@ impl Nats {
         let (_, body) = answer.split_once("\r\n\r\n")?;
         serde_json::from_str(body).ok()
     }
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    let mut copy = Command::new("cp");
+    run(copy.arg("-a").arg(from).arg(to));
 }
 
 impl Drop for Nats {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 use tokio::sync::mpsc;
 
 use super::entry::Entry;
 use super::followed::Followed;
 use super::news::{self, News};
 use super::outstanding::Outstanding;
-use super::tail::Received;
+use super::place::{self, Mark, Received};
 use crate::clock;
 use crate::log::sqlite::apply::Applied;
 use crate::log::sqlite::health::Part;
@@ -47,7 +47,7 @@ pub(super) struct Applier {
 /// An entry as the stream has it.
 struct Read {
     sequence: u64,
-    published: Timestamp,
+    published_at_ns: i64,
     entry: Entry,
 }
 
@@ -105,7 +105,7 @@ impl Applier {
         let mut last = self.sequence;
         for Received {
             sequence,
-            published,
+            published_at_ns,
             bytes,
         } in batch
         {
@@ -118,7 +118,7 @@ impl Applier {
             let entry = Entry::decode(&bytes).map_err(|why| format!("entry {sequence}: {why}"))?;
             entries.push(Read {
                 sequence,
-                published,
+                published_at_ns,
                 entry,
             });
             last = sequence;
@@ -132,24 +132,27 @@ impl Applier {
             .connection
             .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
             .map_err(unavailable)?;
-        let (mut tail, mut sequence) = (self.tail, self.sequence);
+        let mut tail = self.tail;
         let mut done = Vec::with_capacity(entries.len());
         let mut records = 0;
         for read in entries {
             let applied = read.entry.apply(&transaction, tail);
             let (verdict, applied) = applied.map_err(unavailable)?;
             tail = applied.tail(tail);
-            sequence = read.sequence;
             records += applied.blocks.iter().map(|block| block.count).sum::<u32>();
             done.push(Done { verdict, applied });
         }
         view_ops::settle(&transaction).map_err(unavailable)?;
-        transaction
-            .execute(
-                "UPDATE replicated SET sequence = ?1",
-                params![sequence as i64],
-            )
-            .map_err(unavailable)?;
+        let mut sequence = self.sequence;
+        if let Some(last) = entries.last() {
+            let mark = Mark {
+                origin: last.entry.origin.clone(),
+                number: last.entry.number,
+                published_at_ns: last.published_at_ns,
+            };
+            sequence = last.sequence;
+            place::store(&transaction, sequence, &mark).map_err(unavailable)?;
+        }
         transaction.commit().map_err(unavailable)?;
         (self.tail, self.sequence) = (tail, sequence);
         let stats = &self.state.stats;
@@ -169,7 +172,7 @@ impl Applier {
         let told = told.map(|(told, since)| {
             let took = since.elapsed();
             self.followed.took(took);
-            clock::follow(read.published, took);
+            clock::follow(Timestamp(read.published_at_ns / 1_000_000), took);
             told
         });
         if let Verdict::Apply(replica) = verdict {

@@ -197,21 +197,6 @@ fn may_be_there_soon(error: &CreateStreamError) -> bool {
     }
 }
 
-/// A leader that was just elected may not know the end yet: it is asked again for a while.
-pub(super) async fn goes_as_far(stream: &mut stream::Stream, sequence: u64) -> bool {
-    let until = tokio::time::Instant::now() + KNOWN_WITHIN;
-    loop {
-        let known = stream.info().await.map(|info| info.state.last_sequence);
-        if known.is_ok_and(|last| last >= sequence) {
-            return true;
-        }
-        if tokio::time::Instant::now() >= until {
-            return false;
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
-}
-
 fn options(cluster: &ClusterOptions) -> Result<ConnectOptions, Error> {
     let access = &cluster.access;
     let mut options = ConnectOptions::new()

@@ -19,6 +19,7 @@
 //! depend on a clock, show anything that has not been acknowledged and applied.
 
 mod applier;
+mod broken;
 mod connect;
 mod entry;
 mod followed;
@@ -27,35 +28,40 @@ mod news;
 mod outstanding;
 mod place;
 mod publisher;
+mod reading;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]
 mod simulation;
 mod tail;
 
-use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::sqlite::queue::Queue;
 use super::sqlite::{Files, tally, unavailable};
-use super::{Block, Command, Error, KNOWS, Log, OpenOptions, Position, ReplicaNumber};
+use super::{Block, Command, Error, KNOWS, Log, OpenOptions, ReplicaNumber};
 use applier::Applier;
-use connect::{Absent, connect, goes_as_far};
+use connect::{Absent, connect};
 pub use connect::{Access, Login, client};
 pub use followed::Followed;
 use gather::Gather;
 pub use news::News;
 use outstanding::Outstanding;
 use publisher::Publisher;
+use tail::{Tail, Takers};
 
 /// Entries on their way from the gathering thread to the connection.
 const HANDED_MAX: usize = 16;
 /// Entries that were read and not applied.
 const RECEIVED_MAX: usize = 1024;
+/// Nothing applied or heard for so long: something was lost, or nobody is there.
+const STALL: Duration = Duration::from_secs(2);
+/// From a start until the stream is read, where its servers have just begun too.
+const READ_WITHIN: Duration = Duration::from_secs(30);
 const FORMAT_KEY: &str = "arcpd-cluster";
 
 /// Which stream, and what it is to be.
@@ -113,7 +119,7 @@ impl Log {
         committed: mpsc::Sender<Vec<Arc<Block>>>,
         absent: Absent,
     ) -> Result<(Self, Joined), Error> {
-        let (client, jetstream, mut stream) = connect(&cluster, absent).await?;
+        let (client, jetstream, stream) = connect(&cluster, absent).await?;
         let info = stream.cached_info().clone();
         let identity = info.config.metadata.get(FORMAT_KEY).cloned();
         let identity = identity.ok_or_else(|| refused(&cluster, "it is not a log of arcpd"))?;
@@ -121,7 +127,8 @@ impl Log {
         let dir = options.dir.clone();
         let files = tokio::task::spawn_blocking(move || Files::open(options));
         let files = files.await.map_err(|_| closed())??;
-        let sequence = placed(&files.connection, &identity, files.tail, &dir)?;
+        let place = place::load(&files.connection, &identity, files.tail, &dir)?;
+        let sequence = place.sequence;
         if sequence + 1 < first {
             return Err(refused(
                 &cluster,
@@ -132,32 +139,38 @@ impl Log {
                 ),
             ));
         }
-        if sequence > last && !goes_as_far(&mut stream, sequence).await {
-            return Err(refused(
-                &cluster,
-                &format!(
-                    "it ends at {last} and {} is at {sequence}: the stream has lost what it \
-                     acknowledged, restore it",
-                    dir.display()
-                ),
-            ));
-        }
+        let state = files.state.clone();
+        let followed = Arc::new(Followed::new(sequence, last));
+        let from = (jetstream.clone(), stream);
+        let mut tail = Tail::new(from, identity, place, state.clone(), followed.clone());
+        let reading = match tokio::time::timeout(READ_WITHIN, tail.begin()).await {
+            Ok(Ok(reading)) => reading,
+            Ok(Err(broken)) => {
+                let (dir, stream) = (dir.display(), stream_name(&cluster.name));
+                let why = broken.advice(&stream);
+                return Err(Error::Unavailable(format!("cluster: {dir}: {why}")));
+            }
+            Err(_) => {
+                return Err(refused(
+                    &cluster,
+                    "it cannot be read: the lines before say why",
+                ));
+            }
+        };
         let origin = ulid::Ulid::generate().to_string();
         let outstanding = Arc::new(Outstanding::new());
         let (news_tx, mut news) = mpsc::unbounded_channel();
         let (received_tx, received) = mpsc::channel(RECEIVED_MAX);
         let (entries_tx, entries) = mpsc::channel(HANDED_MAX);
         let queue = Arc::new(Queue::default());
-        let state = files.state.clone();
         (state.tally).change(tally::count(&files.connection).map_err(unavailable)?);
-        let followed = Arc::new(Followed::new(sequence, last));
         let applier = Applier {
             connection: files.connection,
             state: state.clone(),
             outstanding: outstanding.clone(),
             followed: followed.clone(),
             committed,
-            news: news_tx,
+            news: news_tx.clone(),
             tail: files.tail,
             sequence,
             origin: origin.clone(),
@@ -172,23 +185,24 @@ impl Log {
             outstanding: outstanding.clone(),
             entries: entries_tx,
         };
+        let stopped = CancellationToken::new();
         let publisher = Publisher {
             client: client.clone(),
             jetstream,
+            stream: stream_name(&cluster.name),
             subject: subject(&cluster.name),
             state,
             outstanding,
             followed: followed.clone(),
+            news: news_tx.clone(),
+            stopped: stopped.clone(),
         };
-        let stopped = CancellationToken::new();
-        let tail = tail::run(
-            stream,
-            sequence,
-            received_tx,
-            stopped.clone(),
-            followed.clone(),
-        );
-        tokio::spawn(tail);
+        let takers = Takers {
+            received: received_tx,
+            news: news_tx,
+            stopped: stopped.clone(),
+        };
+        tokio::spawn(tail.run(reading, takers));
         tokio::spawn(async move {
             publisher.run(entries).await;
             stopped.cancel();
@@ -207,18 +221,20 @@ impl Log {
             () = followed.until(last) => {}
             why = lost(&mut news) => return Err(why),
         }
-        // Answered once it is applied: everything before it is then here.
         let name = cluster.replica;
         let knows = KNOWS;
-        log.execute(Command::Join { name, knows }).await?;
-        let number = loop {
-            match news.recv().await {
-                Some(News::Joined { replica, own: true }) => break replica,
-                Some(News::Lost(why)) => return Err(Error::Unavailable(why)),
-                // Of what was before: it is in the store.
-                Some(_) => {}
-                None => return Err(closed()),
+        let refused = async {
+            match log.execute(Command::Join { name, knows }).await {
+                // Then there is news of it, and everything before it is here.
+                Ok(_) => std::future::pending().await,
+                Err(error) => error,
             }
+        };
+        let number = tokio::select! {
+            // Why the log cannot be followed is known before anything is refused for it.
+            biased;
+            number = own_number(&mut news) => number?,
+            error = refused => return Err(error),
         };
         log.set_replica(number);
         Ok((
@@ -244,32 +260,15 @@ async fn lost(news: &mut mpsc::UnboundedReceiver<News>) -> Error {
     }
 }
 
-/// Where the file is in the stream; a new one is at its beginning.
-fn placed(
-    connection: &Connection,
-    identity: &str,
-    tail: Position,
-    dir: &Path,
-) -> Result<u64, Error> {
-    let known: Option<(String, u64)> = connection
-        .query_row("SELECT cluster, sequence FROM replicated", [], |row| {
-            Ok((row.get(0)?, row.get::<_, i64>(1)? as u64))
-        })
-        .optional()
-        .map_err(unavailable)?;
-    let foreign = |detail: &str| Error::Foreign {
-        path: dir.display().to_string(),
-        detail: detail.into(),
-    };
-    match known {
-        Some((cluster, sequence)) if cluster == identity => Ok(sequence),
-        Some(_) => Err(foreign("it is of another cluster's stream")),
-        None if tail > 0 => Err(foreign("it was written without --cluster")),
-        None => {
-            connection
-                .execute("INSERT INTO replicated VALUES (?1, 0)", params![identity])
-                .map_err(unavailable)?;
-            Ok(0)
+/// Resolves once this replica has joined. Other news are of what was before: it is in the
+/// store.
+async fn own_number(news: &mut mpsc::UnboundedReceiver<News>) -> Result<ReplicaNumber, Error> {
+    loop {
+        match news.recv().await {
+            Some(News::Joined { replica, own: true }) => return Ok(replica),
+            Some(News::Lost(why)) => return Err(Error::Unavailable(why)),
+            Some(_) => {}
+            None => return Err(closed()),
         }
     }
 }

@@ -9,13 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::connection::State as Connected;
-use async_nats::jetstream::{self, context::PublishAckFuture};
+use async_nats::jetstream::{self, context::PublishError, publish::PublishAck};
+use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use super::STALL;
+use super::broken::Broken;
 use super::followed::Followed;
 use super::gather::Sent;
+use super::news::News;
 use super::outstanding::{Outstanding, Progress};
 use crate::log::Error;
 use crate::log::sqlite::State;
@@ -28,8 +33,6 @@ const WINDOW_BYTES: usize = 8 * 1024 * 1024;
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// One entry each time, until there is somebody.
 const RETRY_MAX: Duration = Duration::from_millis(250);
-/// Nothing applied for so long: something was lost, or nobody is there.
-const STALL: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(500);
 /// To hand an entry to the connection, which has no room when it is down.
 const HAND_OVER: Duration = Duration::from_secs(1);
@@ -37,16 +40,19 @@ const HAND_OVER: Duration = Duration::from_secs(1);
 pub(super) struct Publisher {
     pub client: async_nats::Client,
     pub jetstream: jetstream::Context,
+    pub stream: String,
     pub subject: String,
     pub state: Arc<State>,
     pub outstanding: Arc<Outstanding>,
     pub followed: Arc<Followed>,
+    pub news: mpsc::UnboundedSender<News>,
+    pub stopped: CancellationToken,
 }
 
 struct Sending {
     to: Publisher,
     unapplied: VecDeque<Sent>,
-    acks: FuturesUnordered<<PublishAckFuture as IntoFuture>::IntoFuture>,
+    acks: FuturesUnordered<BoxFuture<'static, Answered>>,
     /// When they are sent again.
     again_at: Option<Instant>,
     /// The first of them, which was sent again; those behind it wait for its
@@ -61,10 +67,14 @@ struct Sending {
     applied_at: Instant,
 }
 
+/// What was applied when an entry was sent, and what was said to that.
+type Answered = (u64, Result<PublishAck, PublishError>);
+
 impl Publisher {
-    /// Ends once its sender has ended and all has been applied.
+    /// Ends once its sender has ended and all has been applied, or when it is stopped.
     pub async fn run(self, mut entries: mpsc::Receiver<Sent>) {
         let mut progress = self.outstanding.progress();
+        let stopped = self.stopped.clone();
         let mut sending = Sending {
             to: self,
             unapplied: VecDeque::new(),
@@ -87,7 +97,11 @@ impl Publisher {
                     Some(entry) => sending.first(entry).await,
                     None => open = false,
                 },
-                Some(acked) = sending.acks.next() => match acked {
+                Some((applied, acked)) = sending.acks.next() => match acked {
+                    Ok(ack) if ack.sequence <= applied => {
+                        sending.broken(ack.sequence, applied);
+                        break;
+                    }
                     Ok(_) => sending.rest().await,
                     Err(error) => sending.failed(&error.to_string()),
                 },
@@ -97,6 +111,7 @@ impl Publisher {
                 },
                 () = until(again_at) => sending.again().await,
                 _ = look.tick() => sending.look(),
+                () = stopped.cancelled() => break,
             }
             if sending.seen.fenced || !open && sending.moved_at.elapsed() > 2 * STALL {
                 break;
@@ -134,12 +149,26 @@ impl Sending {
     }
 
     async fn publish(&mut self, bytes: bytes::Bytes) {
+        let applied = self.to.followed.sequence();
         let published = self.to.jetstream.publish(self.to.subject.clone(), bytes);
         match tokio::time::timeout(HAND_OVER, published).await {
-            Ok(Ok(ack)) => self.acks.push(ack.into_future()),
+            Ok(Ok(ack)) => {
+                let acked = ack.into_future().map(move |acked| (applied, acked));
+                self.acks.push(acked.boxed());
+            }
             Ok(Err(error)) => self.failed(&error.to_string()),
             Err(_) => self.failed("the connection takes nothing"),
         }
+    }
+
+    /// The stream has an end that is before what was read of it.
+    fn broken(&self, acknowledged: u64, applied: u64) {
+        let broken = Broken::Behind {
+            acknowledged,
+            applied,
+        };
+        // Nobody to hear of it: the process ends.
+        let _ = (self.to.news).send(News::Lost(broken.advice(&self.to.stream)));
     }
 
     fn failed(&mut self, error: &str) {

@@ -1,18 +1,27 @@
-//! Reads the stream from where this replica's file is.
+//! Reads the stream from where this replica's file is, and makes sure that it is the
+//! stream that the file is of.
+//!
+//! Whoever begins to read, at the start or again, begins at the last entry that is
+//! there already and looks whether it is the same one. Before that nothing is passed on.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
-use async_nats::jetstream::stream::Stream;
-use bytes::Bytes;
-use futures_util::StreamExt;
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::{ConsumerErrorKind, Info, Stream};
+use async_nats::jetstream::{Context, ErrorCode};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::broken::Broken;
 use super::followed::Followed;
-use crate::protocol::Timestamp;
+use super::news::News;
+use super::place::{Place, Received};
+use super::reading::{Reading, consumer_at};
+use super::{FORMAT_KEY, STALL};
+use crate::log::sqlite::State;
+use crate::log::sqlite::health::Part;
 
 const RETRY: Duration = Duration::from_millis(100);
 /// After a silence of so long the stream is asked whether there is more, and then again
@@ -24,103 +33,262 @@ const LOOK: Duration = Duration::from_millis(250);
 const ASK_TIMEOUT_MIN: Duration = Duration::from_millis(500);
 const ASK_TIMEOUT_MAX: Duration = Duration::from_secs(4);
 
-pub(super) struct Received {
-    pub sequence: u64,
-    /// When the servers had it.
-    pub published: Timestamp,
-    pub bytes: Bytes,
-}
-
-/// Runs until it is stopped or nobody takes what it reads.
-pub(super) async fn run(
+pub(super) struct Tail {
+    jetstream: Context,
     stream: Stream,
-    mut last: u64,
-    received: mpsc::Sender<Received>,
-    stopped: CancellationToken,
+    /// What the stream was given when it was made.
+    identity: String,
+    place: Place,
+    state: Arc<State>,
     followed: Arc<Followed>,
-) {
-    let mut patience = ASK_TIMEOUT_MIN;
-    loop {
-        tokio::select! {
-            () = stopped.cancelled() => return,
-            read = follow(&stream, &mut last, &mut patience, &received, &followed) => match read {
-                Ok(()) => return,
-                Err(error) => tracing::warn!(error, after = last, "reading the stream was cut off"),
-            },
-        }
-        tokio::select! {
-            () = stopped.cancelled() => return,
-            () = tokio::time::sleep(RETRY) => {}
-        }
-    }
+    patience: Duration,
+    /// When the stream last answered as it should.
+    heard_at: Instant,
 }
 
-/// `Ok` when nobody takes what is read any more.
-async fn follow(
-    stream: &Stream,
-    last: &mut u64,
-    patience: &mut Duration,
-    received: &mpsc::Sender<Received>,
-    followed: &Followed,
-) -> Result<(), String> {
-    let config = OrderedConfig {
-        deliver_policy: DeliverPolicy::ByStartSequence {
-            start_sequence: *last + 1,
-        },
-        ..OrderedConfig::default()
-    };
-    // What a consumer needs is with one server, and another is chosen for the next.
-    let consumer = tokio::time::timeout(*patience, stream.create_consumer(config)).await;
-    let consumer = consumer.map_err(|_| {
-        *patience = longer(*patience);
-        "no consumer was made in time".to_owned()
-    })?;
-    let consumer = consumer.map_err(|error| error.to_string())?;
-    let messages = consumer.messages().await;
-    let mut messages = messages.map_err(|error| error.to_string())?;
-    *patience = ASK_TIMEOUT_MIN;
-    loop {
-        let message = tokio::select! {
-            biased;
-            message = messages.next() => message,
-            () = overtaken(stream, *last) => return Err("its consumer says nothing".into()),
+/// Who takes what is read, and who is told when there can be no more.
+pub(super) struct Takers {
+    pub received: mpsc::Sender<Received>,
+    pub news: mpsc::UnboundedSender<News>,
+    /// Cancelled by whoever ends first, who writes or who reads.
+    pub stopped: CancellationToken,
+}
+
+/// Why it is not read now.
+enum Failure {
+    Again(String),
+    /// It never will be, if that is still so in a while.
+    Broken(Broken),
+}
+
+impl Tail {
+    pub fn new(
+        (jetstream, stream): (Context, Stream),
+        identity: String,
+        place: Place,
+        state: Arc<State>,
+        followed: Arc<Followed>,
+    ) -> Self {
+        Self {
+            jetstream,
+            stream,
+            identity,
+            place,
+            state,
+            followed,
+            patience: ASK_TIMEOUT_MIN,
+            heard_at: Instant::now(),
+        }
+    }
+
+    /// Runs until it is stopped, nobody takes what it reads, or there can be no more.
+    pub async fn run(mut self, mut reading: Reading, takers: Takers) {
+        let stopped = takers.stopped.clone();
+        let read = async {
+            loop {
+                match self.follow(&mut reading, &takers.received).await {
+                    Ok(()) => return,
+                    Err(error) => self.cut_off(&error),
+                }
+                match self.begin().await {
+                    Ok(begun) => reading = begun,
+                    Err(broken) => {
+                        let why = broken.advice(&self.stream.cached_info().config.name);
+                        // Nobody to hear of it: the process ends.
+                        let _ = takers.news.send(News::Lost(why));
+                        // What is written now is for nobody.
+                        return takers.stopped.cancel();
+                    }
+                }
+            }
         };
-        let message = message.ok_or("it ended")?;
-        let message = message.map_err(|error| error.to_string())?;
-        let info = message.info().map_err(|error| error.to_string())?;
-        let sequence = info.stream_sequence;
-        if sequence <= *last {
-            continue;
+        tokio::select! {
+            () = stopped.cancelled() => {}
+            () = read => {}
         }
-        *last = sequence;
-        followed.seen(sequence + info.pending);
-        let read = Received {
-            sequence,
-            published: Timestamp((info.published.unix_timestamp_nanos() / 1_000_000) as i64),
-            bytes: message.message.payload.clone(),
-        };
-        if received.send(read).await.is_err() {
-            return Ok(());
+    }
+
+    /// Tries until the stream is read from where it was left, or it is certain that it
+    /// never will be.
+    pub async fn begin(&mut self) -> Result<Reading, Broken> {
+        let mut said: Option<(Broken, Instant)> = None;
+        self.patience = ASK_TIMEOUT_MIN;
+        loop {
+            match self.try_begin().await {
+                Ok(reading) => {
+                    self.heard();
+                    return Ok(reading);
+                }
+                Err(Failure::Broken(broken)) => {
+                    let since = said.filter(|(before, _)| before.is_like(broken));
+                    let (_, since) = *said.insert(since.unwrap_or_else(|| {
+                        self.cut_off(&broken.to_string());
+                        (broken, Instant::now())
+                    }));
+                    if since.elapsed() >= broken.sure_after() {
+                        return Err(broken);
+                    }
+                    if broken == Broken::Gone {
+                        self.not_heard();
+                    }
+                }
+                Err(Failure::Again(error)) => {
+                    said = None;
+                    self.cut_off(&error);
+                }
+            }
+            self.look();
+            tokio::time::sleep(RETRY).await;
         }
+    }
+
+    async fn try_begin(&mut self) -> Result<Reading, Failure> {
+        let at = self.place.sequence;
+        // What a consumer needs is with one server, and another is chosen for the next.
+        let consumer = tokio::time::timeout(self.patience, consumer_at(&self.stream, at.max(1)));
+        let consumer = consumer.await.map_err(|_| self.unanswered("no consumer"))?;
+        let consumer = consumer.map_err(|error| match error.kind() {
+            ConsumerErrorKind::JetStream(error) => refusal(&error),
+            _ => Failure::Again(error.to_string()),
+        })?;
+        // After it: while a consumer is there, so is the stream that it was made in.
+        let info = self.info().await?;
+        self.followed.seen(info.state.last_sequence);
+        self.check(&info).map_err(Failure::Broken)?;
+        let mut reading = Reading::by(&consumer).await.map_err(Failure::Again)?;
+        // Before the first there is nothing to compare, nor where the entry was trimmed.
+        if at > 0 && info.state.first_sequence <= at {
+            let found = tokio::time::timeout(self.patience, read_until(&mut reading, at)).await;
+            let found = found.map_err(|_| self.unanswered("nothing is read"))?;
+            let found = found.map_err(Failure::Again)?;
+            if found.sequence != at {
+                return Err(Failure::Broken(Broken::Missing(at)));
+            }
+            if !self.place.is(&found) {
+                return Err(Failure::Broken(Broken::Other(at)));
+            }
+        }
+        Ok(reading)
+    }
+
+    /// Whether it is the stream that was read so far.
+    fn check(&self, info: &Info) -> Result<(), Broken> {
+        let (last, applied) = (info.state.last_sequence, self.place.sequence);
+        if info.config.metadata.get(FORMAT_KEY) != Some(&self.identity) {
+            Err(Broken::Foreign)
+        } else if last < applied {
+            Err(Broken::Short { last, applied })
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn info(&mut self) -> Result<Info, Failure> {
+        let name = &self.stream.cached_info().config.name;
+        let info = tokio::time::timeout(self.patience, self.jetstream.get_stream(name));
+        match info.await {
+            Ok(Ok(stream)) => Ok(stream.cached_info().clone()),
+            Ok(Err(error)) => Err(match error.kind() {
+                GetStreamErrorKind::JetStream(error) => refusal(&error),
+                _ => Failure::Again(error.to_string()),
+            }),
+            Err(_) => Err(self.unanswered("it is not answered for")),
+        }
+    }
+
+    fn unanswered(&mut self, what: &str) -> Failure {
+        self.patience = (self.patience * 2).min(ASK_TIMEOUT_MAX);
+        Failure::Again(format!("{what} in time"))
+    }
+
+    /// `Ok` when nobody takes what is read any more.
+    async fn follow(
+        &mut self,
+        reading: &mut Reading,
+        received: &mpsc::Sender<Received>,
+    ) -> Result<(), String> {
+        loop {
+            let (next, pending) = tokio::select! {
+                biased;
+                next = reading.next() => next?,
+                why = self.overtaken() => return Err(why),
+            };
+            self.heard();
+            if next.sequence <= self.place.sequence {
+                continue;
+            }
+            self.place = Place::of(next.clone());
+            self.followed.seen(next.sequence + pending);
+            if received.send(next).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Resolves once the stream does not end with what was read, after a silence. The
+    /// server that has the consumer may be gone while the others go on, and the client
+    /// library takes half a minute to see that.
+    async fn overtaken(&mut self) -> String {
+        tokio::time::sleep(SILENCE).await;
+        self.patience = ASK_TIMEOUT_MIN;
+        loop {
+            match self.info().await {
+                Ok(info) => {
+                    self.patience = ASK_TIMEOUT_MIN;
+                    if let Err(broken) = self.check(&info) {
+                        return broken.to_string();
+                    }
+                    if info.state.last_sequence > self.place.sequence {
+                        return "its consumer says nothing".into();
+                    }
+                    self.heard();
+                }
+                Err(Failure::Broken(broken)) => return broken.to_string(),
+                Err(Failure::Again(_)) => self.look(),
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    fn heard(&mut self) {
+        self.heard_at = Instant::now();
+        if self.state.health.set(Part::Read, true) {
+            tracing::info!("the stream of the log is read again");
+        }
+    }
+
+    /// What no answer will tell.
+    fn look(&self) {
+        if self.heard_at.elapsed() > STALL {
+            self.not_heard();
+        }
+    }
+
+    fn not_heard(&self) {
+        if self.state.health.set(Part::Read, false) {
+            tracing::warn!("the stream of the log is not read");
+        }
+    }
+
+    fn cut_off(&self, error: &str) {
+        let after = self.place.sequence;
+        tracing::warn!(error, after, "reading the stream was cut off");
     }
 }
 
-/// Resolves once the stream has more than was read, after a silence. The server that has
-/// the consumer may be gone while the others go on, and the client library takes half a
-/// minute to see that.
-async fn overtaken(stream: &Stream, last: u64) {
-    tokio::time::sleep(SILENCE).await;
-    let mut patience = ASK_TIMEOUT_MIN;
+fn refusal(error: &async_nats::jetstream::Error) -> Failure {
+    match error.error_code() {
+        ErrorCode::STREAM_NOT_FOUND => Failure::Broken(Broken::Gone),
+        _ => Failure::Again(error.to_string()),
+    }
+}
+
+/// The first entry that is not before one.
+async fn read_until(reading: &mut Reading, sequence: u64) -> Result<Received, String> {
     loop {
-        match tokio::time::timeout(patience, stream.get_info()).await {
-            Ok(Ok(info)) if info.state.last_sequence > last => return,
-            Ok(_) => patience = ASK_TIMEOUT_MIN,
-            Err(_) => patience = longer(patience),
+        let (next, _) = reading.next().await?;
+        if next.sequence >= sequence {
+            return Ok(next);
         }
-        tokio::time::sleep(LOOK).await;
     }
-}
-
-fn longer(patience: Duration) -> Duration {
-    (patience * 2).min(ASK_TIMEOUT_MAX)
 }

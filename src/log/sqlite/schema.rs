@@ -13,7 +13,7 @@ const APPLICATION_ID: i64 = 0x6172_6370;
 const CACHE_KIB: i64 = 16 * 1024;
 /// What each version of the format added to the one before. A store is brought
 /// up step by step when it is opened; a step, once released, is never changed.
-const STEPS: [&str; 13] = [
+const STEPS: [&str; 14] = [
     FIRST,
     RECENT_VIEW_OPS,
     HOSTED,
@@ -27,6 +27,7 @@ const STEPS: [&str; 13] = [
     IMPORT,
     EPOCHS,
     RULES,
+    LAST_ENTRY,
 ];
 /// `PRAGMA user_version`: how many of the steps a store has.
 pub(in crate::log) const FORMAT: i64 = STEPS.len() as i64;
@@ -145,6 +146,13 @@ CREATE INDEX replica_without_epochs ON replica (number) WHERE gone = 0 AND knows
 const RULES: &str = "
 DROP INDEX replica_without_epochs;
 CREATE INDEX replica_knows ON replica (knows) WHERE gone = 0;
+";
+
+/// Which entry of the stream the last one is: a number may be another's one day.
+const LAST_ENTRY: &str = "
+ALTER TABLE replicated ADD COLUMN origin TEXT;
+ALTER TABLE replicated ADD COLUMN number INTEGER;
+ALTER TABLE replicated ADD COLUMN published_at_ns INTEGER;
 ";
 
 // A row of its own cost a job two writes more.
