@@ -928,3 +928,38 @@ async fn who_is_at_a_drained_replica_is_told_to_go_elsewhere_in_turn() {
         assert_eq!(drain.reconnect_after, Some(Default::default()));
     }
 }
+
+/// It never ended: what was to be sent waited for room among what was never answered.
+#[tokio::test]
+async fn a_replica_whose_servers_are_gone_ends_in_time_when_it_is_told_to() {
+    const DEADLINE: Duration = Duration::from_secs(2);
+    /// What the chart adds for closing the store.
+    const MARGIN: Duration = Duration::from_secs(10);
+    let (mut nats, dir) = (Nats::single(), tempfile::tempdir().unwrap());
+    let path = dir.path().join("arcpd.toml");
+    std::fs::write(&path, format!("drain_deadline_sec = 2\n{HOSTING}")).unwrap();
+    let cluster = ["--cluster", &nats.url(), "--cluster-replication", "1"];
+    let mut command = serve(dir.path());
+    let replica = Runtime::spawn(command.arg("--config").arg(path).args(cluster));
+    let mut client = Ws::connect(&replica, ALICE).await;
+    let input = json!({ "count": 1_000_000, "interval_ms": 10 });
+    client.submit("ticker", input).await;
+    let mut host = HostPeer::serving(&replica.address, "h", "a", 1).await;
+    client.submit("a", json!(1)).await;
+    let (_, of) = host.assigned().await;
+    host.accept(&of).await;
+    nats.kill9();
+    host.report(&of, vec![result(1, "1")]).await;
+    // More than may be on its way at once.
+    let unhealthy = "arcpd_store_healthy";
+    replica
+        .until_metric(unhealthy, |healthy| healthy == 0)
+        .await;
+    let told = Instant::now();
+    let exit = replica.terminate().await;
+    let took = told.elapsed();
+    assert!(exit.success(), "{exit}");
+    assert!(took < DEADLINE + MARGIN, "{took:?}");
+    println!("gone after {took:?}");
+    drop((client, host));
+}

@@ -277,3 +277,29 @@ async fn sessions_are_told_different_times() {
     assert!(after[4] < 1.0 && after[45] > 1.0, "{after:?}");
     assert!(after[0] >= 0.0 && after[49] <= 2.0, "{after:?}");
 }
+
+/// The pod's grace period counts on it.
+#[tokio::test]
+async fn a_peer_that_does_not_read_is_not_waited_for_beyond_the_deadline() {
+    const DEADLINE: Duration = Duration::from_secs(3);
+    /// What the chart adds for closing the store.
+    const MARGIN: Duration = Duration::from_secs(10);
+    let dir = tempfile::tempdir().unwrap();
+    let mut runtime = Runtime::start_with(dir.path(), "drain_deadline_sec = 3");
+    let mut ws = Ws::connect(&runtime, ALICE).await;
+    // More than the buffers between the two hold.
+    let input = json!({ "events": 60_000, "bytes": 500 });
+    ws.submit("firehose", input).await;
+    runtime
+        .until_metric("arcpd_jobs_running", |jobs| jobs == 0)
+        .await;
+    let told = Instant::now();
+    runtime.signal("-TERM");
+    let exit = tokio::task::spawn_blocking(move || (runtime.wait(), runtime));
+    let (exit, runtime) = exit.await.unwrap();
+    let took = told.elapsed();
+    assert!(exit.success(), "{exit}");
+    assert!(took >= DEADLINE && took < DEADLINE + MARGIN, "{took:?}");
+    runtime.until_logged("the drain deadline passed").await;
+    drop(ws);
+}

@@ -113,7 +113,7 @@ impl Publisher {
                 _ = look.tick() => sending.look(),
                 () = stopped.cancelled() => break,
             }
-            if sending.seen.fenced || !open && sending.moved_at.elapsed() > 2 * STALL {
+            if sending.seen.fenced || sending.is_given_up() {
                 break;
             }
         }
@@ -234,6 +234,13 @@ impl Sending {
             (self.applied, self.applied_at) = (applied, Instant::now());
         }
         self.applied_at.elapsed() > STALL
+    }
+
+    /// At the close what is on its way is waited for, but not for servers that are gone.
+    /// Whoever would send more waits for room meanwhile, and is told by the end of this.
+    fn is_given_up(&self) -> bool {
+        let closing = self.to.state.closing.load(Ordering::Acquire);
+        closing && !self.unapplied.is_empty() && self.moved_at.elapsed() > 2 * STALL
     }
 
     /// What no answer will tell.
