@@ -92,6 +92,31 @@ async fn a_password_lets_a_replica_in_and_a_wrong_one_is_named_by_its_setting() 
     assert!(!runtime.log().contains(PASSWORD));
 }
 
+/// It heard nobody, gave up those that were well each 3 s, and was ready all the while.
+#[tokio::test]
+async fn a_replica_that_may_not_hear_of_others_says_so_and_gives_nobody_up() {
+    let user = format!(
+        "users: [{{ user: deaf, password: '{PASSWORD}', permissions: {{ publish: '>', \
+         subscribe: {{ deny: ['arcp.arcpd.presence'] }} }} }}, {{"
+    );
+    let authorization = documented().replace("users: [{", &user);
+    assert!(authorization.contains("deaf"));
+    let nats = Nats::single_with(&authorization);
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [hears, deaf] = [("arcpd", &dirs[0]), ("deaf", &dirs[1])].map(|(user, dir)| {
+        let file = secret(dir.path(), "password", PASSWORD);
+        let more = format!("user = '{user}'\npassword_file = '{file}'\n");
+        Runtime::spawn(&mut replica(dir.path(), &nats.url(), &more))
+    });
+    deaf.until_logged("does not come back").await;
+    for runtime in [&hears, &deaf] {
+        let mut client = Ws::connect(runtime, ALICE).await;
+        client.submit("echo", json!(1)).await;
+        client.until_terminal().await;
+    }
+    assert_eq!(deaf.metric("arcpd_cluster_takeovers_total"), 0);
+}
+
 #[tokio::test]
 async fn a_token_lets_a_replica_in_and_a_wrong_one_is_named_by_its_setting() {
     let nats = Nats::single_with(&format!("authorization {{ token: '{PASSWORD}' }}\n"));

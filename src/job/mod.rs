@@ -21,15 +21,17 @@ mod recovery;
 mod registry;
 mod result;
 mod runner;
+mod submit;
 
 pub(crate) use audit::subscribed as audit_subscribed;
 pub(crate) use batch::Batch;
 pub use context::JobContext;
 pub use delegation::{Child, Delegation};
 pub use directory::{Agent, AgentDirectory, AgentRun, Provider, Resolved};
-pub use registry::{Accepted, Jobs, NewJob};
+pub use registry::Jobs;
 pub(crate) use result::utf8_pieces;
 pub use result::{AgentResult, ChunkEncoding, ResultWriter};
+pub use submit::{Accepted, NewJob};
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;

@@ -351,6 +351,8 @@ pub(super) const KNOWS_EPOCHS: u32 = 1;
 pub(super) const KNOWS_CLAIMS: u32 = 2;
 /// A cancel that is asked for is kept with the job.
 pub(super) const KNOWS_CANCELS: u32 = 3;
+/// Of the same version: a store that is in use keeps no parts of an import.
+pub(super) const KNOWS_PARTS: u32 = 3;
 
 #[derive(Debug, PartialEq)]
 pub enum Outcome {

@@ -7,7 +7,7 @@
 //! that nothing it writes counts any more, and stops.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -55,6 +55,10 @@ pub(super) struct Peers {
     others: Mutex<HashMap<ReplicaNumber, Peer>>,
     /// When any of them was heard of.
     heard_at: Mutex<Option<Instant>>,
+    /// When this one heard itself.
+    heard_own_at: Mutex<Option<Instant>>,
+    /// Whether it was without hearing itself when it last looked.
+    deaf: AtomicBool,
     takeovers: AtomicU64,
     /// A replica has room that had none.
     more: Notify,
@@ -104,6 +108,17 @@ impl Peers {
             self.more.notify_waiters();
         }
         !same
+    }
+
+    /// What this replica says of itself comes back to it as to the others.
+    pub fn heard_own(&self) {
+        *self.heard_own_at.lock() = Some(Instant::now());
+    }
+
+    /// Whether it does not: then it may not be heard, and what it does not hear says nothing.
+    fn is_deaf(&self) -> bool {
+        let heard_at = *self.heard_own_at.lock();
+        heard_at.is_some_and(|at| at.elapsed() > LOST_AFTER)
     }
 
     /// `name@version` of what their hosts offer.
@@ -367,6 +382,7 @@ impl Membership {
         if let Err(error) = self.look_around().await {
             tracing::error!(%error, "the other replicas are not known");
         }
+        self.peers.heard_own();
         let mut tick = tokio::time::interval(presence::INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ticked_at = Instant::now();
@@ -460,7 +476,16 @@ impl Membership {
 
     async fn look_for_silent(&self, late: bool) {
         let silent = self.peers.silent();
-        if late || !self.log().healthy() {
+        let deaf = self.peers.is_deaf();
+        if !self.peers.deaf.swap(deaf, Ordering::Relaxed) && deaf {
+            let subject = &self.present().subject;
+            tracing::error!(
+                subject,
+                "what this replica says of itself does not come back; may its user publish and \
+                 subscribe there? The others may give it up"
+            );
+        }
+        if late || deaf || !self.log().healthy() {
             // Whoever does not listen cannot say who is silent.
             silent
                 .into_iter()

@@ -59,7 +59,7 @@ impl Present {
 
     fn hear(&self, message: &async_nats::Message) {
         match serde_json::from_slice::<Presence>(&message.payload) {
-            Ok(presence) if presence.replica == self.me => {}
+            Ok(presence) if presence.replica == self.me => self.peers.heard_own(),
             Ok(presence) => {
                 if self.peers.heard(presence) {
                     self.hosts.set_elsewhere_offered(self.peers.offered());

@@ -4,9 +4,10 @@
 
 use rusqlite::{Connection, params};
 
-use super::ownership::others_are_there;
+use super::ownership::{self, others_are_there};
 use super::tables::{self, Rows};
 use super::{Log, credential};
+use crate::log::rows::KNOWS_PARTS;
 use crate::log::{Error, Outcome, Position, REPLICA_SHIFT, ReplicaNumber};
 
 impl Log {
@@ -16,13 +17,17 @@ impl Log {
     }
 }
 
-/// The first part of an import takes the place of one that was not ended.
+/// The first part of an import takes the place of one that was not ended. A store that is
+/// in use keeps none: who imports beside another would leave them there for ever.
 pub(super) fn part(
     connection: &Connection,
     import: &str,
     number: u32,
     rows: &[u8],
 ) -> rusqlite::Result<()> {
+    if ownership::all_know(connection, KNOWS_PARTS)? && !tables::is_empty(connection)? {
+        return Ok(());
+    }
     if number == 0 {
         connection.execute(
             "DELETE FROM import_part WHERE import <> ?1",

@@ -1,6 +1,7 @@
 //! Out of a file, into an empty data directory or an empty cell.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{StreamExt, TryStreamExt};
@@ -10,13 +11,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::format::FRAME_BYTES;
 use super::stage::Staged;
 use super::{Counts, Error, io};
-use crate::log::jetstream::{ClusterOptions, Joined};
+use crate::log::jetstream::{ClusterOptions, Joined, News};
 use crate::log::sqlite::tables::read_all;
 use crate::log::sqlite::{create_dir, lock, schema};
 use crate::log::{self, Command, Durability, Log, OpenOptions, Outcome, ReplicaRow};
 
 /// Parts on their way at once.
 const PARTS_MAX: usize = 16;
+/// Between two questions whether the log answers again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Of an entry, beside a part.
 const ENTRY_HEAD: usize = 64 * 1024;
 
@@ -55,7 +58,7 @@ async fn into_cell(staged: Staged, dir: PathBuf, cluster: ClusterOptions) -> Res
         durability: Durability::Process,
     };
     let joined = Log::join(options, cluster, committed).await;
-    let (log, joined) = match joined {
+    let (log, mut joined) = match joined {
         Ok(joined) => joined,
         Err(error) => {
             // Another process's, which has begun here meanwhile, is left alone.
@@ -65,7 +68,7 @@ async fn into_cell(staged: Staged, dir: PathBuf, cluster: ClusterOptions) -> Res
             return Err(error.into());
         }
     };
-    let brought = bring(&log, &joined, staged).await;
+    let brought = bring(&log, &mut joined, staged).await;
     // Also after a failure: a replica that is there keeps the next import out.
     let left = log.execute(Command::Leave).await;
     let closed = tokio::task::spawn_blocking(move || log.close()).await;
@@ -73,7 +76,9 @@ async fn into_cell(staged: Staged, dir: PathBuf, cluster: ClusterOptions) -> Res
         clear(&dir);
     }
     let counts = brought?;
-    left?;
+    if let Err(error) = left {
+        tracing::warn!(%error, "all of it is in the cell; the first replica that starts waits 3 s for this process");
+    }
     closed.map_err(cut_off)?;
     Ok(counts)
 }
@@ -86,13 +91,13 @@ fn clear(dir: &Path) {
     }
 }
 
-async fn bring(log: &Log, joined: &Joined, staged: Staged) -> Result<Counts, Error> {
+async fn bring(log: &Log, joined: &mut Joined, staged: Staged) -> Result<Counts, Error> {
     let others = log.replicas().await?;
     let other = |row: &&ReplicaRow| !row.gone && row.number != joined.number;
     if let Some(other) = others.iter().find(other) {
         return Err(Error::NotEmpty(format!(
-            "replica {} ({}) is in the cell; stop all of them (one that was killed: start it once \
-             and stop it)",
+            "replica {} ({}) is in the cell; stop all of them (of one that was killed the others \
+             learn within seconds: start one, wait ten, and stop it)",
             other.number, other.name
         )));
     }
@@ -113,11 +118,43 @@ async fn bring(log: &Log, joined: &Joined, staged: Staged) -> Result<Counts, Err
         parts: sent?,
         store: schema::FORMAT,
     };
-    match log.execute(end).await? {
-        Outcome::Done => Ok(counts),
-        _ => Err(Error::NotEmpty(
+    let is_in = match log.execute(end).await {
+        Ok(outcome) => outcome == Outcome::Done,
+        // All of it is applied at once, which takes longer than a command waits.
+        Err(error) => {
+            tracing::info!(%error, "the end of the import is waited for");
+            settled(log, joined).await?;
+            !log.is_unused().await?
+        }
+    };
+    match is_in {
+        true => Ok(counts),
+        false => Err(Error::NotEmpty(
             "somebody has used the cell meanwhile".into(),
         )),
+    }
+}
+
+/// Resolves once all that was sent is applied, or never will be.
+async fn settled(log: &Log, joined: &mut Joined) -> Result<(), Error> {
+    let applied = async {
+        while log.settled().await.is_err() {
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    };
+    let given_up = async {
+        loop {
+            match joined.news.recv().await {
+                Some(News::Lost(why)) => return why,
+                Some(News::Fenced) => return "a replica of the cell has given this one up".into(),
+                Some(_) => {}
+                None => return "the log has ended".into(),
+            }
+        }
+    };
+    tokio::select! {
+        () = applied => Ok(()),
+        why = given_up => Err(log::Error::Unavailable(why).into()),
     }
 }
 

@@ -111,6 +111,14 @@ impl World {
             if self.random.random_bool(0.25) {
                 self.start(who);
                 self.import(who);
+                // Alone for a while, which is long enough or not.
+                for round in 0..self.random.random_range(0..60) {
+                    if round % 16 == 15 {
+                        self.again(who);
+                    }
+                    self.arrive();
+                    self.apply(who);
+                }
             }
         }
     }
