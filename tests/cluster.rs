@@ -102,7 +102,8 @@ async fn what_is_submitted_at_one_replica_is_watched_listed_and_cancelled_at_ano
     submitter.say("session.bye", json!({})).await;
     while submitter.try_hear().await.is_some() {}
     other.say_about(job, "job.cancel", json!({})).await;
-    assert_eq!(other.hear().await["type"], "job.cancelled");
+    let answer = other.hear().await;
+    assert_eq!(answer["type"], "job.cancelled", "{answer}");
     let seen = observer.until_terminal().await;
     assert_eq!(seen.last().unwrap()["payload"]["code"], "CANCELLED");
 }
