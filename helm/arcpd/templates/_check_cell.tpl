@@ -4,15 +4,16 @@
 {{- $nats := $v.cluster.nats }}
 {{- if $nats.url }}
 {{- include "arcpd.checkServers" . }}
+{{- $given := default dict $v.config.cluster }}
 {{- range $key, $value := include "arcpd.cellSettings" . | fromYaml }}
-{{- if not (kindIs "invalid" (index $v.config.cluster $key)) }}
+{{- if not (kindIs "invalid" (index $given $key)) }}
 {{- fail (printf "\n\nconfig.cluster.%s: cluster.nats.url makes this a cell, and then the chart writes this setting; leave it out there and set it under cluster." $key) }}
 {{- end }}
 {{- end }}
 {{- if and $nats.existingSecret (eq $nats.login "password") (not $nats.user) }}
 {{- fail "\n\ncluster.nats.user is empty: cluster.nats.login is password, so say whose password it is." }}
 {{- end }}
-{{- if and $v.config.credentials.provisioner (not $v.secrets.encryptionKey.existingSecret) }}
+{{- if and (default dict $v.config.credentials).provisioner (not $v.secrets.encryptionKey.existingSecret) }}
 {{- fail "\n\nconfig.credentials.provisioner in a cell needs secrets.encryptionKey.existingSecret: credentials are sealed in the log that all replicas read, and each opens them with the same key." }}
 {{- end }}
 {{- if $v.persistence.existingClaim }}
@@ -70,12 +71,13 @@ turn into the other). Seen where the cluster can be asked; without, the API serv
 {{- end }}
 {{- end }}
 {{- if $hpa.enabled }}
+{{- $requests := ternary .Values.resources.requests dict (kindIs "map" .Values.resources.requests) }}
 {{- if not (or $hpa.cpuPercent $hpa.memoryPercent $hpa.metrics) }}
 {{- fail "\n\nautoscaling.hpa has nothing to go by: set cpuPercent, memoryPercent or metrics." }}
 {{- end }}
 {{- range $resource := list "cpu" "memory" }}
 {{- $percent := get $hpa (printf "%sPercent" $resource) }}
-{{- if and $percent (not (dig "requests" $resource "" $.Values.resources)) }}
+{{- if and $percent (not (index $requests $resource)) }}
 {{- fail (printf "\n\nautoscaling.hpa.%sPercent is of resources.requests.%s, which is not set." $resource $resource) }}
 {{- end }}
 {{- end }}

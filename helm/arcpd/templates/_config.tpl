@@ -28,7 +28,7 @@ decimal point, which is not an integer.
 {{- end }}
 {{- $_ := set $file "credentials" $credentials }}
 {{- if include "arcpd.isCell" . }}
-{{- $_ := set $file "cluster" (merge (include "arcpd.cellSettings" . | fromYaml) $file.cluster) }}
+{{- $_ := set $file "cluster" (merge (include "arcpd.cellSettings" . | fromYaml) (default dict $file.cluster)) }}
 {{- end }}
 {{- range $key, $value := $file }}
 {{- if not (or (kindIs "map" $value) (kindIs "invalid" $value)) }}
