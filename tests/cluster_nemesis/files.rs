@@ -1,6 +1,6 @@
 //! What the replicas' files have, read beside the replicas.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use rusqlite::types::ValueRef;
@@ -9,6 +9,9 @@ use serde_json::Value;
 
 use crate::checker::{Block, Change, ViewOp};
 use crate::work::thousandths;
+
+/// Tables, each with one of its columns.
+pub type Columns = BTreeSet<(String, String)>;
 
 /// Of a file at one moment.
 pub struct File {
@@ -133,16 +136,30 @@ impl File {
         rows.unwrap().collect::<Result<_, _>>().unwrap()
     }
 
-    /// Every table's rows as text, in an order of their own.
-    pub fn tables(&self) -> BTreeMap<String, Vec<String>> {
-        let select = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name";
+    /// The columns of every table.
+    pub fn columns(&self) -> Columns {
+        let select = "SELECT sqlite_schema.name, column.name FROM sqlite_schema
+            JOIN pragma_table_info(sqlite_schema.name) AS column WHERE type = 'table'";
         let mut select = self.connection.prepare(select).unwrap();
-        let names = select.query_map([], |row| row.get::<_, String>(0)).unwrap();
-        let names: Vec<_> = names.collect::<Result<_, _>>().unwrap();
-        let rows = |name: &String| self.rows(&format!("SELECT * FROM \"{name}\""));
-        let mut tables: BTreeMap<_, _> = names
-            .iter()
-            .map(|name| (name.clone(), rows(name)))
+        let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+        rows.unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    /// The rows of each of these tables as text, in an order of their own.
+    pub fn tables(&self, of: &Columns) -> BTreeMap<String, Vec<String>> {
+        let mut columns: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        for (table, column) in of {
+            columns
+                .entry(table)
+                .or_default()
+                .push(format!("\"{column}\""));
+        }
+        let mut tables: BTreeMap<_, _> = columns
+            .into_iter()
+            .map(|(table, columns)| {
+                let select = format!("SELECT {} FROM \"{table}\"", columns.join(", "));
+                (table.to_owned(), self.rows(&select))
+            })
             .collect();
         // Which of the two has an operation is each replica's own business.
         let recent = tables.remove("view_op_recent").unwrap_or_default();

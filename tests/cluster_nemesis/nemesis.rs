@@ -237,7 +237,7 @@ impl Nemesis {
             Fault::MuteServer => routes.mute(server),
             _ => routes.deafen(server),
         }
-        self.rest(1_000..12_000).await;
+        self.rest(1_000..9_000).await;
         routes.heal();
         self.history.note("nemesis", "healed");
     }

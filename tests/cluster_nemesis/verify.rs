@@ -79,7 +79,13 @@ pub async fn faults(cell: &Cell, mut recorded: Recorded) -> Vec<String> {
     let mut faults = Faults(std::mem::take(&mut recorded.faults));
     sessions::resume_all(cell, &mut recorded, &mut faults).await;
     let files = level(cell).await;
-    let tables = files.each_ref().map(File::tables);
+    // A replica of another version has what that one's tables have.
+    let columns = files.each_ref().map(File::columns);
+    let common = columns[0]
+        .iter()
+        .filter(|one| columns.iter().all(|all| all.contains(one)));
+    let common = common.cloned().collect();
+    let tables = files.each_ref().map(|file| file.tables(&common));
     for (other, there) in tables.iter().enumerate().skip(1) {
         faults.found(
             &format!("the files of replicas 0 and {other}"),
