@@ -24,7 +24,6 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 pub use hosting::Hosting;
 pub use listener::ListenerLimits;
@@ -242,12 +241,10 @@ impl Server {
         let summed = tokio::spawn(async move { lines.keep().await });
         let credentials = sessions.jobs.credentials().cloned();
         let keeper = credentials.map(|all| tokio::spawn(all.keep(sessions.jobs.clone())));
-        let fenced = CancellationToken::new();
         let is_replica = self.membership.is_some();
-        let member = self.membership.map(|mut membership| {
-            membership.fenced = fenced.clone();
-            tokio::spawn(membership.run())
-        });
+        let fenced = self.membership.as_ref().map(|member| &member.joined.fenced);
+        let fenced = fenced.cloned().unwrap_or_default();
+        let member = self.membership.map(|member| tokio::spawn(member.run()));
         tokio::select! {
             () = stop => {}
             () = fenced.cancelled() => {}
@@ -415,7 +412,6 @@ async fn open(config: Config) -> anyhow::Result<Opened> {
         peers: Arc::default(),
         sessions: sessions.clone(),
         hosts: hosts.clone(),
-        fenced: CancellationToken::new(),
         taking: Arc::default(),
     });
     if let Some(membership) = &membership {

@@ -16,7 +16,6 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::presence::{self, Presence, Present, Pulse};
@@ -71,8 +70,6 @@ pub(super) struct Membership {
     pub peers: Arc<Peers>,
     pub sessions: Arc<Sessions>,
     pub hosts: Arc<Hosts>,
-    /// Turns when this replica may not go on; why is in the log.
-    pub fenced: CancellationToken,
     pub taking: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -376,7 +373,7 @@ impl Membership {
             Ok(listening) => listening,
             Err(error) => {
                 tracing::error!(%error, "cannot listen to the other replicas");
-                return self.fenced.cancel();
+                return self.joined.fenced.cancel();
             }
         };
         if let Err(error) = self.look_around().await {
@@ -402,7 +399,7 @@ impl Membership {
                 count = self.joined.news.recv_many(&mut news, NEWS_MAX) => match count {
                     0 => return,
                     _ => if !self.on_all(news.drain(..)).await {
-                        return self.fenced.cancel();
+                        return self.joined.fenced.cancel();
                     },
                 },
                 () = hosts.changed(), if due.is_none() => {
@@ -561,10 +558,7 @@ impl Membership {
                 self.sessions.jobs.cancel(&job_id, &nobody, Via::Inside);
             }
             News::Agents(agents) => self.hosts.remember(&agents),
-            News::Fenced => {
-                tracing::error!("another replica has taken over from this one; it stops");
-                return false;
-            }
+            News::Fenced => return false,
             News::Lost(why) => {
                 tracing::error!(why, "this replica cannot follow the log; it stops");
                 return false;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::entry::Entry;
 use super::followed::Followed;
@@ -42,6 +43,8 @@ pub(super) struct Applier {
     pub me: Option<ReplicaNumber>,
     /// Blocks are handed on: until it has joined nobody takes them, they are in the file.
     pub has_joined: bool,
+    /// Turns when another has declared this replica gone.
+    pub fenced: CancellationToken,
 }
 
 /// An entry as the stream has it.
@@ -181,7 +184,7 @@ impl Applier {
             }
             for news in news::of(&entry, replica, own, self.me, &applied.outcomes) {
                 if news == News::Fenced {
-                    self.outstanding.fenced();
+                    self.fence();
                 }
                 // Nobody to hear of it: the process ends.
                 let _ = self.news.send(news);
@@ -193,11 +196,18 @@ impl Applier {
         match verdict {
             Verdict::Apply(_) | Verdict::Again if own => self.outstanding.applied(entry.number),
             Verdict::Gap if own => self.outstanding.gap(),
-            Verdict::Fenced if own => {
-                self.outstanding.fenced();
-                let _ = self.news.send(News::Fenced);
-            }
+            Verdict::Fenced if own => self.fence(),
             _ => {}
+        }
+    }
+
+    /// Nothing of this replica counts any more: it stops at once, whatever is still to be
+    /// done about what it heard before.
+    fn fence(&self) {
+        self.outstanding.fenced();
+        if !self.fenced.is_cancelled() {
+            tracing::error!("another replica has taken over from this one; it stops");
+            self.fenced.cancel();
         }
     }
 }

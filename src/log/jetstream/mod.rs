@@ -84,6 +84,8 @@ pub struct Joined {
     pub news: mpsc::UnboundedReceiver<News>,
     pub client: async_nats::Client,
     pub followed: Arc<Followed>,
+    /// Turns when this replica may not go on; why is in the log.
+    pub fenced: CancellationToken,
 }
 
 impl Log {
@@ -163,6 +165,7 @@ impl Log {
         let (received_tx, received) = mpsc::channel(RECEIVED_MAX);
         let (entries_tx, entries) = mpsc::channel(HANDED_MAX);
         let queue = Arc::new(Queue::default());
+        let fenced = CancellationToken::new();
         (state.tally).change(tally::count(&files.connection).map_err(unavailable)?);
         let applier = Applier {
             connection: files.connection,
@@ -176,6 +179,7 @@ impl Log {
             origin: origin.clone(),
             me: None,
             has_joined: false,
+            fenced: fenced.clone(),
         };
         let gather = Gather {
             origin,
@@ -244,6 +248,7 @@ impl Log {
                 news,
                 client,
                 followed,
+                fenced,
             },
         ))
     }
