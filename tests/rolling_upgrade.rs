@@ -258,7 +258,7 @@ async fn report(host: &mut HostPeer, of: &AssignmentRef, input: &str, acked: u64
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_are_upgraded_one_by_one_under_load_and_no_stream_has_a_gap() {
-    let Some(previous) = support::previous::arcpd() else {
+    let Some(previous) = support::previous::arcpd(support::previous::RELEASED) else {
         return;
     };
     let (nats, dirs) = (

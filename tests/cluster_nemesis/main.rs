@@ -43,6 +43,9 @@ use work::{HOSTED, Shared};
 const CLIENTS: u64 = 4;
 const CALLERS: u64 = 2;
 const HOSTS: u64 = 3;
+/// The earlier version that replicas are rolled back to: the first that keeps what is
+/// verified here.
+const PREVIOUS: &str = "410efc0";
 
 fn from_env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -175,7 +178,7 @@ async fn under(name: &str, kinds: &[Fault], time: Duration) {
     let mut kinds = chosen(kinds);
     let rolls = kinds.contains(&Fault::RollReplica);
     let previous = rolls
-        .then(|| tokio::task::block_in_place(support::previous::arcpd))
+        .then(|| tokio::task::block_in_place(|| support::previous::arcpd(PREVIOUS)))
         .flatten();
     if previous.is_none() {
         kinds.retain(|kind| *kind != Fault::RollReplica);

@@ -2,7 +2,7 @@
 //! it is what its client was sent before.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -18,8 +18,17 @@ use crate::verify::Faults;
 
 /// For one frame, with nothing in the way.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// For a session to be taken by a replica that has stood still, as clients try again.
+const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// At each replica one of them: so all that a session has is sent over both.
 const WIRES: [Wire; 3] = [Wire::WebSocket, Wire::Grpc, Wire::WebSocket];
+
+/// Why a session is not served.
+enum Unserved {
+    /// It is to be tried again.
+    ForNow(String),
+    Wrong(String),
+}
 
 /// Each session once, so that it has the children of its jobs that were made while its
 /// client was away.
@@ -27,10 +36,17 @@ pub async fn resume_all(cell: &Cell, recorded: &mut Recorded, faults: &mut Fault
     let address = cell.replicas[0].ready().await;
     for (id, session) in &mut recorded.sessions {
         let last = session.last();
-        let resumed = resume(Wire::WebSocket, &address, id, session, last).await;
-        let resumed = match resumed {
-            Ok(mut line) => line.until_pong().await.map(drop),
-            Err(why) => Err(why),
+        let began = Instant::now();
+        let resumed = loop {
+            let resumed = resume(Wire::WebSocket, &address, id, session, last).await;
+            let resumed = match resumed {
+                Ok(mut line) => line.until_pong().await.map(drop),
+                Err(why) => Err(why),
+            };
+            match resumed {
+                Err(Unserved::ForNow(_)) if began.elapsed() < TAKEN_WITHIN => {}
+                resumed => break resumed.map_err(Unserved::text),
+            }
         };
         faults.found(&format!("session {id}"), resumed);
     }
@@ -66,7 +82,14 @@ pub async fn judge(
         let mut session = session.clone();
         for (replica, wire) in cell.replicas.iter().zip(WIRES) {
             let address = replica.ready().await;
-            let replay = replay(wire, &address, id, &mut session, view.len() as u64).await;
+            let began = Instant::now();
+            let replay = loop {
+                let length = view.len() as u64;
+                match replay(wire, &address, id, &mut session, length).await {
+                    Err(Unserved::ForNow(_)) if began.elapsed() < TAKEN_WITHIN => {}
+                    replay => break replay.map_err(Unserved::text),
+                }
+            };
             let replay = match replay {
                 Ok(replay) => replay,
                 Err(why) => {
@@ -99,16 +122,19 @@ async fn resume(
     id: &str,
     session: &mut Session,
     after: u64,
-) -> Result<Line, String> {
+) -> Result<Line, Unserved> {
     let token = &session.resume_token;
     let resume = json!({ "session_id": id, "resume_token": token, "last_event_seq": after });
     let hello = hello("r", ALICE, json!({ "resume": resume }));
-    let mut line = Line::open(wire, address, &hello).await?;
+    let line = Line::open(wire, address, &hello).await;
+    let mut line = line.map_err(Unserved::ForNow)?;
     let welcome = hear(&mut line).await?;
-    let given = welcome["payload"]["resume_token"].as_str();
-    session.resume_token = given
-        .ok_or_else(|| format!("is not resumed: {welcome}"))?
-        .to_owned();
+    let text = format!("is not resumed: {welcome}");
+    match welcome["payload"]["resume_token"].as_str() {
+        Some(token) => session.resume_token = token.to_owned(),
+        None if welcome["payload"]["retryable"] == true => return Err(Unserved::ForNow(text)),
+        None => return Err(Unserved::Wrong(text)),
+    }
     Ok(line)
 }
 
@@ -119,16 +145,15 @@ async fn replay(
     id: &str,
     session: &mut Session,
     length: u64,
-) -> Result<Stream, String> {
+) -> Result<Stream, Unserved> {
     let mut line = resume(wire, address, id, session, 0).await?;
     let mut replay = Stream::new();
     while (replay.len() as u64) < length {
-        let frame = hear(&mut line).await;
-        let frame = frame
-            .map_err(|why| format!("its replay ends at {} of {length}: {why}", replay.len()))?;
+        let frame = hear(&mut line).await?;
         if let Some(seq) = frame["event_seq"].as_u64() {
             if seq != replay.len() as u64 + 1 {
-                return Err(format!("its replay has {seq} behind {}", replay.len()));
+                let text = format!("its replay has {seq} behind {}", replay.len());
+                return Err(Unserved::Wrong(text));
             }
             replay.insert(seq, frame);
         }
@@ -138,22 +163,34 @@ async fn replay(
     let more = more.iter().find(|frame| !frame["event_seq"].is_null());
     match more {
         None => Ok(replay),
-        Some(frame) => Err(format!("its replay goes on behind {length}: {frame}")),
+        Some(frame) => {
+            let text = format!("its replay goes on behind {length}: {frame}");
+            Err(Unserved::Wrong(text))
+        }
     }
 }
 
 /// The next frame, in time.
-async fn hear(line: &mut Line) -> Result<Value, String> {
+async fn hear(line: &mut Line) -> Result<Value, Unserved> {
     let heard = timeout(PATIENCE, line.hear()).await;
-    heard.unwrap_or_else(|_| Err("nothing is heard".into()))
+    let heard = heard.unwrap_or_else(|_| Err("nothing is heard".into()));
+    heard.map_err(Unserved::ForNow)
+}
+
+impl Unserved {
+    fn text(self) -> String {
+        match self {
+            Self::ForNow(text) | Self::Wrong(text) => text,
+        }
+    }
 }
 
 impl Line {
     /// What comes before the answer to a ping.
-    async fn until_pong(&mut self) -> Result<Vec<Value>, String> {
+    async fn until_pong(&mut self) -> Result<Vec<Value>, Unserved> {
         let ping = json!({ "arcp": "1.1", "id": "p", "type": "session.ping",
             "payload": { "nonce": "n", "sent_at": "" } });
-        self.say(&ping).await?;
+        self.say(&ping).await.map_err(Unserved::ForNow)?;
         let mut before = Vec::new();
         loop {
             let frame = hear(self).await?;

@@ -12,40 +12,37 @@ use super::helm::cached;
 
 /// Replicas of it and of this build share a stream. Raised with each release, so that what
 /// was built once serves until then.
-const COMMIT: &str = "313e822";
+pub const RELEASED: &str = "313e822";
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Its binary; none in a checkout without the history, which is said.
-pub fn arcpd() -> Option<PathBuf> {
+pub fn arcpd(commit: &str) -> Option<PathBuf> {
     let binary = |place: &Path| place.join("arcpd");
-    let place = super::helm::cache().join(name());
-    if !place.exists() && !has_commit() {
-        println!("NOT RUN: this checkout has no commit {COMMIT} to build");
+    let name = format!("arcpd-{commit}");
+    let place = super::helm::cache().join(&name);
+    if !place.exists() && !has_commit(commit) {
+        println!("NOT RUN: this checkout has no commit {commit} to build");
         return None;
     }
-    Some(binary(&cached(&name(), build)))
+    Some(binary(&cached(&name, |into| build(commit, into))))
 }
 
-fn name() -> String {
-    format!("arcpd-{COMMIT}")
-}
-
-fn has_commit() -> bool {
-    let commit = format!("{COMMIT}^{{commit}}");
+fn has_commit(commit: &str) -> bool {
+    let commit = format!("{commit}^{{commit}}");
     let mut git = Command::new("git");
     git.args(["-C", ROOT, "cat-file", "-e", &commit]);
     let asked = git.stdout(Stdio::null()).stderr(Stdio::null()).status();
     asked.is_ok_and(|status| status.success())
 }
 
-fn build(into: &Path) {
+fn build(commit: &str, into: &Path) {
     let started = Instant::now();
     let dir = tempfile::tempdir().unwrap();
     let (source, target) = (dir.path().join("source"), dir.path().join("target"));
     std::fs::create_dir(&source).unwrap();
     let mut git = Command::new("git");
-    git.args(["-C", ROOT, "archive", COMMIT]);
+    git.args(["-C", ROOT, "archive", commit]);
     let mut archive = git.stdout(Stdio::piped()).spawn().expect("git");
     let mut tar = Command::new("tar");
     tar.args(["-x", "-C"]).arg(&source);
@@ -61,7 +58,7 @@ fn build(into: &Path) {
         .env("CARGO_TARGET_DIR", &target);
     run(&mut cargo);
     std::fs::copy(target.join("debug/arcpd"), into.join("arcpd")).unwrap();
-    println!("arcpd of {COMMIT} built in {:?}", started.elapsed());
+    println!("arcpd of {commit} built in {:?}", started.elapsed());
 }
 
 /// What this build has of libraries; what does not fit is built anew.
