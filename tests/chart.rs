@@ -55,7 +55,7 @@ fn matrix() -> Vec<Vec<String>> {
         file(example("backup")),
         file(example("move")),
     ];
-    assert!(documented.len() >= 8, "{}", documented.len());
+    assert!(documented.len() >= 9, "{}", documented.len());
     matrix.extend(documented);
     matrix
 }

@@ -27,12 +27,7 @@
 {{- fail (printf "\n\n%s.enabled: this chart was packed without %s." $value $file) }}
 {{- end }}
 {{- end }}
-{{- if and $v.gateway.enabled (not $v.gateway.parentRefs) }}
-{{- fail "\n\ngateway.parentRefs is empty: name the gateway, as in [{name: public, namespace: gateways}]." }}
-{{- end }}
-{{- if and $v.gateway.envoyGateway.enabled (not $v.gateway.enabled) }}
-{{- fail "\n\ngateway.envoyGateway.enabled needs gateway.enabled." }}
-{{- end }}
+{{- include "arcpd.checkGateway" . }}
 {{- if and $v.persistence.existingClaim (not $v.persistence.enabled) }}
 {{- fail "\n\npersistence.existingClaim: there is a claim, but persistence.enabled is false." }}
 {{- end }}

@@ -86,6 +86,17 @@ annotations:
 {{- printf "%s://%s.%s.svc:%v" (ternary "https" "http" .Values.tls.enabled) (include "arcpd.fullname" .) .Release.Namespace (int .Values.service.port) }}
 {{- end }}
 
+{{/* Services of gRPC on the client port, as the first element of their paths. */}}
+{{- define "arcpd.services" -}}
+- /arcp.v1.RuntimeService
+- /arcp.v1.JobService
+- /arcp.v1.AgentHostService
+- /arcp.v1.AdminService
+- /grpc.health.v1.Health
+- /grpc.reflection.v1.ServerReflection
+- /grpc.reflection.v1alpha.ServerReflection
+{{- end }}
+
 {{/* What the pod has from SIGTERM, or the hook before it, to SIGKILL. */}}
 {{- define "arcpd.gracePeriod" -}}
 {{- $preStop := include "arcpd.preStopSec" . | int }}
