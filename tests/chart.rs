@@ -50,6 +50,7 @@ fn matrix() -> Vec<Vec<String>> {
         file(values("cluster")),
         file(values("everything")),
         file(values("hostile")),
+        file(values("scalars")),
         file(example("agent-host")),
         file(example("jaeger")),
         file(example("backup")),

@@ -205,6 +205,8 @@ fn what_does_not_go_together_in_a_cell_is_refused_with_what_to_set() {
 fn who_scales_alone_says_how_many_replicas_there_are() {
     let by_hpa = set(&format!("{THREE},autoscaling.hpa.enabled=true"));
     assert_eq!(stateful_set(&by_hpa)["replicas"], Value::Null);
+    let stopped = set(&format!("{THREE},autoscaling.hpa.enabled=true,replicas=0"));
+    assert_eq!(stateful_set(&stopped)["replicas"], 0);
     let hpa = &object(&by_hpa, "HorizontalPodAutoscaler", "arcpd")["spec"];
     assert_eq!(hpa["scaleTargetRef"]["kind"], "StatefulSet");
     let of = |metric: &Value| metric["resource"]["name"].clone();

@@ -24,9 +24,8 @@
 {{- include "arcpd.orByKind" (list . .Values.probes.startupSec 300 1800) }}
 {{- end }}
 
-{{/* A release name may have dots, the name of a cell may not. */}}
 {{- define "arcpd.cellName" -}}
-{{- default (include "arcpd.fullname" . | replace "." "-") .Values.cluster.name }}
+{{- default (include "arcpd.fullname" .) .Values.cluster.name }}
 {{- end }}
 
 {{/* `[cluster]` of the configuration file. */}}
@@ -56,7 +55,7 @@ tls_key_file: /etc/arcpd/nats-client/tls.key
 {{- if $nats.existingSecret }}
 - name: nats-login
   secret:
-    secretName: {{ $nats.existingSecret }}
+    secretName: {{ $nats.existingSecret | quote }}
     defaultMode: 0440
     items:
       - key: {{ get (dict "password" $nats.passwordKey "token" $nats.tokenKey "credentials" $nats.credentialsKey) $nats.login | quote }}
@@ -66,7 +65,7 @@ tls_key_file: /etc/arcpd/nats-client/tls.key
 {{- if .existingSecret }}
 - name: nats-ca
   secret:
-    secretName: {{ .existingSecret }}
+    secretName: {{ .existingSecret | quote }}
     defaultMode: 0440
     items:
       - key: {{ .key | quote }}
@@ -76,7 +75,7 @@ tls_key_file: /etc/arcpd/nats-client/tls.key
 {{- with $nats.tls.clientCertificate.existingSecret }}
 - name: nats-client
   secret:
-    secretName: {{ . }}
+    secretName: {{ . | quote }}
     defaultMode: 0440
 {{- end }}
 {{- end }}
@@ -110,7 +109,7 @@ tls_key_file: /etc/arcpd/nats-client/tls.key
 {{- end }}
 
 {{- define "arcpd.affinity" -}}
-{{- $affinity := deepCopy .Values.affinity }}
+{{- $affinity := default dict .Values.affinity | deepCopy }}
 {{- if and (include "arcpd.isCell" .) (not (hasKey $affinity "podAntiAffinity")) }}
 {{- $term := dict
   "topologyKey" "kubernetes.io/hostname"

@@ -1,33 +1,29 @@
 {{/* What cannot be, said before anything is rendered. */}}
 {{- define "arcpd.check" -}}
 {{- $v := .Values }}
+{{- $name := include "arcpd.fullname" . }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
+{{- fail (printf "\n\nThe objects would be called %s, and the name of a Service begins with a letter: set fullnameOverride." $name) }}
+{{- end }}
 {{- if and (gt (int $v.replicas) 1) (not $v.cluster.nats.url) }}
 {{- fail (printf "\n\nreplicas is %d, but one process at a time writes the store, and each replica would have jobs and sessions of its own. Replicas share a log in NATS JetStream: set cluster.nats.url to its servers (docs/kubernetes.md, \"Several replicas\"), or leave replicas at 1." (int $v.replicas)) }}
 {{- end }}
 {{- include "arcpd.checkCell" . }}
 {{- include "arcpd.checkAutoscaling" . }}
-{{- if $v.tls.enabled }}
-{{- if and $v.tls.existingSecret $v.tls.certManager.enabled }}
-{{- fail "\n\ntls.existingSecret and tls.certManager.enabled: give one of them." }}
-{{- end }}
-{{- if not (or $v.tls.existingSecret $v.tls.certManager.enabled) }}
-{{- fail "\n\ntls.enabled needs tls.existingSecret, or tls.certManager.enabled with tls.certManager.issuerRef." }}
-{{- end }}
-{{- if and $v.tls.certManager.enabled (not $v.tls.certManager.issuerRef) }}
-{{- fail "\n\ntls.certManager.issuerRef is empty: name who signs, as in {kind: ClusterIssuer, name: internal}." }}
-{{- end }}
-{{- else if or $v.tls.existingSecret $v.tls.certManager.enabled $v.tls.clientCA.existingSecret }}
-{{- fail "\n\ntls: there is a certificate, but tls.enabled is false." }}
-{{- end }}
-{{- if and $v.serviceMonitor.enabled $v.podMonitor.enabled }}
-{{- fail "\n\nserviceMonitor and podMonitor: enable one of them, or every figure is there twice." }}
-{{- end }}
-{{- range $value, $file := dict "prometheusRule" "files/alerts.yaml" "dashboard" "files/dashboard.json" }}
-{{- if and (get $v $value).enabled (not ($.Files.Get $file)) }}
-{{- fail (printf "\n\n%s.enabled: this chart was packed without %s." $value $file) }}
-{{- end }}
-{{- end }}
+{{- include "arcpd.checkCredentials" . }}
+{{- include "arcpd.checkTls" . }}
 {{- include "arcpd.checkGateway" . }}
+{{- include "arcpd.checkObserving" . }}
+{{- range $v.extraEnv }}
+{{- if eq (get . "name" | toString) "ARCPD_DRAIN_DEADLINE_SEC" }}
+{{- fail "\n\nextraEnv has ARCPD_DRAIN_DEADLINE_SEC: set config.drain_deadline_sec, which the pod's grace period follows." }}
+{{- end }}
+{{- end }}
+{{- range $v.extraArgs }}
+{{- if hasPrefix "--drain-deadline-sec" . }}
+{{- fail "\n\nextraArgs has --drain-deadline-sec: set config.drain_deadline_sec, which the pod's grace period follows." }}
+{{- end }}
+{{- end }}
 {{- if and $v.persistence.existingClaim (not $v.persistence.enabled) }}
 {{- fail "\n\npersistence.existingClaim: there is a claim, but persistence.enabled is false." }}
 {{- end }}
@@ -36,5 +32,96 @@
 {{- end }}
 {{- if eq (int $v.service.port) (int $v.service.adminPort) }}
 {{- fail "\n\nservice.port and service.adminPort are the same; clients and probes need ports of their own." }}
+{{- end }}
+{{- end }}
+
+{{- define "arcpd.checkTls" -}}
+{{- $tls := .Values.tls }}
+{{- $certManager := $tls.certManager }}
+{{- if $tls.enabled }}
+{{- if and $tls.existingSecret $certManager.enabled }}
+{{- fail "\n\ntls.existingSecret and tls.certManager.enabled: give one of them." }}
+{{- end }}
+{{- if not (or $tls.existingSecret $certManager.enabled) }}
+{{- fail "\n\ntls.enabled needs tls.existingSecret, or tls.certManager.enabled with tls.certManager.issuerRef." }}
+{{- end }}
+{{- else if or $tls.existingSecret $certManager.enabled $tls.clientCA.existingSecret }}
+{{- fail "\n\ntls: there is a certificate, but tls.enabled is false." }}
+{{- end }}
+{{- if $certManager.enabled }}
+{{- if not (get (default dict $certManager.issuerRef) "name") }}
+{{- fail "\n\ntls.certManager.issuerRef is empty or has no name: say who signs, as in {kind: ClusterIssuer, name: internal}." }}
+{{- end }}
+{{- $duration := include "arcpd.seconds" $certManager.duration | int }}
+{{- $before := include "arcpd.seconds" $certManager.renewBefore | int }}
+{{- if or (lt $duration 3600) (lt $before 300) (ge $before $duration) }}
+{{- fail (printf "\n\ntls.certManager.duration is %s and tls.certManager.renewBefore %s: cert-manager wants the first to be 1h or more, the second 5m or more and less than the first." $certManager.duration $certManager.renewBefore) }}
+{{- end }}
+{{- else if $certManager.issuerRef }}
+{{- fail "\n\ntls.certManager.issuerRef: somebody is to sign, but tls.certManager.enabled is false." }}
+{{- end }}
+{{- end }}
+
+{{/* Of a duration as in 1h30m, rounded down. */}}
+{{- define "arcpd.seconds" -}}
+{{- $seconds := 0 }}
+{{- range regexFindAll "[0-9]+(h|ms|m|s)" . -1 }}
+{{- $unit := get (dict "h" 3600 "m" 60 "s" 1 "ms" 0) (regexFind "[a-z]+$" .) }}
+{{- $seconds = regexFind "^[0-9]+" . | atoi | mul $unit | add $seconds }}
+{{- end }}
+{{- $seconds }}
+{{- end }}
+
+{{/* What the runtime would refuse once the pod starts, and the schema does not see. */}}
+{{- define "arcpd.checkCredentials" -}}
+{{- $credentials := default dict .Values.config.credentials }}
+{{- $provisioner := get $credentials "provisioner" | default "" }}
+{{- $masterKey := .Values.secrets.masterKey.existingSecret }}
+{{- if eq $provisioner "litellm" }}
+{{- if not $masterKey }}
+{{- fail "\n\nconfig.credentials.provisioner is litellm: give its master key in secrets.masterKey.existingSecret." }}
+{{- end }}
+{{- if and $credentials.url (not (regexMatch "^https?://([-a-zA-Z0-9._]+|\\[[0-9a-fA-F:.]+\\])(:[1-9][0-9]{0,4})?(/[!-~]*)?$" $credentials.url)) }}
+{{- fail "\n\nconfig.credentials.url: give http://host:port or https://host:port." }}
+{{- end }}
+{{- if gt (include "arcpd.portOf" (default "" $credentials.url) | int) 65535 }}
+{{- fail "\n\nconfig.credentials.url: the port is more than 65535." }}
+{{- end }}
+{{- if not (and $credentials.url $credentials.models) }}
+{{- fail "\n\nconfig.credentials.provisioner is litellm: give config.credentials.url, and in config.credentials.models the names of the gateway's models that jobs may use." }}
+{{- end }}
+{{- else if $provisioner }}
+{{- if not $credentials.command }}
+{{- fail "\n\nconfig.credentials.provisioner is command: give config.credentials.command." }}
+{{- end }}
+{{- if or $credentials.url $masterKey }}
+{{- fail "\n\nconfig.credentials.url and secrets.masterKey are for config.credentials.provisioner litellm, and it is command." }}
+{{- end }}
+{{- else if or $credentials.url $credentials.command }}
+{{- fail "\n\nconfig.credentials.provisioner is missing: set it to litellm or command." }}
+{{- end }}
+{{- end }}
+
+{{- define "arcpd.checkObserving" -}}
+{{- $v := .Values }}
+{{- if and $v.serviceMonitor.enabled $v.podMonitor.enabled }}
+{{- fail "\n\nserviceMonitor and podMonitor: enable one of them, or every figure is there twice." }}
+{{- end }}
+{{- range $value, $file := dict "prometheusRule" "files/alerts.yaml" "dashboard" "files/dashboard.json" }}
+{{- if and (get $v $value).enabled (not ($.Files.Get $file)) }}
+{{- fail (printf "\n\n%s.enabled: this chart was packed without %s." $value $file) }}
+{{- end }}
+{{- end }}
+{{- /* Never says the URL: somebody may have put a password there. */}}
+{{- with $v.otlp.endpoint }}
+{{- if contains "@" (regexFind "^[a-z]+://[^/?#]*" .) }}
+{{- fail "\n\notlp.endpoint: no user name or password goes there, it would be seen; give OTEL_EXPORTER_OTLP_HEADERS by extraEnv, from a secret." }}
+{{- end }}
+{{- if not (regexMatch "^https?://([-a-zA-Z0-9._]+|\\[[0-9a-fA-F:.]+\\])(:[1-9][0-9]{0,4})?([/?#][!-~]*)?$" .) }}
+{{- fail "\n\notlp.endpoint: give http://host:port or https://host:port." }}
+{{- end }}
+{{- if gt (include "arcpd.portOf" . | int) 65535 }}
+{{- fail "\n\notlp.endpoint: the port is more than 65535." }}
+{{- end }}
 {{- end }}
 {{- end }}

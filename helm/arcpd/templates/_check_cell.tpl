@@ -4,23 +4,30 @@
 {{- $nats := $v.cluster.nats }}
 {{- if $nats.url }}
 {{- include "arcpd.checkServers" . }}
-{{- $given := default dict $v.config.cluster }}
 {{- range $key, $value := include "arcpd.cellSettings" . | fromYaml }}
-{{- if not (kindIs "invalid" (index $given $key)) }}
+{{- if not (kindIs "invalid" (index (default dict $v.config.cluster) $key)) }}
 {{- fail (printf "\n\nconfig.cluster.%s: cluster.nats.url makes this a cell, and then the chart writes this setting; leave it out there and set it under cluster." $key) }}
 {{- end }}
 {{- end }}
 {{- if and $nats.existingSecret (eq $nats.login "password") (not $nats.user) }}
 {{- fail "\n\ncluster.nats.user is empty: cluster.nats.login is password, so say whose password it is." }}
 {{- end }}
-{{- if and (default dict $v.config.credentials).provisioner (not $v.secrets.encryptionKey.existingSecret) }}
+{{- if and (get (default dict $v.config.credentials) "provisioner") (not $v.secrets.encryptionKey.existingSecret) }}
 {{- fail "\n\nconfig.credentials.provisioner in a cell needs secrets.encryptionKey.existingSecret: credentials are sealed in the log that all replicas read, and each opens them with the same key." }}
 {{- end }}
 {{- if $v.persistence.existingClaim }}
 {{- fail "\n\npersistence.existingClaim is one claim, and in a cell each replica has a volume of its own: leave it out. For a store that was one process's, see \"From one pod to a cell\" in docs/kubernetes.md." }}
 {{- end }}
+{{- else if $v.config.cluster }}
+{{- fail "\n\nconfig.cluster: cluster.nats.url is empty, so this is one process. For a cell set cluster.nats.url and what else is under cluster; config.cluster is for files that extraVolumes bring." }}
 {{- else if or $nats.existingSecret $nats.tls.ca.existingSecret $nats.tls.clientCertificate.existingSecret }}
 {{- fail "\n\ncluster.nats: there is a secret, but cluster.nats.url is empty: set it to the servers, as in nats://nats.nats.svc:4222." }}
+{{- end }}
+{{- $away := $v.podDisruptionBudget.maxUnavailable }}
+{{- $scaled := or $v.autoscaling.hpa.enabled $v.autoscaling.keda.enabled }}
+{{- $fewest := ternary $v.autoscaling.minReplicas $v.replicas $scaled | int }}
+{{- if and $nats.url (gt $fewest 1) $away (ge (int $away) $fewest) }}
+{{- fail (printf "\n\npodDisruptionBudget.maxUnavailable is %d of %d replicas: all of them could be away at once. Leave it at 1." (int $away) $fewest) }}
 {{- end }}
 {{- include "arcpd.checkKind" . }}
 {{- end }}
@@ -35,6 +42,9 @@
 {{- end }}
 {{- if not (regexMatch "^(nats|tls)://([-a-zA-Z0-9._]+|\\[[0-9a-fA-F:.]+\\])(:[1-9][0-9]{0,4})?/?$" $url) }}
 {{- fail "\n\ncluster.nats.url: give nats://host:port or tls://host:port, several separated by commas." }}
+{{- end }}
+{{- if gt (regexFind ":[0-9]+/?$" $url | trimPrefix ":" | trimSuffix "/" | int) 65535 }}
+{{- fail "\n\ncluster.nats.url: a port is more than 65535." }}
 {{- end }}
 {{- $schemes = append $schemes (splitList ":" $url | first) }}
 {{- end }}
@@ -77,7 +87,7 @@ turn into the other). Seen where the cluster can be asked; without, the API serv
 {{- end }}
 {{- range $resource := list "cpu" "memory" }}
 {{- $percent := get $hpa (printf "%sPercent" $resource) }}
-{{- if and $percent (not (index $requests $resource)) }}
+{{- if and $percent (not (dig "requests" $resource "" (default dict $.Values.resources))) }}
 {{- fail (printf "\n\nautoscaling.hpa.%sPercent is of resources.requests.%s, which is not set." $resource $resource) }}
 {{- end }}
 {{- end }}

@@ -1,28 +1,30 @@
 {{- define "arcpd.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- default .Chart.Name .Values.nameOverride | lower | trunc 40 | trimSuffix "-" }}
 {{- end }}
 
-{{/* Leaves room for the suffixes -headless, -admin, -test and the pod's number. */}}
+{{/* Leaves room for the suffixes -headless, -admin, -test and the pod's number. A release name may have dots,
+the name of a Service may not. */}}
 {{- define "arcpd.fullname" -}}
+{{- $release := .Release.Name | replace "." "-" }}
 {{- if .Values.fullnameOverride }}
 {{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
-{{- else if contains (include "arcpd.name" .) .Release.Name }}
-{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- else if contains (include "arcpd.name" .) $release }}
+{{- $release | trunc 40 | trimSuffix "-" }}
 {{- else }}
-{{- printf "%s-%s" .Release.Name (include "arcpd.name" .) | trunc 40 | trimSuffix "-" }}
+{{- printf "%s-%s" $release (include "arcpd.name" .) | trunc 40 | trimSuffix "-" }}
 {{- end }}
 {{- end }}
 
 {{/* Never change with a version: a StatefulSet's selector cannot. */}}
 {{- define "arcpd.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "arcpd.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "arcpd.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: runtime
 {{- end }}
 
 {{- define "arcpd.testLabels" -}}
-app.kubernetes.io/name: {{ include "arcpd.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "arcpd.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/component: test
 {{- end }}
 
@@ -34,16 +36,17 @@ app.kubernetes.io/component: test
   "app.kubernetes.io/managed-by" .Release.Service
   "app.kubernetes.io/part-of" "arcp"
   "helm.sh/chart" (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_") }}
-{{- merge $own .Values.commonLabels | toYaml }}
+{{- toYaml $own }}
 {{- end }}
 
-{{/* Metadata of an object: (list . "suffix" labels annotations). */}}
+{{/* Metadata of an object: (list . "suffix" labels annotations). What is for all objects goes last. */}}
 {{- define "arcpd.metadata" -}}
 {{- $root := index . 0 }}
-{{- $labels := merge (include "arcpd.labels" $root | fromYaml) (index . 2) }}
-{{- $annotations := merge (deepCopy (index . 3)) $root.Values.commonAnnotations -}}
-name: {{ include "arcpd.fullname" $root }}{{ index . 1 }}
-namespace: {{ $root.Release.Namespace }}
+{{- $common := default dict $root.Values.commonLabels }}
+{{- $labels := merge (include "arcpd.labels" $root | fromYaml) (index . 2 | default dict) $common }}
+{{- $annotations := merge dict (index . 3 | default dict) (default dict $root.Values.commonAnnotations) -}}
+name: {{ printf "%s%s" (include "arcpd.fullname" $root) (index . 1) | quote }}
+namespace: {{ $root.Release.Namespace | quote }}
 labels:
   {{- toYaml $labels | nindent 2 }}
 {{- with $annotations }}

@@ -18,17 +18,20 @@ Inside the cluster:
 Wait for it, and ask it from here:
 
   kubectl rollout status --namespace {{ $ns }} statefulset/{{ $name }}
-  export ARCPD_TOKEN=$(kubectl get secret --namespace {{ $ns }} {{ $secret }} -o jsonpath='{.data.{{ $key }}}' | base64 -d)
+  export ARCPD_TOKEN=$(kubectl get secret --namespace {{ $ns }} {{ $secret }} -o jsonpath='{.data.{{ $key | replace "." "\\." }}}' | base64 -d)
   kubectl port-forward --namespace {{ $ns }} service/{{ $name }} {{ $port }}:{{ $port }} &
 {{- if .Values.tls.enabled }}
-  grpcurl -insecure -H "authorization: Bearer $ARCPD_TOKEN" 127.0.0.1:{{ $port }} arcp.v1.JobService/ListJobs
+  grpcurl -insecure {{ if .Values.tls.clientCA.existingSecret }}-cert client.crt -key client.key {{ end }}-H "authorization: Bearer $ARCPD_TOKEN" 127.0.0.1:{{ $port }} arcp.v1.JobService/ListJobs
 {{- else }}
   grpcurl -plaintext -H "authorization: Bearer $ARCPD_TOKEN" 127.0.0.1:{{ $port }} arcp.v1.JobService/ListJobs
 {{- end }}
 
+{{- if and .Values.test.enabled (not .Values.tls.clientCA.existingSecret) }}
+
 Test it:
 
   helm test --namespace {{ $ns }} {{ .Release.Name }}
+{{- end }}
 {{- if not .Values.config.hosting }}
 
 Nobody may host agents yet. Say who in config.hosting, and give that principal a token (docs/kubernetes.md).

@@ -1,20 +1,22 @@
 {{- define "arcpd.pod" -}}
-serviceAccountName: {{ include "arcpd.serviceAccountName" . }}
+serviceAccountName: {{ include "arcpd.serviceAccountName" . | quote }}
 automountServiceAccountToken: false
 # A variable for each Service of the namespace is of no use here.
 enableServiceLinks: false
 terminationGracePeriodSeconds: {{ include "arcpd.gracePeriod" . }}
+{{- with .Values.podSecurityContext }}
 securityContext:
-  {{- toYaml .Values.podSecurityContext | nindent 2 }}
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.runtimeClassName }}
-runtimeClassName: {{ . }}
+runtimeClassName: {{ . | quote }}
 {{- end }}
 {{- with .Values.nodeSelector }}
 nodeSelector:
@@ -86,10 +88,14 @@ containers:
         sleep:
           seconds: {{ . }}
     {{- end }}
+    {{- with .Values.resources }}
     resources:
-      {{- toYaml .Values.resources | nindent 6 }}
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .Values.securityContext }}
     securityContext:
-      {{- toYaml .Values.securityContext | nindent 6 }}
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
     volumeMounts:
       - name: data
         mountPath: /var/lib/arcpd
@@ -114,13 +120,13 @@ volumes:
   {{- else if .Values.persistence.existingClaim }}
   - name: data
     persistentVolumeClaim:
-      claimName: {{ .Values.persistence.existingClaim }}
+      claimName: {{ .Values.persistence.existingClaim | quote }}
   {{- end }}
   - name: tmp
     emptyDir: {}
   - name: config
     configMap:
-      name: {{ include "arcpd.fullname" . }}
+      name: {{ include "arcpd.fullname" . | quote }}
   {{- include "arcpd.secretVolumes" . | nindent 2 }}
   {{- with .Values.extraVolumes }}
   {{- toYaml . | nindent 2 }}
@@ -131,7 +137,7 @@ volumes:
 {{- define "arcpd.secretVolumes" -}}
 - name: tokens
   secret:
-    secretName: {{ include "arcpd.tokensSecret" . }}
+    secretName: {{ include "arcpd.tokensSecret" . | quote }}
     defaultMode: 0440
     items:
       - key: {{ .Values.auth.existingSecret | empty | ternary "tokens" .Values.auth.tokensKey | quote }}
@@ -139,14 +145,14 @@ volumes:
 {{- if .Values.tls.enabled }}
 - name: tls
   secret:
-    secretName: {{ include "arcpd.tlsSecret" . }}
+    secretName: {{ include "arcpd.tlsSecret" . | quote }}
     defaultMode: 0440
 {{- end }}
 {{- with .Values.tls.clientCA }}
 {{- if .existingSecret }}
 - name: client-ca
   secret:
-    secretName: {{ .existingSecret }}
+    secretName: {{ .existingSecret | quote }}
     defaultMode: 0440
     items:
       - key: {{ .key | quote }}
@@ -157,7 +163,7 @@ volumes:
 {{- if .existingSecret }}
 - name: policy
   secret:
-    secretName: {{ .existingSecret }}
+    secretName: {{ .existingSecret | quote }}
     defaultMode: 0440
     items:
       - key: {{ .key | quote }}
@@ -168,7 +174,7 @@ volumes:
 {{- if $secret.existingSecret }}
 - name: {{ $name }}
   secret:
-    secretName: {{ $secret.existingSecret }}
+    secretName: {{ $secret.existingSecret | quote }}
     defaultMode: 0440
     items:
       - key: {{ $secret.key | quote }}
@@ -189,9 +195,9 @@ volumes:
   value: {{ .protocol | quote }}
 - name: OTEL_TRACES_SAMPLER
   value: {{ .sampler | quote }}
-{{- with .samplerArg }}
+{{- if ne (toString .samplerArg) "" }}
 - name: OTEL_TRACES_SAMPLER_ARG
-  value: {{ . | quote }}
+  value: {{ .samplerArg | quote }}
 {{- end }}
 - name: K8S_POD_NAME
   valueFrom:
@@ -224,7 +230,12 @@ volumes:
   (printf "k8s.statefulset.name=%s" (include "arcpd.fullname" .))
   "k8s.container.name=arcpd" }}
 {{- range $name, $value := .Values.otlp.resourceAttributes }}
-{{- $all = append $all (printf "%s=%v" $name $value) }}
+{{- /* A whole number of a values file is a float, and what separates attributes is written as in a URL. */}}
+{{- if and (kindIs "float64" $value) (eq (floor $value) $value) (lt $value 1e15) }}
+{{- $value = int64 $value }}
+{{- end }}
+{{- $value = toString $value | replace "%" "%25" | replace "," "%2C" | replace "=" "%3D" }}
+{{- $all = append $all (printf "%s=%s" $name $value) }}
 {{- end }}
 {{- join "," $all }}
 {{- end }}
