@@ -54,6 +54,7 @@ fn matrix() -> Vec<Vec<String>> {
         file(example("agent-host")),
         file(example("jaeger")),
         file(example("backup")),
+        file(example("restore")),
         file(example("move")),
     ];
     assert!(documented.len() >= 9, "{}", documented.len());

@@ -160,3 +160,36 @@ async fn the_job_of_the_move_example_takes_a_session_from_one_pod_into_a_cell() 
         token = peer.resume_token.clone();
     }
 }
+
+#[tokio::test]
+async fn the_job_of_the_restore_example_makes_a_new_cell_of_a_backup() {
+    let nats = Nats::single();
+    let url = format!("cluster.nats.url={}", nats.url());
+    let own = "cluster.replication=1,config.demo_agents=true";
+    let login = [("nats-login", "password", PASSWORD)];
+    let of = |example: &str| {
+        let example = format!("{CHART}/examples/{example}.yaml");
+        Mounted::new(&["--values", &example, "--set", &url, "--set", own], &login)
+    };
+    let lost = of("backup");
+    let [replica, other] = lost.two().await;
+    let mut peer = Peer::connect(&replica.address, ALICE).await;
+    peer.submit("echo", json!(1)).await;
+    let last = peer.until_terminal().await.last().unwrap().event_seq;
+    let (session, token) = (peer.session_id.clone(), peer.resume_token.clone());
+    let job = object(&lost.objects, "CronJob", "arcpd-backup");
+    let exported = lost.run(&pod(job).unwrap()["containers"][0], "1");
+    assert!(exported.status.success(), "{}", said(&exported));
+    drop((peer, replica, other));
+
+    let cell = of("restore");
+    std::fs::copy(lost.path("backup/1.arcpd"), cell.path("backup/1.arcpd")).unwrap();
+    let job = pod(object(&cell.objects, "Job", "arcpd-restore")).unwrap();
+    let done = cell.run(&job["containers"][0], "restore");
+    assert!(done.status.success(), "{}", said(&done));
+    let [replica, _other] = cell.two().await;
+    let resumed = Peer::resume(&replica.address, ALICE, &session, &token, last).await;
+    let mut peer = resumed.welcomed().await;
+    peer.submit("echo", json!(2)).await;
+    peer.until_terminal().await;
+}

@@ -155,6 +155,7 @@ fn every_helm_command_that_is_documented_renders() {
         include_str!("../helm/arcpd/examples/backup.yaml"),
         include_str!("../helm/arcpd/examples/jaeger.yaml"),
         include_str!("../helm/arcpd/examples/move.yaml"),
+        include_str!("../helm/arcpd/examples/restore.yaml"),
     ];
     let mut commands = 0;
     for text in texts {

@@ -11,7 +11,7 @@ use super::helm::{configuration, object, objects, rendered};
 use super::{ALICE, Runtime};
 
 /// Where volumes are mounted that hold no secret of the chart's.
-const VOLUMES: [&str; 3] = ["/backup", "/move", "/old"];
+const VOLUMES: [&str; 4] = ["/backup", "/move", "/new", "/old"];
 
 pub struct Mounted {
     dir: tempfile::TempDir,
