@@ -81,7 +81,6 @@ turn into the other). Seen where the cluster can be asked; without, the API serv
 {{- end }}
 {{- end }}
 {{- if $hpa.enabled }}
-{{- $requests := ternary .Values.resources.requests dict (kindIs "map" .Values.resources.requests) }}
 {{- if not (or $hpa.cpuPercent $hpa.memoryPercent $hpa.metrics) }}
 {{- fail "\n\nautoscaling.hpa has nothing to go by: set cpuPercent, memoryPercent or metrics." }}
 {{- end }}

@@ -146,14 +146,18 @@ async fn settled(log: &Log, joined: &mut Joined) -> Result<(), Error> {
         loop {
             match joined.news.recv().await {
                 Some(News::Lost(why)) => return why,
-                Some(News::Fenced) => return "a replica of the cell has given this one up".into(),
                 Some(_) => {}
                 None => return "the log has ended".into(),
             }
         }
     };
+    let fenced = joined.fenced.clone();
     tokio::select! {
         () = applied => Ok(()),
+        () = fenced.cancelled() => {
+            let why = "a replica of the cell has given this one up".to_owned();
+            Err(log::Error::Unavailable(why).into())
+        }
         why = given_up => Err(log::Error::Unavailable(why).into()),
     }
 }
