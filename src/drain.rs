@@ -87,6 +87,19 @@ impl Drain {
     pub async fn begun(&self) {
         self.begun.cancelled().await;
     }
+
+    /// What is said once it has begun. Peers of a runtime that nobody stands in for stay
+    /// away for a part of `away_max`.
+    pub fn departure(&self, away_max: Duration) -> Departure {
+        let reconnect_after = match self.replicated {
+            true => Duration::ZERO,
+            false => rand::rng().random_range(Duration::ZERO..=away_max),
+        };
+        Departure {
+            cause: Cause::Shutdown,
+            reconnect_after,
+        }
+    }
 }
 
 /// Half of the time is for peers that do not hang up.
@@ -124,8 +137,8 @@ impl Stay {
         }
     }
 
-    /// Resolves when one stream of the connection is to end. Peers of a runtime that
-    /// nobody stands in for stay away for a part of `away_max`.
+    /// Resolves when one stream of the connection is to end. `away_max` as in
+    /// [`Drain::departure`].
     pub async fn turn(&self, away_max: Duration) -> Departure {
         self.over().await;
         let spread = self.drain.spread.get().copied().unwrap_or(SPREAD_MIN);
@@ -138,18 +151,16 @@ impl Stay {
     }
 
     fn departure(&self, away_max: Duration) -> Departure {
-        let (cause, reconnect_after) = match (self.drain.is_begun(), self.drain.replicated) {
-            (false, _) if self.leaving.is_cancelled() => (Cause::CutOff, Duration::ZERO),
-            (false, _) => (Cause::Age, Duration::ZERO),
-            (true, true) => (Cause::Shutdown, Duration::ZERO),
-            (true, false) => {
-                let after = rand::rng().random_range(Duration::ZERO..=away_max);
-                (Cause::Shutdown, after)
-            }
+        if self.drain.is_begun() {
+            return self.drain.departure(away_max);
+        }
+        let cause = match self.leaving.is_cancelled() {
+            true => Cause::CutOff,
+            false => Cause::Age,
         };
         Departure {
             cause,
-            reconnect_after,
+            reconnect_after: Duration::ZERO,
         }
     }
 }

@@ -18,6 +18,7 @@ use support::link::{Link, State};
 use support::nats::Nats;
 use support::ws::{Ws, hello, seqs};
 use support::*;
+use tonic_types::StatusExt;
 
 /// From a replica's death to what the others do about it.
 const TAKEN_OVER: Duration = Duration::from_secs(8);
@@ -928,6 +929,25 @@ async fn who_is_at_a_drained_replica_is_told_to_go_elsewhere_in_turn() {
         };
         assert_eq!(drain.reconnect_after, Some(Default::default()));
     }
+}
+
+/// It was told to come back within 5 s, as if nobody else were there.
+#[tokio::test]
+async fn a_host_that_comes_to_a_replica_that_drains_is_to_go_elsewhere_at_once() {
+    let (_cell, [a, _b, _c]) = Cell::start();
+    let mut host = HostPeer::dial(&a.address, WORKERS).await.unwrap();
+    // Holds the process until it is read.
+    let mut client = Ws::connect(&a, ALICE).await;
+    a.signal("-TERM");
+    client.hear_type("session.bye").await;
+    host.say(Say::Register(register("h", vec![agent("a")], 1)))
+        .await;
+    let status = host.end().await;
+    assert_eq!(status.code(), tonic::Code::Unavailable, "{status:?}");
+    let details = status.get_error_details();
+    let after = details.retry_info().and_then(|info| info.retry_delay);
+    assert_eq!(after, Some(Duration::ZERO));
+    drop(client);
 }
 
 /// It never ended: what was to be sent waited for room among what was never answered.

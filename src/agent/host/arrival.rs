@@ -23,6 +23,14 @@ const UNACKED_REPORTS_MAX: u32 = 4_096;
 const TAKE_UP_TIMEOUT: Duration = Duration::from_secs(2);
 const UNACKED_BYTES_MAX: u32 = 4 * 1024 * 1024;
 
+/// A host of a runtime that goes away comes back after a part of this.
+const RECONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// Well before it would be given up.
+pub(super) fn away_max(hosts: &Hosts) -> Duration {
+    RECONNECT_MAX.min(hosts.options.lost_after / 2)
+}
+
 pub(super) async fn open(
     hosts: &Arc<Hosts>,
     token: &str,
@@ -52,9 +60,8 @@ pub(super) async fn open(
         }
     };
     if hosts.drain.is_begun() {
-        return Err(HostRefusal::Unavailable(
-            "the runtime is shutting down".into(),
-        ));
+        let departure = hosts.drain.departure(away_max(hosts));
+        return Err(HostRefusal::Away(departure));
     }
     hosts.check(&principal, &register)?;
     let rows = register.agents.iter().map(|agent| HostedAgentRow {

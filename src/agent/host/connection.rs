@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::activation::{Activation, Phase};
-use super::arrival::open;
+use super::arrival::{away_max, open};
 use super::process::{Host, Turn};
 use super::registry::Hosts;
 use crate::drain::Stay;
@@ -22,9 +22,6 @@ use crate::job::Delegation;
 use crate::protocol::Departure;
 use crate::protocol::host::{AssignmentRef, HostRefusal, HostReply, HostRequest, Register, Report};
 use crate::wire::Invalid;
-
-/// A host of a runtime that goes away comes back after a part of this.
-const RECONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// For what the host said while nobody listened: the process stood still, or had no
 /// turn on a busy machine. It is in the socket then, and read before this is over.
@@ -118,8 +115,7 @@ impl Connection {
         displaced: &CancellationToken,
     ) -> HostRefusal {
         let unavailable = |text: &str| HostRefusal::Unavailable(text.into());
-        // Well before it would be given up.
-        let away_max = RECONNECT_MAX.min(self.hosts.options.lost_after / 2);
+        let away_max = away_max(&self.hosts);
         let stay = self.stay.clone();
         let host = self.host.clone();
         // Also of a host that never beats.
