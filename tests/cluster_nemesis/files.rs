@@ -139,7 +139,8 @@ impl File {
     /// The columns of every table.
     pub fn columns(&self) -> Columns {
         let select = "SELECT sqlite_schema.name, column.name FROM sqlite_schema
-            JOIN pragma_table_info(sqlite_schema.name) AS column WHERE type = 'table'";
+            JOIN pragma_table_info(sqlite_schema.name) AS column
+            WHERE sqlite_schema.type = 'table'";
         let mut select = self.connection.prepare(select).unwrap();
         let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
         rows.unwrap().collect::<Result<_, _>>().unwrap()
