@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{ConsumerErrorKind, Info, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -28,10 +29,10 @@ const RETRY: Duration = Duration::from_millis(100);
 /// and again: it may have no leader for a while, and nobody says when it has one.
 const SILENCE: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(250);
-/// For one request. One that is made while nobody leads is never answered, so that each
-/// waits little; and on a machine that has much to do the next one waits longer.
-const ASK_TIMEOUT_MIN: Duration = Duration::from_millis(500);
-const ASK_TIMEOUT_MAX: Duration = Duration::from_secs(4);
+/// A request that is made while nobody leads is never answered: another is made so soon,
+/// and the first answer counts, on a machine that has much to do that of an earlier one.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+const ASK_TIMEOUT: Duration = Duration::from_secs(4);
 
 pub(super) struct Tail {
     jetstream: Context,
@@ -41,7 +42,6 @@ pub(super) struct Tail {
     place: Place,
     state: Arc<State>,
     followed: Arc<Followed>,
-    patience: Duration,
     /// When the stream last answered as it should.
     heard_at: Instant,
 }
@@ -76,7 +76,6 @@ impl Tail {
             place,
             state,
             followed,
-            patience: ASK_TIMEOUT_MIN,
             heard_at: Instant::now(),
         }
     }
@@ -112,7 +111,6 @@ impl Tail {
     /// never will be.
     pub async fn begin(&mut self) -> Result<Reading, Broken> {
         let mut said: Option<(Broken, Instant)> = None;
-        self.patience = ASK_TIMEOUT_MIN;
         loop {
             match self.try_begin().await {
                 Ok(reading) => {
@@ -145,12 +143,17 @@ impl Tail {
     async fn try_begin(&mut self) -> Result<Reading, Failure> {
         let at = self.place.sequence;
         // What a consumer needs is with one server, and another is chosen for the next.
-        let consumer = tokio::time::timeout(self.patience, consumer_at(&self.stream, at.max(1)));
-        let consumer = consumer.await.map_err(|_| self.unanswered("no consumer"))?;
-        let consumer = consumer.map_err(|error| match error.kind() {
-            ConsumerErrorKind::JetStream(error) => refusal(&error),
-            _ => Failure::Again(error.to_string()),
-        })?;
+        let ask = || {
+            let stream = self.stream.clone();
+            async move {
+                let consumer = consumer_at(&stream, at.max(1)).await;
+                consumer.map_err(|error| match error.kind() {
+                    ConsumerErrorKind::JetStream(error) => refusal(&error),
+                    _ => Failure::Again(error.to_string()),
+                })
+            }
+        };
+        let consumer = self.asked("no consumer is made", ask).await?;
         // After it: while a consumer is there, so is the stream that it was made in.
         let info = self.info().await?;
         self.followed.seen(info.state.last_sequence);
@@ -158,8 +161,8 @@ impl Tail {
         let mut reading = Reading::by(&consumer).await.map_err(Failure::Again)?;
         // Before the first there is nothing to compare, nor where the entry was trimmed.
         if at > 0 && info.state.first_sequence <= at {
-            let found = tokio::time::timeout(self.patience, read_until(&mut reading, at)).await;
-            let found = found.map_err(|_| self.unanswered("nothing is read"))?;
+            let found = tokio::time::timeout(ASK_TIMEOUT, read_until(&mut reading, at)).await;
+            let found = found.map_err(|_| Failure::Again("nothing is read in time".into()))?;
             let found = found.map_err(Failure::Again)?;
             if found.sequence != at {
                 return Err(Failure::Broken(Broken::Missing(at)));
@@ -183,22 +186,41 @@ impl Tail {
         }
     }
 
-    async fn info(&mut self) -> Result<Info, Failure> {
-        let name = &self.stream.cached_info().config.name;
-        let info = tokio::time::timeout(self.patience, self.jetstream.get_stream(name));
-        match info.await {
-            Ok(Ok(stream)) => Ok(stream.cached_info().clone()),
-            Ok(Err(error)) => Err(match error.kind() {
-                GetStreamErrorKind::JetStream(error) => refusal(&error),
-                _ => Failure::Again(error.to_string()),
-            }),
-            Err(_) => Err(self.unanswered("it is not answered for")),
-        }
+    async fn info(&self) -> Result<Info, Failure> {
+        let ask = || {
+            let jetstream = self.jetstream.clone();
+            let name = self.stream.cached_info().config.name.clone();
+            async move {
+                let stream = jetstream.get_stream(name).await;
+                let stream = stream.map_err(|error| match error.kind() {
+                    GetStreamErrorKind::JetStream(error) => refusal(&error),
+                    _ => Failure::Again(error.to_string()),
+                })?;
+                Ok(stream.cached_info().clone())
+            }
+        };
+        self.asked("it is not answered for", ask).await
     }
 
-    fn unanswered(&mut self, what: &str) -> Failure {
-        self.patience = (self.patience * 2).min(ASK_TIMEOUT_MAX);
-        Failure::Again(format!("{what} in time"))
+    /// The first answer there is.
+    async fn asked<T, F>(&self, unless: &'static str, ask: impl Fn() -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let mut asked = FuturesUnordered::new();
+        let mut every = tokio::time::interval(ASK_EVERY);
+        let late = tokio::time::sleep(ASK_TIMEOUT);
+        tokio::pin!(late);
+        loop {
+            tokio::select! {
+                Some(answered) = asked.next() => return answered,
+                _ = every.tick() => {
+                    asked.push(ask());
+                    self.look();
+                }
+                () = &mut late => return Err(Failure::Again(format!("{unless} in time"))),
+            }
+        }
     }
 
     /// `Ok` when nobody takes what is read any more.
@@ -230,11 +252,9 @@ impl Tail {
     /// library takes half a minute to see that.
     async fn overtaken(&mut self) -> String {
         tokio::time::sleep(SILENCE).await;
-        self.patience = ASK_TIMEOUT_MIN;
         loop {
             match self.info().await {
                 Ok(info) => {
-                    self.patience = ASK_TIMEOUT_MIN;
                     if let Err(broken) = self.check(&info) {
                         return broken.to_string();
                     }
