@@ -19,6 +19,8 @@ use client::Client;
 use host::Host;
 use service::{Endpoint, Service};
 use support::both::Wire;
+use support::helm::{object, objects, rendered, values};
+use support::host::HOSTING;
 use support::nats::Nats;
 use support::*;
 use tokio::sync::watch;
@@ -29,11 +31,17 @@ use watcher::Watcher;
 const ROUNDS: usize = 2;
 /// What each client hears between two pods, at least.
 const HEARD_BETWEEN: u64 = 20;
-/// `terminationGracePeriodSeconds` less the `preStop` sleep.
-const GRACE: Duration = Duration::from_secs(30);
 const SILENCE_MAX: Duration = Duration::from_secs(1);
 
-const HOSTING: &str = "[[hosting]]\nprincipal = \"workers\"\nagents = [\"*\"]\n";
+/// What the chart gives a pod of a cell: before its SIGTERM, and from then on.
+fn grace() -> (Duration, Duration) {
+    let all = objects(&rendered(&["--values", &values("cluster")]));
+    let pod = &object(&all, "StatefulSet", "arcpd")["spec"]["template"]["spec"];
+    let before = &pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"];
+    let [whole, before] = [&pod["terminationGracePeriodSeconds"], before]
+        .map(|seconds| Duration::from_secs(seconds.as_u64().expect("seconds")));
+    (before, whole - before)
+}
 
 /// A pod of the StatefulSet: what it is called stays, its process and address do not.
 struct Pod {
@@ -62,8 +70,8 @@ impl Pod {
         } = self;
         // Its deletion begins: no more connections come to it.
         drop(endpoint);
-        // The sleep of preStop is for those that have not heard of that yet. Here everybody
-        // has, and for the pod and its clients it is time like any other: it is left out.
+        // The sleep of preStop is for proxies that have not heard of that yet. Here all have,
+        // and for the pod and its clients it is time like any other: it is left out.
         let told = Instant::now();
         let exit = runtime.terminate().await;
         let took = told.elapsed();
@@ -214,17 +222,19 @@ async fn a_cell_is_rolled_under_load_and_nobody_is_left_alone() {
         cell.submitter(wire).await;
     }
     cell.watcher().await;
+    let (before, grace) = tokio::task::spawn_blocking(grace).await.unwrap();
+    assert!(!before.is_zero(), "proxies have no time to hear of it");
     let mut longest = Duration::ZERO;
     for _ in 0..ROUNDS {
         for number in (0..3).rev() {
             cell.all_hear().await;
             let took = cell.replace(number).await;
-            assert!(took < GRACE, "gone after {took:?}");
+            assert!(took < grace, "gone after {took:?}");
             longest = longest.max(took);
         }
     }
     cell.all_hear().await;
-    println!("every process gone within {longest:?}");
+    println!("every process gone within {longest:?}, its grace is {grace:?}");
     for told in cell.end().await {
         // Whatever replica it was at, that one went in each round.
         assert!(told.moves >= ROUNDS, "{}", told.moves);
