@@ -97,3 +97,29 @@ async fn a_session_that_ends_while_the_log_does_not_answer_is_parked_afterwards(
     other.say_about(job, "job.cancel", json!({})).await;
     assert_eq!(other.hear().await["type"], "job.cancelled");
 }
+
+/// The job was acknowledged and ended with "submit the job again", since its activation
+/// was not stored in time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_activation_the_log_does_not_answer_waits_for_it() {
+    let (_nats, link) = linked().await;
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::task::block_in_place(|| replica(&link, dir.path()));
+    let mut host = HostPeer::serving(&runtime.address, "h", "a", 1).await;
+    let mut client = Ws::connect(&runtime, ALICE).await;
+    client.submit("a", json!(1)).await;
+    let (_, first) = host.assigned().await;
+    host.accept(&first).await;
+    client.submit("a", json!(2)).await;
+    link.set(State::OneWay);
+    host.say(Say::Capacity(proto::Capacity { max_in_flight: 2 }))
+        .await;
+    runtime.until_logged("an activation was not stored").await;
+    link.set(State::Whole);
+    let (assign, second) = host.assigned().await;
+    assert_eq!(assign.input_json, "2");
+    host.accept(&second).await;
+    host.report(&second, vec![result(1, "2")]).await;
+    let ended = client.hear_type("job.result").await;
+    assert_eq!(ended["job_id"], json!(second.job_id), "{ended}");
+}

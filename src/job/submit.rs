@@ -23,9 +23,6 @@ use crate::protocol::message::Submit;
 use crate::protocol::{Failure, Timestamp, TraceContext, id};
 use crate::telemetry::{self, JobTrace, Submitted, Via};
 
-/// How often a log that does not answer is asked what it made.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
-
 /// A submit whose sender is known.
 pub struct NewJob {
     /// Empty without a session.
@@ -309,9 +306,7 @@ impl Jobs {
         job_id: &str,
     ) -> Result<Option<JobRow>, crate::log::Error> {
         // Applied behind what was sent before.
-        while self.log().settled().await.is_err() {
-            tokio::time::sleep(ASK_AGAIN).await;
-        }
+        self.log().until_settled().await;
         self.log().job(job_id).await
     }
 

@@ -187,11 +187,14 @@ impl Drive {
             host: place.host.key(),
         };
         // Before the offer: its token must be known however this process ends.
-        let stored = self.job.log_of_jobs().execute(command).await;
-        let stored = stored.map_err(|error| {
-            tracing::error!(%error, trace_id = self.job.trace_id(), session_id = self.job.session_id(), job_id = self.job.job_id(), "an activation was not stored");
-            Failure::internal("the store is not available; submit the job again")
-        })?;
+        let stored = match self.job.log_of_jobs().execute(command).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                tracing::warn!(%error, trace_id = self.job.trace_id(), session_id = self.job.session_id(), job_id = self.job.job_id(), "an activation was not stored; it is tried again once the store answers");
+                drop(place);
+                return self.store_again().await;
+            }
+        };
         if stored == Outcome::Stale {
             // Another replica has the job by now: it is let go of here.
             return std::future::pending().await;
@@ -230,6 +233,15 @@ impl Drive {
         self.attempt += 1;
         self.set_running(offered_ns).await;
         self.until_over(offered, phase).await
+    }
+
+    /// The job was acknowledged: it waits. An activation that is stored late was offered to
+    /// nobody, and the next one takes its place.
+    async fn store_again(&self) -> Result<End, Failure> {
+        tokio::select! {
+            () = self.job.log_of_jobs().until_settled() => Ok(End::NotStarted),
+            () = self.job.cancelled() => Err(cancelled()),
+        }
     }
 
     /// `since_ns` is when it was offered: whoever accepts may begin before that is known.

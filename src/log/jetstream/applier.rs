@@ -39,7 +39,7 @@ pub(super) struct Applier {
     pub sequence: u64,
     /// This replica's life.
     pub origin: String,
-    /// Its number, once an entry of it was applied.
+    /// Its number, from its first entry until it leaves.
     pub me: Option<ReplicaNumber>,
     /// Blocks are handed on: until it has joined nobody takes them, they are in the file.
     pub has_joined: bool,
@@ -180,7 +180,12 @@ impl Applier {
         });
         if let Verdict::Apply(replica) = verdict {
             if own {
-                self.me = Some(replica);
+                // Who has left is inherited from, and that is no news for it.
+                let leaves = entry
+                    .commands
+                    .iter()
+                    .any(|command| matches!(command, Command::Leave));
+                self.me = (!leaves).then_some(replica);
             }
             for news in news::of(&entry, replica, own, self.me, &applied.outcomes) {
                 if news == News::Fenced {

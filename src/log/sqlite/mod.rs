@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -43,6 +44,9 @@ use queue::Queue;
 pub use seek::Reached;
 pub use stats::Stats;
 pub use trim::Trimmable;
+
+/// How often a log that does not answer is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What survives what.
 #[derive(
@@ -258,6 +262,14 @@ impl Log {
     /// failed. In a cell it has then caught up, too.
     pub async fn settled(&self) -> Result<(), Error> {
         self.execute(Command::Barrier).await.map(drop)
+    }
+
+    /// Resolves once the log answers: what was sent before is applied, or never will be.
+    /// Not at all where it answers no more.
+    pub async fn until_settled(&self) {
+        while self.settled().await.is_err() {
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
     }
 
     /// Commits what is pending and ends the threads. Blocks; call it off the runtime.

@@ -1,7 +1,6 @@
 //! Out of a file, into an empty data directory or an empty cell.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{StreamExt, TryStreamExt};
@@ -18,8 +17,6 @@ use crate::log::{self, Command, Durability, Log, OpenOptions, Outcome, ReplicaRo
 
 /// Parts on their way at once.
 const PARTS_MAX: usize = 16;
-/// Between two questions whether the log answers again.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Of an entry, beside a part.
 const ENTRY_HEAD: usize = 64 * 1024;
 
@@ -137,11 +134,6 @@ async fn bring(log: &Log, joined: &mut Joined, staged: Staged) -> Result<Counts,
 
 /// Resolves once all that was sent is applied, or never will be.
 async fn settled(log: &Log, joined: &mut Joined) -> Result<(), Error> {
-    let applied = async {
-        while log.settled().await.is_err() {
-            tokio::time::sleep(ASK_AGAIN).await;
-        }
-    };
     let given_up = async {
         loop {
             match joined.news.recv().await {
@@ -153,7 +145,7 @@ async fn settled(log: &Log, joined: &mut Joined) -> Result<(), Error> {
     };
     let fenced = joined.fenced.clone();
     tokio::select! {
-        () = applied => Ok(()),
+        () = log.until_settled() => Ok(()),
         () = fenced.cancelled() => {
             let why = "a replica of the cell has given this one up".to_owned();
             Err(log::Error::Unavailable(why).into())
