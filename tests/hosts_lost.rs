@@ -531,7 +531,9 @@ async fn nothing_goes_ahead_of_registered() {
         let Hear::Registered(registered) = &heard else {
             panic!("{heard:?}")
         };
-        (host, seq) = (next, registered.keep[0].acked_seq);
+        let kept = registered.keep.first();
+        let kept = kept.unwrap_or_else(|| panic!("{registered:?}\n{}", runtime.log()));
+        (host, seq) = (next, kept.acked_seq);
     }
 }
 

@@ -20,8 +20,10 @@ use crate::protocol::host::{
 const MESSAGE_BYTES_MAX: u32 = 1_000_000;
 /// Reports of one assignment, and their bytes, that may wait for an ack.
 const UNACKED_REPORTS_MAX: u32 = 4_096;
-const TAKE_UP_TIMEOUT: Duration = Duration::from_secs(2);
 const UNACKED_BYTES_MAX: u32 = 4 * 1024 * 1024;
+/// For jobs that have come with a host to be taken up here. A machine with much to do
+/// takes its time, and a host is told to drop what is not here yet.
+const TAKE_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A host of a runtime that goes away comes back after a part of this.
 const RECONNECT_MAX: Duration = Duration::from_secs(5);
