@@ -277,9 +277,12 @@ impl Server {
         if let Some(member) = member {
             // Whoever has left writes nothing more, or it would be told that it is fenced.
             member.abort();
+            // An abort is no end yet.
+            let _ = member.await;
         }
         let log = sessions.log.clone();
-        if is_replica && !fenced.is_cancelled() {
+        let given_up = fenced.is_cancelled();
+        if is_replica && !given_up {
             // At once instead of after the time it takes to be missed.
             let left = log.execute(Command::Leave);
             if let Ok(Err(error)) = tokio::time::timeout(LEAVE_TIMEOUT, left).await {
@@ -293,7 +296,7 @@ impl Server {
         telemetry.flush(TELEMETRY_FLUSH_TIMEOUT).await;
         pushed.await?;
         anyhow::ensure!(
-            !fenced.is_cancelled(),
+            !given_up,
             "this replica could not go on; start it again to join anew"
         );
         Ok(())

@@ -201,7 +201,11 @@ impl Applier {
         match verdict {
             Verdict::Apply(_) | Verdict::Again if own => self.outstanding.applied(entry.number),
             Verdict::Gap if own => self.outstanding.gap(),
-            Verdict::Fenced if own => self.fence(),
+            Verdict::Fenced if own => match self.me {
+                Some(_) => self.fence(),
+                // What was on its way when this replica left.
+                None => self.outstanding.fenced(),
+            },
             _ => {}
         }
     }
