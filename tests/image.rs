@@ -241,9 +241,9 @@ fn the_dockerfile_has_the_version_of_the_crate() {
     let version = format!("ARG VERSION={}\n", env!("CARGO_PKG_VERSION"));
     assert!(DOCKERFILE.contains(&version));
     let chart = include_str!("../helm/arcpd/Chart.yaml");
-    for key in ["version: ", "appVersion: "] {
-        let line = chart.lines().find(|line| line.starts_with(key)).unwrap();
-        let said = line[key.len()..].trim_matches('"');
-        assert_eq!(said, env!("CARGO_PKG_VERSION"), "{line}");
-    }
+    // The chart has a version of its own.
+    let key = "appVersion: ";
+    let line = chart.lines().find(|line| line.starts_with(key)).unwrap();
+    let said = line[key.len()..].trim_matches('"');
+    assert_eq!(said, env!("CARGO_PKG_VERSION"), "{line}");
 }
