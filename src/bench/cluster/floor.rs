@@ -114,14 +114,22 @@ impl Bare {
         Ok(self.publisher.publish(self.name.clone(), payload).await?)
     }
 
-    /// Milliseconds from a publish to the reader, one after the other.
-    pub async fn trips(&self, count: u64, bytes: usize) -> anyhow::Result<Vec<f64>> {
+    /// Milliseconds from a publish to a reader, one after the other, while so many others
+    /// read too. Connections are new each time: how many servers are on the way is luck.
+    pub async fn trips(&self, count: u64, bytes: usize, others: usize) -> anyhow::Result<Vec<f64>> {
+        let publisher = jetstream::new(connect(&self.servers).await?);
         let mut reader = self.reader().await?;
+        let mut reading = JoinSet::new();
+        for _ in 0..others {
+            let mut other = self.reader().await?;
+            reading.spawn(async move { while other.next().await.is_some() {} });
+        }
         let mut times = Vec::new();
         for _ in 0..count {
             let payload = self.payload(bytes);
             let started = Instant::now();
-            let ack = self.send(payload.0.clone()).await?;
+            let ack = publisher.publish(self.name.clone(), payload.0.clone());
+            let ack = ack.await?;
             next(&mut reader, &payload).await?;
             times.push(started.elapsed().as_secs_f64() * 1e3);
             ack.await?;

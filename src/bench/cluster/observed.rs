@@ -31,8 +31,10 @@ pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     let mut there = Watched::start(&cell, 1).await?;
     let turns = ground.rounds as u64 * ground.amount(TURNS).min(TURNS);
     let (mut own, mut other, mut floor) = (Times::default(), Times::default(), Times::default());
+    let mut alone = Times::default();
     for _ in 0..turns {
-        floor.add(bare.trips(TURN, ENTRY_BYTES).await?);
+        alone.add(bare.trips(TURN, ENTRY_BYTES, 0).await?);
+        floor.add(bare.trips(TURN, ENTRY_BYTES, REPLICAS - 1).await?);
         other.add(there.trips(TURN).await?);
         own.add(here.trips(TURN).await?);
     }
@@ -50,6 +52,9 @@ pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     report.add(name, "ms", p99, Some(bare_p99), Target::None);
     let name = "event to a client at its host's replica, p50";
     report.add_pairs(name, "ms", &own_pairs, Target::None);
+    let name = "bare NATS with one reader, p50";
+    let p50 = percentile(&mut alone.all, 0.5);
+    report.add(name, "ms", p50, None, Target::None);
     drop((here, there));
     cell.end(ground).await?;
     ground.remove(&bare.name).await
