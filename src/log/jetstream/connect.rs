@@ -27,6 +27,10 @@ const ELECTED_WITHIN: Duration = Duration::from_secs(15);
 const KNOWN_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a connection to the stream's leader: of three servers none of twelve is to it once
+/// in a hundred times.
+pub(super) const LEADER_TRIES: usize = 12;
+pub(super) const LEADER_WITHIN: Duration = Duration::from_millis(500);
 
 /// Who this replica is to the servers, and how it knows them.
 #[derive(Clone, Debug, Default)]
@@ -75,9 +79,7 @@ pub(super) async fn connect(
             ),
         ));
     }
-    let mut jetstream = jetstream::new(client.clone());
-    jetstream.set_timeout(ACK_TIMEOUT);
-    let stream = found(&jetstream, cluster, absent).await?;
+    let stream = found(&context(&client), cluster, absent).await?;
     let has = stream.cached_info().config.num_replicas;
     if has < cluster.replication {
         return Err(refused(
@@ -89,7 +91,45 @@ pub(super) async fn connect(
             ),
         ));
     }
+    let client = beside_leader(cluster, client, stream.cached_info()).await;
+    let jetstream = context(&client);
+    let stream = found(&jetstream, cluster, Absent::Refused).await?;
     Ok((client, jetstream, stream))
+}
+
+fn context(client: &async_nats::Client) -> jetstream::Context {
+    let mut jetstream = jetstream::new(client.clone());
+    jetstream.set_timeout(ACK_TIMEOUT);
+    jetstream
+}
+
+/// What goes to the stream by another server than its leader goes from there to the leader,
+/// and back the same way. Each connection is to a server at random, so some are made. It is
+/// no loss where there is none in time, or the leader changes later.
+async fn beside_leader(
+    cluster: &ClusterOptions,
+    client: async_nats::Client,
+    info: &stream::Info,
+) -> async_nats::Client {
+    let servers = info.cluster.as_ref();
+    let Some(leader) = servers.and_then(|servers| servers.leader.as_ref()) else {
+        return client;
+    };
+    let is_there = |client: &async_nats::Client| client.server_info().server_name == *leader;
+    if is_there(&client) {
+        return client;
+    }
+    let look = async {
+        for _ in 0..LEADER_TRIES {
+            match self::client(cluster).await {
+                Ok(another) if is_there(&another) => return Some(another),
+                _ => {}
+            }
+        }
+        None
+    };
+    let found = tokio::time::timeout(LEADER_WITHIN, look).await;
+    found.ok().flatten().unwrap_or(client)
 }
 
 /// What a stream that is not there is to whoever connects.

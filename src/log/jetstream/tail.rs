@@ -5,8 +5,11 @@
 //! there already and looks whether it is the same one. Before that nothing is passed on.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use async_nats::jetstream::consumer::Consumer;
+use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::stream::{ConsumerErrorKind, Info, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
@@ -16,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::broken::Broken;
+use super::connect::{LEADER_TRIES, LEADER_WITHIN};
 use super::followed::Followed;
 use super::news::News;
 use super::place::{Place, Received};
@@ -142,18 +146,7 @@ impl Tail {
 
     async fn try_begin(&mut self) -> Result<Reading, Failure> {
         let at = self.place.sequence;
-        // What a consumer needs is with one server, and another is chosen for the next.
-        let ask = || {
-            let stream = self.stream.clone();
-            async move {
-                let consumer = consumer_at(&stream, at.max(1)).await;
-                consumer.map_err(|error| match error.kind() {
-                    ConsumerErrorKind::JetStream(error) => refusal(&error),
-                    _ => Failure::Again(error.to_string()),
-                })
-            }
-        };
-        let consumer = self.asked("no consumer is made", ask).await?;
+        let consumer = self.beside_leader().await?;
         // After it: while a consumer is there, so is the stream that it was made in.
         let info = self.info().await?;
         self.followed.seen(info.state.last_sequence);
@@ -172,6 +165,50 @@ impl Tail {
             }
         }
         Ok(reading)
+    }
+
+    /// What a consumer needs is with one server, and another is chosen for the next.
+    async fn consumer(&self) -> Result<Consumer<Config>, Failure> {
+        let at = self.place.sequence;
+        let ask = || {
+            let stream = self.stream.clone();
+            async move {
+                let consumer = consumer_at(&stream, at.max(1)).await;
+                consumer.map_err(|error| match error.kind() {
+                    ConsumerErrorKind::JetStream(error) => refusal(&error),
+                    _ => Failure::Again(error.to_string()),
+                })
+            }
+        };
+        self.asked("no consumer is made", ask).await
+    }
+
+    /// The server that leads the stream has an entry first: another hears of it once most
+    /// have it, a trip later. Which one has a consumer nobody can ask for, so some are made;
+    /// those that are not read by are forgotten by their servers. It is no loss where the
+    /// leader changes later.
+    async fn beside_leader(&self) -> Result<Consumer<Config>, Failure> {
+        let mut consumer = self.consumer().await?;
+        let servers = self.info().await?.cluster;
+        let Some(leader) = servers.and_then(|servers| servers.leader) else {
+            return Ok(consumer);
+        };
+        let is_there = |consumer: &Consumer<Config>| {
+            let cluster = consumer.cached_info().cluster.as_ref();
+            cluster.and_then(|cluster| cluster.leader.as_ref()) == Some(&leader)
+        };
+        let until = Instant::now() + LEADER_WITHIN;
+        for _ in 0..LEADER_TRIES {
+            if is_there(&consumer) {
+                break;
+            }
+            let another = self.consumer();
+            match tokio::time::timeout_at(until, another).await {
+                Ok(Ok(another)) => consumer = another,
+                _ => break,
+            }
+        }
+        Ok(consumer)
     }
 
     /// Whether it is the stream that was read so far.
@@ -251,8 +288,14 @@ impl Tail {
     /// server that has the consumer may be gone while the others go on, and the client
     /// library takes half a minute to see that.
     async fn overtaken(&mut self) -> String {
+        let connects = self.connects();
         tokio::time::sleep(SILENCE).await;
         loop {
+            // Its consumer was beside it, and may be gone with it. Once somebody leads again
+            // there is another before there is something to read.
+            if self.connects() != connects {
+                return "its server was lost".into();
+            }
             match self.info().await {
                 Ok(info) => {
                     if let Err(broken) = self.check(&info) {
@@ -268,6 +311,11 @@ impl Tail {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    fn connects(&self) -> u64 {
+        let statistics = self.jetstream.client().statistics();
+        statistics.connects.load(Ordering::Relaxed)
     }
 
     fn heard(&mut self) {
