@@ -348,6 +348,10 @@ async fn open(config: Config) -> anyhow::Result<Opened> {
     };
     let drain = Drain::new(log.is_replicated());
     let hub = Hub::new(log.committed());
+    log.set_watched({
+        let hub = hub.clone();
+        move |stream| hub.is_followed(stream)
+    });
     let dispatched = tokio::spawn(fanout::dispatch(hub.clone(), committed, telemetry.clone()));
     let last_stream = match &joined {
         None => log.last_stream().await?,

@@ -1,5 +1,5 @@
-//! The thread that applies what the stream has, in its order, to this replica's file,
-//! and publishes it here.
+//! Applies what the stream has, in its order, to this replica's file, and publishes it
+//! here. It has the thread to itself, but for what reads the stream.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,11 +9,11 @@ use rusqlite::Connection;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::entry::Entry;
+use super::collect::{Collect, Read};
 use super::followed::Followed;
 use super::news::{self, News};
 use super::outstanding::Outstanding;
-use super::place::{self, Mark, Received};
+use super::place::{self, Mark};
 use crate::clock;
 use crate::log::sqlite::apply::Applied;
 use crate::log::sqlite::health::Part;
@@ -22,8 +22,6 @@ use crate::log::sqlite::{State, unavailable, view_ops};
 use crate::log::{Block, Command, Error, Position, ReplicaNumber};
 use crate::protocol::Timestamp;
 
-/// Entries in one transaction.
-const BATCH: usize = 256;
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
@@ -47,13 +45,6 @@ pub(super) struct Applier {
     pub fenced: CancellationToken,
 }
 
-/// An entry as the stream has it.
-struct Read {
-    sequence: u64,
-    published_at_ns: i64,
-    entry: Entry,
-}
-
 /// What became of an entry.
 struct Done {
     verdict: Verdict,
@@ -61,15 +52,10 @@ struct Done {
 }
 
 impl Applier {
-    pub fn run(mut self, mut received: mpsc::Receiver<Received>) {
-        while let Some(first) = received.blocking_recv() {
-            let mut batch = vec![first];
-            while batch.len() < BATCH
-                && let Ok(more) = received.try_recv()
-            {
-                batch.push(more);
-            }
-            let entries = match self.decode(batch) {
+    /// Ends when there is nobody to read the stream any more.
+    pub async fn run(mut self, mut collect: Collect) {
+        while let Some(entries) = collect.next().await {
+            let entries = match entries {
                 Ok(entries) => entries,
                 Err(why) => {
                     // Going on without it would make this replica differ from the rest.
@@ -92,41 +78,15 @@ impl Applier {
                         if self.state.closing.load(Ordering::Acquire) {
                             return;
                         }
-                        std::thread::sleep(retry);
+                        tokio::time::sleep(retry).await;
                         retry = (retry * 2).min(RETRY_MAX);
                     }
                 }
             };
             for (read, done) in entries.into_iter().zip(done) {
-                self.publish(read, done);
+                self.publish(read, done).await;
             }
         }
-    }
-
-    fn decode(&mut self, batch: Vec<Received>) -> Result<Vec<Read>, String> {
-        let mut entries = Vec::with_capacity(batch.len());
-        let mut last = self.sequence;
-        for Received {
-            sequence,
-            published_at_ns,
-            bytes,
-        } in batch
-        {
-            if sequence != last + 1 {
-                return Err(format!(
-                    "the stream goes on at {sequence} after {last}: what was between is no longer \
-                     kept; start from a copy of another replica's data directory"
-                ));
-            }
-            let entry = Entry::decode(&bytes).map_err(|why| format!("entry {sequence}: {why}"))?;
-            entries.push(Read {
-                sequence,
-                published_at_ns,
-                entry,
-            });
-            last = sequence;
-        }
-        Ok(entries)
     }
 
     fn commit(&mut self, entries: &[Read]) -> Result<Vec<Done>, Error> {
@@ -165,7 +125,7 @@ impl Applier {
         Ok(done)
     }
 
-    fn publish(&mut self, read: Read, Done { verdict, applied }: Done) {
+    async fn publish(&mut self, read: Read, Done { verdict, applied }: Done) {
         let entry = read.entry;
         let own = entry.origin == self.origin;
         let told = match (own, verdict) {
@@ -196,8 +156,11 @@ impl Applier {
             }
         }
         self.has_joined |= own && matches!(entry.commands.first(), Some(Command::Join { .. }));
-        let to = self.has_joined.then_some(&self.committed);
-        applied.publish(&self.state, told, to);
+        let blocks = applied.publish(&self.state, told);
+        if self.has_joined && !blocks.is_empty() {
+            // No dispatcher is no reason not to commit.
+            let _ = self.committed.send(blocks).await;
+        }
         match verdict {
             Verdict::Apply(_) | Verdict::Again if own => self.outstanding.applied(entry.number),
             Verdict::Gap if own => self.outstanding.gap(),

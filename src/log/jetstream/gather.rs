@@ -1,4 +1,7 @@
-//! The thread that makes entries of what waits.
+//! Makes entries of what waits.
+//!
+//! A task among those of the jobs that have something to say: where there is little, the
+//! thread that brought it sends it, and none has to be woken.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -41,11 +44,15 @@ pub(super) struct Gather {
 }
 
 impl Gather {
-    pub fn run(mut self) {
+    pub async fn run(mut self) {
         let (mut busy, mut alive) = (false, true);
         loop {
-            self.outstanding.until_fewer(UNDER_WAY, REST_MAX);
-            let waiting = self.queue.take(busy);
+            self.outstanding.until_fewer(UNDER_WAY, REST_MAX).await;
+            if busy {
+                // Whoever is about to say something does it first.
+                tokio::task::yield_now().await;
+            }
+            let waiting = self.queue.taken().await;
             // Read after the wait, which the close ends.
             if waiting.is_empty() && self.state.closing.load(Ordering::Acquire) {
                 return;
@@ -61,13 +68,13 @@ impl Gather {
             }
             busy = group.is_large();
             if alive && !group.is_empty() {
-                alive = self.send(group);
+                alive = self.send(group).await;
             }
         }
     }
 
     /// False when nothing of this replica is applied any more.
-    fn send(&mut self, group: Group) -> bool {
+    async fn send(&mut self, group: Group) -> bool {
         let Group {
             commands,
             blocks,
@@ -85,7 +92,7 @@ impl Gather {
                 self.number = entry.number;
                 self.outstanding.add(entry.number, told);
                 let number = entry.number;
-                let sent = self.entries.blocking_send(Sent { number, bytes });
+                let sent = self.entries.send(Sent { number, bytes }).await;
                 if sent.is_err() {
                     let error = Error::Unavailable("this replica writes nothing any more".into());
                     self.outstanding.refuse_all(&error);

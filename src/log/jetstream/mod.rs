@@ -6,6 +6,10 @@
 //!  (what waits)   entry              (R3)    (every replica's)
 //! ```
 //!
+//! Those that send are tasks among the sessions and jobs, those that read have a thread to
+//! themselves: an event wakes one thread on its way to the stream's socket, and one more
+//! on its way from there to whom it is for.
+//!
 //! What is sent is a group of commands and blocks, an *entry*, and what it does is decided
 //! where it is applied, by the entry and the store alone: so it is the same on every
 //! replica. Idempotency keys, compare-and-set and the fence against a replica that is
@@ -20,12 +24,14 @@
 
 mod applier;
 mod broken;
+mod collect;
 mod connect;
 mod entry;
 mod followed;
 mod gather;
 mod news;
 mod outstanding;
+mod own_thread;
 mod place;
 mod publisher;
 mod reading;
@@ -35,6 +41,7 @@ mod rules;
 mod simulation;
 mod tail;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,19 +49,23 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::sqlite::queue::Queue;
-use super::sqlite::{Files, tally, unavailable};
+use super::sqlite::{Files, State, tally, unavailable};
 use super::{Block, Command, Error, KNOWS, Log, OpenOptions, ReplicaNumber};
 use applier::Applier;
+use collect::Collect;
 use connect::{Absent, connect};
 pub use connect::{Access, Login, client};
 pub use followed::Followed;
 use gather::Gather;
 pub use news::News;
 use outstanding::Outstanding;
+use own_thread::OwnThread;
+use place::Place;
 use publisher::Publisher;
+use reading::Reading;
 use tail::{Tail, Takers};
 
-/// Entries on their way from the gathering thread to the connection.
+/// Entries on their way from where they are made to the connection.
 const HANDED_MAX: usize = 16;
 /// Entries that were read and not applied.
 const RECEIVED_MAX: usize = 1024;
@@ -143,22 +154,16 @@ impl Log {
         }
         let state = files.state.clone();
         let followed = Arc::new(Followed::new(sequence, last));
-        let from = (jetstream.clone(), stream);
-        let mut tail = Tail::new(from, identity, place, state.clone(), followed.clone());
-        let reading = match tokio::time::timeout(READ_WITHIN, tail.begin()).await {
-            Ok(Ok(reading)) => reading,
-            Ok(Err(broken)) => {
-                let (dir, stream) = (dir.display(), stream_name(&cluster.name));
-                let why = broken.advice(&stream);
-                return Err(Error::Unavailable(format!("cluster: {dir}: {why}")));
-            }
-            Err(_) => {
-                return Err(refused(
-                    &cluster,
-                    "it cannot be read: the lines before say why",
-                ));
-            }
-        };
+        let follower = OwnThread::start("log-applier")?;
+        let begun = begin(
+            cluster.clone(),
+            identity,
+            place,
+            state.clone(),
+            followed.clone(),
+            dir,
+        );
+        let (tail, reading) = follower.prepare(begun).await?;
         let origin = ulid::Ulid::generate().to_string();
         let outstanding = Arc::new(Outstanding::new());
         let (news_tx, mut news) = mpsc::unbounded_channel();
@@ -180,6 +185,12 @@ impl Log {
             me: None,
             has_joined: false,
             fenced: fenced.clone(),
+        };
+        let collect = Collect {
+            received,
+            state: state.clone(),
+            origin: origin.clone(),
+            sequence,
         };
         let gather = Gather {
             origin,
@@ -206,14 +217,15 @@ impl Log {
             news: news_tx,
             stopped: stopped.clone(),
         };
-        tokio::spawn(tail.run(reading, takers));
+        tokio::spawn(gather.run());
         tokio::spawn(async move {
             publisher.run(entries).await;
             stopped.cancel();
         });
         let threads = vec![
-            thread("log-gather", move || gather.run()),
-            thread("log-applier", move || applier.run(received)),
+            follower.run(async move {
+                tokio::join!(tail.run(reading, takers), applier.run(collect));
+            }),
             files.checkpoint,
         ];
         let log = Self::assemble(queue, files.state, files.readers, threads, files.lock, true);
@@ -251,6 +263,31 @@ impl Log {
                 fenced,
             },
         ))
+    }
+}
+
+/// Over a connection of its own, from where the file is.
+async fn begin(
+    cluster: ClusterOptions,
+    identity: String,
+    place: Place,
+    state: Arc<State>,
+    followed: Arc<Followed>,
+    dir: PathBuf,
+) -> Result<(Tail, Reading), Error> {
+    let (_, jetstream, stream) = connect(&cluster, Absent::Refused).await?;
+    let mut tail = Tail::new((jetstream, stream), identity, place, state, followed);
+    match tokio::time::timeout(READ_WITHIN, tail.begin()).await {
+        Ok(Ok(reading)) => Ok((tail, reading)),
+        Ok(Err(broken)) => {
+            let (dir, stream) = (dir.display(), stream_name(&cluster.name));
+            let why = broken.advice(&stream);
+            Err(Error::Unavailable(format!("cluster: {dir}: {why}")))
+        }
+        Err(_) => {
+            let why = "it cannot be read: the lines before say why";
+            Err(refused(&cluster, why))
+        }
     }
 }
 

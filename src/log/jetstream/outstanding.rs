@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
 
 use crate::log::Error;
 use crate::log::sqlite::group::Told;
@@ -25,7 +25,7 @@ pub(super) struct Progress {
 pub(super) struct Outstanding {
     waiting: Mutex<VecDeque<Waits>>,
     /// One of them has been applied.
-    fewer: Condvar,
+    fewer: Notify,
     progress: watch::Sender<Progress>,
 }
 
@@ -39,7 +39,7 @@ impl Outstanding {
     pub fn new() -> Self {
         Self {
             waiting: Mutex::default(),
-            fewer: Condvar::new(),
+            fewer: Notify::new(),
             progress: watch::Sender::default(),
         }
     }
@@ -58,11 +58,16 @@ impl Outstanding {
         self.waiting.lock().push_back(waits);
     }
 
-    /// Blocks until fewer than so many entries are on their way, or for so long.
-    pub fn until_fewer(&self, than: usize, limit: Duration) {
-        let until = Instant::now() + limit;
-        let mut waiting = self.waiting.lock();
-        while waiting.len() >= than && !self.fewer.wait_until(&mut waiting, until).timed_out() {}
+    /// Resolves once fewer than so many entries are on their way, or after so long. For
+    /// one waiter.
+    pub async fn until_fewer(&self, than: usize, limit: Duration) {
+        let fewer = async {
+            while self.waiting.lock().len() >= than {
+                self.fewer.notified().await;
+            }
+        };
+        // Late is well, too.
+        let _ = tokio::time::timeout(limit, fewer).await;
     }
 
     /// Who waits for an entry that has been applied, and since when.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rusqlite::Connection;
-use tokio::sync::mpsc;
 
 use super::execute::{Due, execute, insert_block};
 use super::group::Told;
@@ -148,13 +147,9 @@ impl Applied {
         last.or(self.imported).unwrap_or(before)
     }
 
-    /// The order is the contract: committed, then answers, then fan-out.
-    pub fn publish(
-        self,
-        state: &State,
-        told: Option<Told>,
-        committed: Option<&mpsc::Sender<Vec<Arc<Block>>>>,
-    ) {
+    /// The order is the contract: committed, then answers, then fan-out, which is its
+    /// caller's: of the blocks that this returns.
+    pub fn publish(self, state: &State, told: Option<Told>) -> Vec<Arc<Block>> {
         state.recent.extend(&self.blocks);
         state.tally.change(self.changes);
         let last = self.blocks.last().map(|block| block.position);
@@ -165,14 +160,9 @@ impl Applied {
             told.committed(self.outcomes, &self.left_out);
         }
         state.ends.tell(&self.blocks);
-        if let Some(committed) = committed
-            && !self.blocks.is_empty()
-        {
-            // No dispatcher is no reason not to commit.
-            let _ = committed.blocking_send(self.blocks);
-        }
         if self.due {
             state.credentials_due.notify_one();
         }
+        self.blocks
     }
 }

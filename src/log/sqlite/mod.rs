@@ -29,8 +29,8 @@ mod writer;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Block, BlockSource, Command, Error, Outcome, Position, ReplicaNumber};
+use super::{Block, BlockSource, Command, Error, Outcome, Position, ReplicaNumber, StreamId};
 use health::Health;
 use queue::Queue;
 pub use seek::Reached;
@@ -103,6 +103,8 @@ pub(in crate::log) struct State {
     credentials_due: tokio::sync::Notify,
     pub(in crate::log) stats: Stats,
     pub(in crate::log) tally: tally::Tally,
+    /// Whether somebody here waits for a stream's records. Nobody has said: somebody does.
+    pub(in crate::log) watched: OnceLock<Box<dyn Fn(StreamId) -> bool + Send + Sync>>,
 }
 
 /// An open store that nobody writes to yet.
@@ -133,6 +135,7 @@ impl Files {
             credentials_due: tokio::sync::Notify::new(),
             stats: Stats::default(),
             tally: tally::Tally::default(),
+            watched: OnceLock::new(),
         });
         let readers = reader::Pool::open(&path)?;
         Ok(Self {
@@ -232,6 +235,13 @@ impl Log {
     /// Why it is not healthy, if so.
     pub fn failing(&self) -> Option<&'static str> {
         self.shared.state.health.failing()
+    }
+
+    /// What others append to streams that nobody watches may be applied a little later, with
+    /// more of it. To be set once; before, all are watched.
+    pub fn set_watched(&self, watched: impl Fn(StreamId) -> bool + Send + Sync + 'static) {
+        // A second time changes nothing.
+        let _ = self.shared.state.watched.set(Box::new(watched));
     }
 
     pub fn stats(&self) -> &Stats {

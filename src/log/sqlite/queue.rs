@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::log::{BlockSource, Command, Error, Outcome};
 
@@ -18,7 +18,9 @@ const GATHER: Duration = Duration::from_micros(150);
 #[derive(Default)]
 pub(in crate::log) struct Queue {
     waiting: Mutex<Waiting>,
+    /// For a thread that takes, and for a task.
     more: Condvar,
+    arrived: Notify,
 }
 
 /// In the order in which it came, which is the order in which it is committed.
@@ -57,14 +59,19 @@ impl Waiting {
 impl Queue {
     pub fn push_source(&self, source: Arc<dyn BlockSource>) {
         self.waiting.lock().push(Item::Source(source));
-        self.more.notify_one();
+        self.tell();
     }
 
     pub fn push_command(&self, command: Command, answer: Answer) {
         self.waiting
             .lock()
             .push(Item::Command(Box::new(command), answer));
+        self.tell();
+    }
+
+    fn tell(&self) {
         self.more.notify_one();
+        self.arrived.notify_one();
     }
 
     /// What there was no room for: it goes before what has come since.
@@ -92,7 +99,7 @@ impl Queue {
 
     pub fn wake(&self) {
         self.waiting.lock().woken = true;
-        self.more.notify_one();
+        self.tell();
     }
 
     /// Everything that waits; blocks while there is nothing, unless woken. When
@@ -108,6 +115,19 @@ impl Queue {
             self.more.wait(&mut waiting);
         }
         waiting.drain()
+    }
+
+    /// Everything that waits, once there is something or it is woken.
+    pub async fn taken(&self) -> Waiting {
+        loop {
+            {
+                let mut waiting = self.waiting.lock();
+                if !waiting.is_empty() || waiting.woken {
+                    return waiting.drain();
+                }
+            }
+            self.arrived.notified().await;
+        }
     }
 
     /// Everything that waits now.

@@ -85,7 +85,11 @@ impl Writer {
                 stats.commit_records.observe(f64::from(group.records()));
                 self.tail = applied.tail(self.tail);
                 self.state.health.set(Part::Commit, true);
-                applied.publish(&self.state, Some(group.told), Some(&self.committed));
+                let blocks = applied.publish(&self.state, Some(group.told));
+                if !blocks.is_empty() {
+                    // No dispatcher is no reason not to commit.
+                    let _ = self.committed.blocking_send(blocks);
+                }
                 true
             }
             Err(error) => {
