@@ -21,6 +21,7 @@ const CRDS: [(&str, &[&str]); 5] = [
     (
         "sigs.k8s.io/gateway-api@v1.6.3",
         &[
+            "config/crd/standard/gateway.networking.k8s.io_backendtlspolicies.yaml",
             "config/crd/standard/gateway.networking.k8s.io_grpcroutes.yaml",
             "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml",
         ],
@@ -107,28 +108,15 @@ static VENV: LazyLock<PathBuf> = LazyLock::new(|| {
     })
 });
 static ALL_SCHEMAS: LazyLock<PathBuf> = LazyLock::new(|| {
-    let versions: Vec<_> = CRDS
-        .iter()
-        .filter_map(|(module, _)| module.rsplit_once('@'))
-        .map(|(_, version)| version)
-        .collect();
+    let of = CRDS.iter().map(|(module, files)| {
+        let (_, version) = module.rsplit_once('@').expect("a version");
+        format!("-{version}x{}", files.len())
+    });
     let (_, kubernetes) = SCHEMAS.split_once("==").unwrap();
-    cached(
-        &format!("schemas-{kubernetes}-{}", versions.join("-")),
-        |into| {
-            let mut files = Vec::new();
-            for (module, paths) in CRDS {
-                let mut go = Command::new("go");
-                let output = go.args(["mod", "download", "-json", module]).output();
-                let output = output.expect("go is on the PATH");
-                assert!(output.status.success(), "{module}: {}", said(&output));
-                let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-                let dir = Path::new(answer["Dir"].as_str().expect("a folder"));
-                files.extend(paths.iter().map(|path| dir.join(path)));
-            }
-            run(python("schemas.py").arg(into).args(files));
-        },
-    )
+    let name = format!("schemas-{kubernetes}{}", of.collect::<String>());
+    cached(&name, |into| {
+        run(python("schemas.py").arg(into).args(custom_resources()));
+    })
 });
 static POD_SECURITY: LazyLock<PathBuf> = LazyLock::new(|| {
     let sources = Path::new(SOURCES).join("podsecurity");
@@ -144,6 +132,21 @@ static POD_SECURITY: LazyLock<PathBuf> = LazyLock::new(|| {
     });
     bin.join("podsecurity")
 });
+
+/// The files with the definitions of custom resources, in Go's own cache.
+pub fn custom_resources() -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for (module, paths) in CRDS {
+        let mut go = Command::new("go");
+        let output = go.args(["mod", "download", "-json", module]).output();
+        let output = output.expect("go is on the PATH");
+        assert!(output.status.success(), "{module}: {}", said(&output));
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let dir = Path::new(answer["Dir"].as_str().expect("a folder"));
+        files.extend(paths.iter().map(|path| dir.join(path)));
+    }
+    files
+}
 
 /// A script of `tests/chart`.
 pub fn python(script: &str) -> Command {

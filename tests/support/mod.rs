@@ -16,6 +16,7 @@ pub mod host;
 pub mod jaeger;
 pub mod jobs;
 pub mod link;
+pub mod matrix;
 pub mod mounted;
 pub mod nats;
 pub mod pki;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use super::buf::{run, said};
-use super::helm::{cached, helm};
+use super::helm::{cached, custom_resources, helm};
 
 const VERSION: &str = "v1.37.2";
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/chart/plane");
@@ -122,6 +122,21 @@ impl Plane {
             assert!(began.elapsed().as_secs() < 120, "{}\n{log}", said(&output));
             std::thread::sleep(super::LOOK_AGAIN);
         }
+    }
+
+    /// Makes the custom resources known that the chart has objects of, by a chart that has
+    /// nothing else.
+    pub fn define_custom_resources(&self) {
+        let chart = self.dir.path().join("definitions");
+        let into = chart.join("crds");
+        std::fs::create_dir_all(&into).unwrap();
+        let about = "apiVersion: v2\nname: definitions\nversion: 1.0.0\n";
+        std::fs::write(chart.join("Chart.yaml"), about).unwrap();
+        for file in custom_resources() {
+            std::fs::copy(&file, into.join(file.file_name().unwrap())).unwrap();
+        }
+        let place = chart.to_str().unwrap();
+        run(&mut self.helm(&["install", "definitions", place, "--create-namespace"]));
     }
 
     pub fn helm(&self, args: &[&str]) -> Command {
