@@ -142,8 +142,6 @@ fn what_cannot_be_is_refused_in_words() {
             "persistence.enabled=false,persistence.existingClaim=a",
             "existingClaim",
         ),
-        ("service.nodePort=30000", "service.nodePort"),
-        ("service.adminPort=7777", "are the same"),
         // The schema's own words.
         (
             "config.limits.heartbeat_interval=1",

@@ -200,6 +200,27 @@ fn what_does_not_go_together_in_a_cell_is_refused_with_what_to_set() {
     }
 }
 
+/// Or a replica that comes back has nobody: clients dial once, and stay where they are.
+#[test]
+fn connections_of_a_cell_have_an_age_unless_another_is_said() {
+    let age = |more: &str| {
+        let all = set(&format!("{THREE}{more}"));
+        let file = configuration(&all).to_owned();
+        let line = file
+            .lines()
+            .find_map(|line| line.strip_prefix("connection_age_max_sec = "));
+        line.map(str::to_owned)
+    };
+    assert_eq!(age("").as_deref(), Some("3600"));
+    assert_eq!(age(",config.limits=null").as_deref(), Some("3600"));
+    let own = ",config.limits.connection_age_max_sec=0";
+    assert_eq!(age(own).as_deref(), Some("0"));
+    assert_eq!(
+        age(",replicas=1,cluster.nats.url=,cluster.nats.existingSecret="),
+        None
+    );
+}
+
 /// An upgrade would else go back to what the values say, and the autoscaler away from it.
 #[test]
 fn who_scales_alone_says_how_many_replicas_there_are() {

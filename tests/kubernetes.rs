@@ -152,6 +152,69 @@ fn a_cell_is_installed_upgraded_rolled_back_and_removed_and_no_pod_turns_into_on
     assert_eq!(ok(&plane, &["list", "--short"]).trim(), "");
 }
 
+/// It began anew without a word: with another stream, and volumes that its replicas refuse.
+#[test]
+#[ignore = "builds etcd and the API server with Go where they are not in the cache: minutes"]
+fn an_upgrade_that_would_leave_the_cell_is_refused_unless_it_says_which() {
+    let plane = Plane::start();
+    let cell = "replicas=3,cluster.nats.url=nats://nats:4222";
+    ok(
+        &plane,
+        &[
+            "install",
+            "arcpd",
+            CHART,
+            "--set",
+            cell,
+            "--create-namespace",
+        ],
+    );
+    let upgrade = |more: &str| {
+        let values = format!("{cell},{more}");
+        let args = ["upgrade", "arcpd", CHART, "--set", &values];
+        plane.helm(&args).output().unwrap()
+    };
+    for more in [
+        "cluster.name=green",
+        "cluster.name=green,cluster.replaces=blue",
+    ] {
+        let refused = upgrade(more);
+        assert!(!refused.status.success(), "{more}");
+        let why = said(&refused);
+        let words = "this release is the cell arcpd, and as green it would have another stream";
+        assert!(why.contains(words), "{why}");
+        assert!(why.contains("Set cluster.name to arcpd"), "{why}");
+    }
+    let name = || {
+        let file = field(&live(&plane), "ConfigMap", "arcpd", "/data/arcpd.toml");
+        let file = file.as_str().unwrap().to_owned();
+        let line = file.lines().find(|line| line.starts_with("name = "));
+        line.unwrap().to_owned()
+    };
+    assert_eq!(name(), r#"name = "arcpd""#);
+    // The same name, said or not.
+    ok(
+        &plane,
+        &[
+            "upgrade",
+            "arcpd",
+            CHART,
+            "--set",
+            &format!("{cell},cluster.name=arcpd"),
+        ],
+    );
+    let knowingly = upgrade("cluster.name=green,cluster.replaces=arcpd");
+    assert!(knowingly.status.success(), "{}", said(&knowingly));
+    assert_eq!(name(), r#"name = "green""#);
+    // What was said for that upgrade is no leave for the next.
+    let back = upgrade("cluster.replaces=arcpd");
+    assert!(
+        said(&back).contains("this release is the cell green"),
+        "{}",
+        said(&back)
+    );
+}
+
 /// Or the server would not have been asked.
 #[test]
 #[ignore = "builds etcd and the API server with Go where they are not in the cache: minutes"]

@@ -77,7 +77,7 @@ impl Plane {
                 "RBAC",
             ])
             .args(["--service-account-issuer", "https://kubernetes.default.svc"])
-            .args(["--service-cluster-ip-range", "10.0.0.0/24"])
+            .args(["--service-cluster-ip-range", "10.0.0.0/24,fd00::/112"])
             // Without a controller there are no accounts for pods to have.
             .args(["--disable-admission-plugins", "ServiceAccount"])
             .arg("--cert-dir")

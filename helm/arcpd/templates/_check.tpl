@@ -27,11 +27,33 @@
 {{- if and $v.persistence.existingClaim (not $v.persistence.enabled) }}
 {{- fail "\n\npersistence.existingClaim: there is a claim, but persistence.enabled is false." }}
 {{- end }}
-{{- if and $v.service.nodePort (eq $v.service.type "ClusterIP") }}
-{{- fail "\n\nservice.nodePort is for service.type NodePort or LoadBalancer." }}
+{{- include "arcpd.checkService" . }}
 {{- end }}
-{{- if eq (int $v.service.port) (int $v.service.adminPort) }}
-{{- fail "\n\nservice.port and service.adminPort are the same; clients and probes need ports of their own." }}
+
+{{/* What the API server would refuse, or what would be there and do nothing. */}}
+{{- define "arcpd.checkService" -}}
+{{- $service := .Values.service }}
+{{- $ports := .Values.containerPorts }}
+{{- if eq (int $ports.grpc) (int $ports.admin) }}
+{{- fail "\n\ncontainerPorts.grpc and containerPorts.admin are the same; clients and probes need ports of their own." }}
+{{- end }}
+{{- range $key := list "nodePort" "externalTrafficPolicy" }}
+{{- if and (get $service $key) (eq $service.type "ClusterIP") }}
+{{- fail (printf "\n\nservice.%s is for service.type NodePort or LoadBalancer." $key) }}
+{{- end }}
+{{- end }}
+{{- range $key := list "loadBalancerClass" "loadBalancerSourceRanges" }}
+{{- if and (get $service $key) (ne $service.type "LoadBalancer") }}
+{{- fail (printf "\n\nservice.%s is for service.type LoadBalancer, and it is %s: it would bound nobody." $key $service.type) }}
+{{- end }}
+{{- end }}
+{{- $families := default list $service.ipFamilies }}
+{{- $policy := default "SingleStack" $service.ipFamilyPolicy }}
+{{- if and (gt (len $families) 1) (eq $policy "SingleStack") }}
+{{- fail "\n\nservice.ipFamilies are two: set service.ipFamilyPolicy to PreferDualStack or RequireDualStack." }}
+{{- end }}
+{{- if and (or (has "IPv6" $families) (ne $policy "SingleStack")) (ne .Values.bindAddress "[::]") }}
+{{- fail "\n\nservice: its addresses would be of IPv6, where the process does not listen: set bindAddress to \"[::]\", which takes IPv4 too." }}
 {{- end }}
 {{- end }}
 

@@ -30,6 +30,7 @@
 {{- fail (printf "\n\npodDisruptionBudget.maxUnavailable is %d of %d replicas: all of them could be away at once. Leave it at 1." (int $away) $fewest) }}
 {{- end }}
 {{- include "arcpd.checkKind" . }}
+{{- include "arcpd.checkCellName" . }}
 {{- end }}
 
 {{/* Never says a URL: somebody may have put a password there. */}}
@@ -62,6 +63,17 @@ turn into the other). Seen where the cluster can be asked; without, the API serv
 {{- fail "\n\nThis release is a cell, and without cluster.nats.url it would be one process with a store of its own, which refuses a replica's. Set cluster.nats.url; to move what is there, see \"From one pod to a cell\" in docs/kubernetes.md." }}
 {{- else if and (eq $was "OrderedReady") (include "arcpd.isCell" .) }}
 {{- fail "\n\nThis release is one pod with a store of its own, which a cell refuses. Install the cell as another release and move what is there: \"From one pod to a cell\" in docs/kubernetes.md." }}
+{{- end }}
+{{- end }}
+
+{{/* Another name is another stream, which begins empty. Seen where the cluster can be asked, in the configuration that
+is installed. */}}
+{{- define "arcpd.checkCellName" -}}
+{{- $there := lookup "v1" "ConfigMap" .Release.Namespace (include "arcpd.fullname" .) | default dict }}
+{{- $was := regexFind "(?m)^name = \"[-_a-zA-Z0-9]+\"$" (dig "data" "arcpd.toml" "" $there) | trimPrefix "name = \"" | trimSuffix "\"" }}
+{{- $name := include "arcpd.cellName" . }}
+{{- if and $was (include "arcpd.isCell" .) (ne $was $name) (ne $was .Values.cluster.replaces) }}
+{{- fail (printf "\n\ncluster.name: this release is the cell %s, and as %s it would have another stream at NATS, without any of the sessions and jobs of %s; its replicas' volumes are of %s and would be refused. Set cluster.name to %s. To begin anew knowingly set cluster.replaces to %s, and see \"Another name\" in docs/kubernetes.md." $was $name $was $was $was $was) }}
 {{- end }}
 {{- end }}
 

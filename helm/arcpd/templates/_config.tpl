@@ -5,8 +5,8 @@ decimal point, which is not an integer.
 {{- define "arcpd.config" -}}
 {{- $v := .Values }}
 {{- $file := deepCopy $v.config }}
-{{- $_ := set $file "listen" (printf "%s:%d" $v.bindAddress (int $v.service.port)) }}
-{{- $_ := set $file "admin_listen" (printf "%s:%d" $v.bindAddress (int $v.service.adminPort)) }}
+{{- $_ := set $file "listen" (printf "%s:%d" $v.bindAddress (int $v.containerPorts.grpc)) }}
+{{- $_ := set $file "admin_listen" (printf "%s:%d" $v.bindAddress (int $v.containerPorts.admin)) }}
 {{- $_ := set $file "data_dir" "/var/lib/arcpd/store" }}
 {{- $_ := set $file "tokens_file" "/etc/arcpd/tokens/tokens" }}
 {{- if $v.tls.enabled }}
@@ -29,6 +29,11 @@ decimal point, which is not an integer.
 {{- $_ := set $file "credentials" $credentials }}
 {{- if include "arcpd.isCell" . }}
 {{- $_ := set $file "cluster" (merge (include "arcpd.cellSettings" . | fromYaml) (default dict $file.cluster)) }}
+{{- end }}
+{{- $limits := default dict $file.limits }}
+{{- if and (include "arcpd.isCell" .) (kindIs "invalid" $limits.connection_age_max_sec) }}
+{{- /* Or a replica that comes back has no sessions until others lose theirs. */}}
+{{- $_ := set $file "limits" (set $limits "connection_age_max_sec" 3600) }}
 {{- end }}
 {{- range $key, $value := $file }}
 {{- if not (or (kindIs "map" $value) (kindIs "invalid" $value)) }}

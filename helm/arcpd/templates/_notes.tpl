@@ -5,6 +5,8 @@
 {{- $secret := include "arcpd.tokensSecret" . -}}
 {{- $key := .Values.auth.existingSecret | empty | ternary "token" .Values.auth.tokenKey -}}
 {{- $port := int .Values.service.port -}}
+{{- /* Whoever asks from a machine may not have its port 443. */ -}}
+{{- $local := int .Values.containerPorts.grpc -}}
 arcpd {{ .Chart.AppVersion }} is called {{ $name }} in namespace {{ $ns }}.
 {{- if include "arcpd.isCell" . }}
 It is a cell: its replicas share the stream ARCP_LOG_{{ include "arcpd.cellName" . }}, and any of them takes any client and any agent host.
@@ -19,11 +21,11 @@ Wait for it, and ask it from here:
 
   kubectl rollout status --namespace {{ $ns }} statefulset/{{ $name }}
   export ARCPD_TOKEN=$(kubectl get secret --namespace {{ $ns }} {{ $secret }} -o jsonpath='{.data.{{ $key | replace "." "\\." }}}' | base64 -d)
-  kubectl port-forward --namespace {{ $ns }} service/{{ $name }} {{ $port }}:{{ $port }} &
+  kubectl port-forward --namespace {{ $ns }} service/{{ $name }} {{ $local }}:{{ $port }} &
 {{- if .Values.tls.enabled }}
-  grpcurl -insecure {{ if .Values.tls.clientCA.existingSecret }}-cert client.crt -key client.key {{ end }}-H "authorization: Bearer $ARCPD_TOKEN" 127.0.0.1:{{ $port }} arcp.v1.JobService/ListJobs
+  grpcurl -insecure {{ if .Values.tls.clientCA.existingSecret }}-cert client.crt -key client.key {{ end }}-H "authorization: Bearer $ARCPD_TOKEN" 127.0.0.1:{{ $local }} arcp.v1.JobService/ListJobs
 {{- else }}
-  grpcurl -plaintext -H "authorization: Bearer $ARCPD_TOKEN" 127.0.0.1:{{ $port }} arcp.v1.JobService/ListJobs
+  grpcurl -plaintext -H "authorization: Bearer $ARCPD_TOKEN" 127.0.0.1:{{ $local }} arcp.v1.JobService/ListJobs
 {{- end }}
 
 {{- if and .Values.test.enabled (not .Values.tls.clientCA.existingSecret) }}

@@ -55,10 +55,10 @@ containers:
       {{- end }}
     ports:
       - name: grpc
-        containerPort: {{ int .Values.service.port }}
+        containerPort: {{ int .Values.containerPorts.grpc }}
       - name: admin
-        containerPort: {{ int .Values.service.adminPort }}
-    {{- $admin := int .Values.service.adminPort }}
+        containerPort: {{ int .Values.containerPorts.admin }}
+    {{- $admin := int .Values.containerPorts.admin }}
     {{- $period := int .Values.probes.periodSec }}
     startupProbe:
       grpc:
