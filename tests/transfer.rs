@@ -383,6 +383,55 @@ async fn an_export_of_a_cell_that_is_not_there_is_refused_and_makes_none() {
     done(arcpd("export", &at("e4"), &kept, None));
 }
 
+/// A volume for backups was full one night.
+#[tokio::test]
+async fn an_export_removes_older_ones_but_for_those_that_are_to_be_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let runtime = start(&at("a"), None);
+    assert!(runtime.terminate().await.success());
+    let export = |name: &str, keep: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_arcpd"));
+        command.arg("export").arg(at(name)).arg("--data-dir");
+        command
+            .arg(at("a"))
+            .args(["--keep", keep])
+            .output()
+            .unwrap()
+    };
+    // What is no export, what is called otherwise, and what others may be writing.
+    std::fs::write(at("notes.arcpd"), "of mine\n").unwrap();
+    done(arcpd("export", &at("other.file"), &at("a"), None));
+    std::fs::write(at("now.arcpd.partial"), "").unwrap();
+    let killed = std::fs::File::create(at("killed.arcpd.partial")).unwrap();
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(25 * 3600);
+    killed.set_modified(long_ago).unwrap();
+
+    // By when they were written, not by their names.
+    for name in ["c.arcpd", "b.arcpd", "a.arcpd"] {
+        let said = done(export(name, "2"));
+        assert_eq!(said.contains("removed"), name != "b.arcpd", "{said}");
+    }
+    for (name, there) in [
+        ("c.arcpd", false),
+        ("b.arcpd", true),
+        ("a.arcpd", true),
+        ("notes.arcpd", true),
+        ("other.file", true),
+        ("now.arcpd.partial", true),
+        ("killed.arcpd.partial", false),
+    ] {
+        assert_eq!(at(name).exists(), there, "{name}");
+    }
+    // Nothing is removed for an export that was not made.
+    refused(export("a.arcpd", "1"));
+    assert!(at("b.arcpd").exists());
+    let why = refused(export("d.arcpd", "0"));
+    assert!(why.contains("--keep <NUMBER>"), "{why}");
+    done(export("d.arcpd", "1"));
+    assert!(at("d.arcpd").exists() && !at("a.arcpd").exists() && !at("b.arcpd").exists());
+}
+
 /// A store was left behind, and the next import into the directory was refused for it.
 #[tokio::test]
 async fn an_import_that_cannot_join_the_cell_leaves_the_directory_as_it_was() {

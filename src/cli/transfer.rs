@@ -1,5 +1,6 @@
 //! A store as one file: for a backup, and for a move into a cell and back.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -34,6 +35,10 @@ pub(super) struct Export {
     /// that is lost.
     #[arg(long)]
     offline: bool,
+    /// Then remove older exports beside it whose names end like its own, but for so many of
+    /// the newest, this one among them.
+    #[arg(long, value_name = "NUMBER")]
+    keep: Option<NonZeroUsize>,
 }
 
 #[derive(clap::Args)]
@@ -65,6 +70,11 @@ impl Export {
                 "arcpd: {} replicas are in the cell: what they write from now on is not in it",
                 exported.others
             );
+        }
+        if let Some(keep) = self.keep {
+            for gone in transfer::prune(&self.file, keep)? {
+                eprintln!("arcpd: removed {}", gone.display());
+            }
         }
         Ok(())
     }

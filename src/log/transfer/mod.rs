@@ -15,10 +15,12 @@
 mod export;
 mod format;
 mod import;
+mod prune;
 mod stage;
 
 pub use export::{Exported, export};
 pub use import::import;
+pub use prune::prune;
 
 /// What a file has of each table.
 pub type Counts = std::collections::BTreeMap<String, u64>;
