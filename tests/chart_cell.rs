@@ -18,6 +18,13 @@ fn set(values: &str) -> Vec<Value> {
     objects(&rendered(&["--set", values]))
 }
 
+/// What is said instead of rendering.
+fn refused(values: &str) -> String {
+    let output = template(&newest(), &["--set", values]);
+    assert!(!output.status.success(), "{values} was taken");
+    said(&output)
+}
+
 fn has(objects: &[Value], kind: &str) -> bool {
     objects.iter().any(|object| object["kind"] == kind)
 }
@@ -219,6 +226,50 @@ fn connections_of_a_cell_have_an_age_unless_another_is_said() {
         age(",replicas=1,cluster.nats.url=,cluster.nats.existingSecret="),
         None
     );
+}
+
+#[test]
+fn a_cell_is_backed_up_to_a_volume_that_outlives_it() {
+    let all = set(&format!(
+        "{THREE},backup.enabled=true,backup.keep=3,networkPolicy.nats[0].podSelector.matchLabels.a=b"
+    ));
+    let job = &object(&all, "CronJob", "arcpd-backup")["spec"];
+    assert_eq!(job["concurrencyPolicy"], "Forbid");
+    let template = &job["jobTemplate"]["spec"]["template"];
+    let container = &template["spec"]["containers"][0];
+    let args = container["args"].as_array().unwrap();
+    assert!(args.contains(&json!("--keep=3")), "{args:?}");
+    // What it shows to the servers is what a replica shows.
+    let replica = &stateful_set(&all)["template"]["spec"]["volumes"];
+    let login = |volumes: &Value| {
+        let volumes = volumes.as_array().unwrap();
+        let found = volumes.iter().find(|volume| volume["name"] == "nats-login");
+        found.expect("a login").clone()
+    };
+    assert_eq!(login(&template["spec"]["volumes"]), login(replica));
+
+    let claim = object(&all, "PersistentVolumeClaim", "arcpd-backup");
+    let policy = &claim["metadata"]["annotations"]["helm.sh/resource-policy"];
+    assert_eq!(policy, "keep");
+    // Not one of those that are removed with the replicas' own, nor a pod of the Services.
+    let labels = &claim["metadata"]["labels"];
+    let mine = &stateful_set(&all)["selector"]["matchLabels"];
+    let component = "app.kubernetes.io/component";
+    assert_ne!(labels[component], mine[component]);
+    assert_ne!(template["metadata"]["labels"][component], mine[component]);
+
+    let of = |name: &str| object(&all, "NetworkPolicy", name)["spec"].clone();
+    let (policy, replicas) = (of("arcpd-backup"), of("arcpd"));
+    assert_eq!(policy["egress"], replicas["egress"]);
+    for (key, value) in policy["podSelector"]["matchLabels"].as_object().unwrap() {
+        assert_eq!(&template["metadata"]["labels"][key], value, "{key}");
+    }
+    let own = set(&format!(
+        "{THREE},backup.enabled=true,backup.existingClaim=a"
+    ));
+    assert!(!has(&own, "PersistentVolumeClaim"));
+    let one = refused("backup.enabled=true");
+    assert!(one.contains("take snapshots of its volume"), "{one}");
 }
 
 /// An upgrade would else go back to what the values say, and the autoscaler away from it.

@@ -102,11 +102,12 @@ fn a_credentials_file_is_read_where_it_is_mounted() {
     );
 }
 
+/// And removes what is more than is to be kept.
 #[tokio::test]
 async fn the_job_of_the_backup_example_writes_what_a_running_cell_has() {
     let nats = Nats::single();
     let url = format!("cluster.nats.url={}", nats.url());
-    let own = "cluster.replication=1,config.demo_agents=true";
+    let own = "cluster.replication=1,config.demo_agents=true,backup.keep=1";
     let example = format!("{CHART}/examples/backup.yaml");
     let args = ["--values", &example, "--set", &url, "--set", own];
     let cell = Mounted::new(&args, &[("nats-login", "password", PASSWORD)]);
@@ -127,6 +128,7 @@ async fn the_job_of_the_backup_example_writes_what_a_running_cell_has() {
         assert!(said(&exported).contains(jobs), "{}", said(&exported));
         assert!(cell.path(&format!("backup/{night}.arcpd")).exists());
     }
+    assert!(!cell.path("backup/monday.arcpd").exists());
 }
 
 #[tokio::test]

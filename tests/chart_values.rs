@@ -521,6 +521,12 @@ fn the_notes_say_only_what_there_is() {
         plain.contains("helm test --namespace agents arcpd"),
         "{plain}"
     );
+    let cell = notes("replicas=3,cluster.nats.url=nats://a,containerPorts.admin=9090");
+    assert!(
+        cell.contains("port-forward --namespace agents pod/arcpd-0 9090:9090"),
+        "{cell}"
+    );
+    assert!(!plain.contains("pod/arcpd-0"), "{plain}");
     let mutual = notes(
         "tls.enabled=true,tls.existingSecret=a,tls.clientCA.existingSecret=b,\
          auth.existingSecret=c,auth.tokenKey=admin.token",

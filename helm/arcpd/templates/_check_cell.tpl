@@ -23,6 +23,9 @@
 {{- else if or $nats.existingSecret $nats.tls.ca.existingSecret $nats.tls.clientCertificate.existingSecret }}
 {{- fail "\n\ncluster.nats: there is a secret, but cluster.nats.url is empty: set it to the servers, as in nats://nats.nats.svc:4222." }}
 {{- end }}
+{{- if and $v.backup.enabled (not $nats.url) }}
+{{- fail "\n\nbackup.enabled needs a cell, whose log another process can read. The store of one pod is that pod's alone: take snapshots of its volume (docs/kubernetes.md, \"Back up\")." }}
+{{- end }}
 {{- $away := $v.podDisruptionBudget.maxUnavailable }}
 {{- $scaled := or $v.autoscaling.hpa.enabled $v.autoscaling.keda.enabled }}
 {{- $fewest := ternary $v.autoscaling.minReplicas $v.replicas $scaled | int }}

@@ -7,6 +7,7 @@
 {{- $port := int .Values.service.port -}}
 {{- /* Whoever asks from a machine may not have its port 443. */ -}}
 {{- $local := int .Values.containerPorts.grpc -}}
+{{- $admin := int .Values.containerPorts.admin -}}
 arcpd {{ .Chart.AppVersion }} is called {{ $name }} in namespace {{ $ns }}.
 {{- if include "arcpd.isCell" . }}
 It is a cell: its replicas share the stream ARCP_LOG_{{ include "arcpd.cellName" . }}, and any of them takes any client and any agent host.
@@ -26,6 +27,14 @@ Wait for it, and ask it from here:
   grpcurl -insecure {{ if .Values.tls.clientCA.existingSecret }}-cert client.crt -key client.key {{ end }}-H "authorization: Bearer $ARCPD_TOKEN" 127.0.0.1:{{ $local }} arcp.v1.JobService/ListJobs
 {{- else }}
   grpcurl -plaintext -H "authorization: Bearer $ARCPD_TOKEN" 127.0.0.1:{{ $local }} arcp.v1.JobService/ListJobs
+{{- end }}
+
+{{- if include "arcpd.isCell" . }}
+
+That is some replica. One of them, and what it knows of the others:
+
+  kubectl port-forward --namespace {{ $ns }} pod/{{ $name }}-0 {{ $admin }}:{{ $admin }} &
+  curl -s 127.0.0.1:{{ $admin }}/metrics | grep ^arcpd_cluster_
 {{- end }}
 
 {{- if and .Values.test.enabled (not .Values.tls.clientCA.existingSecret) }}
