@@ -265,9 +265,21 @@ fn a_cell_is_backed_up_to_a_volume_that_outlives_it() {
         assert_eq!(&template["metadata"]["labels"][key], value, "{key}");
     }
     let own = set(&format!(
-        "{THREE},backup.enabled=true,backup.existingClaim=a"
+        "{THREE},backup.enabled=true,backup.existingClaim=a,config.cluster.tls_ca_file=/ca/ca.crt,\
+         extraVolumes[0].name=ca,extraVolumes[0].configMap.name=ca,\
+         extraVolumeMounts[0].name=ca,extraVolumeMounts[0].mountPath=/ca"
     ));
     assert!(!has(&own, "PersistentVolumeClaim"));
+    // The files that its configuration names.
+    let pod = pod(object(&own, "CronJob", "arcpd-backup")).unwrap();
+    for list in [&pod["volumes"], &pod["containers"][0]["volumeMounts"]] {
+        assert!(
+            list.as_array()
+                .unwrap()
+                .iter()
+                .any(|item| item["name"] == "ca")
+        );
+    }
     let one = refused("backup.enabled=true");
     assert!(one.contains("take snapshots of its volume"), "{one}");
 }

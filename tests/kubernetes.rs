@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use support::buf::said;
-use support::helm::CHART;
+use support::helm::{CHART, object};
 use support::matrix::matrix;
 use support::plane::Plane;
 
@@ -141,6 +141,18 @@ fn a_cell_is_installed_upgraded_rolled_back_and_removed_and_no_pod_turns_into_on
     assert_eq!(hpa, json!("arcpd"));
     let backup = format!("{CHART}/examples/backup.yaml");
     ok(&plane, &["upgrade", "arcpd", CHART, "--values", &backup]);
+    // Nobody has told this server of KEDA: nothing is done by half.
+    let keda =
+        format!("{cell},autoscaling.keda.enabled=true,autoscaling.keda.serverAddress=http://p");
+    let without = plane
+        .helm(&["upgrade", "arcpd", CHART, "--set", &keda])
+        .output();
+    let why = said(&without.unwrap());
+    assert!(
+        why.contains(r#"no matches for kind "ScaledObject""#),
+        "{why}"
+    );
+    object(&live(&plane), "PersistentVolumeClaim", "arcpd-backup");
     // With nothing said at all Helm takes what was said before.
     let defaults = ["upgrade", "arcpd", CHART, "--reset-values"];
     let refused = said(&plane.helm(&defaults).output().unwrap());
@@ -149,6 +161,13 @@ fn a_cell_is_installed_upgraded_rolled_back_and_removed_and_no_pod_turns_into_on
     ok(&plane, &["rollback", "arcpd", "1"]);
     assert_eq!(of(&live(&plane), GRACE), json!(35));
     ok(&plane, &["uninstall", "arcpd"]);
+    // The backups have outlived it, and the next one goes on with them.
+    ok(&plane, &["install", "arcpd", CHART, "--values", &backup]);
+    let left = ok(&plane, &["uninstall", "arcpd"]);
+    assert!(
+        left.contains("[PersistentVolumeClaim] arcpd-backup"),
+        "{left}"
+    );
     assert_eq!(ok(&plane, &["list", "--short"]).trim(), "");
 }
 
