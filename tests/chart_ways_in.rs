@@ -163,7 +163,7 @@ fn a_gateway_speaks_tls_to_pods_that_serve_it() {
     assert_eq!(targets, routed);
     let trusted = json!([{ "group": "", "kind": "ConfigMap", "name": "internal-ca" }]);
     assert_eq!(policy["validation"]["caCertificateRefs"], trusted);
-    // Envoy Gateway took HTTP/2 by ALPN for "https", and no WebSocket came through.
+    // For "https" Envoy Gateway takes what ALPN gives it: HTTP/2, without an upgrade.
     let web = &service(&all, "arcpd-web")["ports"][0];
     assert_eq!(web["appProtocol"], "kubernetes.io/wss");
     // One of the names of the chart's own certificate.
