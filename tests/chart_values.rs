@@ -527,6 +527,24 @@ fn the_notes_say_only_what_there_is() {
         "{cell}"
     );
     assert!(!plain.contains("pod/arcpd-0"), "{plain}");
+    assert!(!plain.contains("From outside"), "{plain}");
+    let open = notes(
+        "ingress.enabled=true,ingress.host=a.example,service.type=LoadBalancer,gateway.enabled=true,\
+         gateway.parentRefs[0].name=public,gateway.hostnames={b.example},gateway.grpcHostnames={c.example}",
+    );
+    for line in [
+        "gRPC       a.example:443",
+        "WebSocket  wss://a.example/arcp",
+        "gRPC       b.example, by the gateway public",
+        "WebSocket  b.example/arcp",
+        "gRPC       c.example, by the gateway public",
+        "kubectl get service --namespace agents arcpd     # LoadBalancer",
+    ] {
+        assert!(
+            open.lines().any(|found| found == format!("  {line}")),
+            "{open}"
+        );
+    }
     let mutual = notes(
         "tls.enabled=true,tls.existingSecret=a,tls.clientCA.existingSecret=b,\
          auth.existingSecret=c,auth.tokenKey=admin.token",

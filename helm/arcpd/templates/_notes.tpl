@@ -17,6 +17,12 @@ Inside the cluster:
 
   gRPC       {{ $name }}.{{ $ns }}.svc:{{ $port }}{{ if .Values.tls.enabled }} (TLS){{ end }}
   WebSocket  {{ ternary "wss" "ws" .Values.tls.enabled }}://{{ $name }}.{{ $ns }}.svc:{{ $port }}/arcp
+{{- with include "arcpd.outside" . | trim }}
+
+From outside:
+
+  {{ . | nindent 2 | trim }}
+{{- end }}
 
 Wait for it, and ask it from here:
 
@@ -54,5 +60,25 @@ persistence.enabled is false. Nothing is lost with a pod, but each new one reads
 {{- else }}
 WARNING: persistence.enabled is false. Jobs, sessions and events are lost with the pod.
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Where it is reached by who is not in the cluster, a line for each way. */}}
+{{- define "arcpd.outside" -}}
+{{- if .Values.ingress.enabled }}
+gRPC       {{ .Values.ingress.host }}:443
+WebSocket  wss://{{ .Values.ingress.host }}/arcp
+{{- end }}
+{{- if .Values.gateway.enabled }}
+{{- range .Values.gateway.hostnames }}
+gRPC       {{ . }}, by the gateway {{ (first $.Values.gateway.parentRefs).name }}
+WebSocket  {{ . }}/arcp
+{{- end }}
+{{- range .Values.gateway.grpcHostnames }}
+gRPC       {{ . }}, by the gateway {{ (first $.Values.gateway.parentRefs).name }}
+{{- end }}
+{{- end }}
+{{- if ne .Values.service.type "ClusterIP" }}
+kubectl get service --namespace {{ .Release.Namespace }} {{ include "arcpd.fullname" . }}     # {{ .Values.service.type }}
 {{- end }}
 {{- end }}
