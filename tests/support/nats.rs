@@ -109,12 +109,21 @@ impl Nats {
 
     /// Three servers, once they agree on who leads and who follows.
     pub fn cluster() -> Cluster {
-        let mut nodes = ["n0", "n1", "n2"].map(Self::stopped);
+        let mut cluster = Self::cluster_that_is_down(3);
+        cluster.nodes.iter_mut().for_each(Self::restart);
+        cluster.until_current();
+        cluster
+    }
+
+    /// Three servers of which none runs yet. They know of the first few, which can begin
+    /// without the others.
+    pub fn cluster_that_is_down(founders: usize) -> Cluster {
+        let nodes = ["n0", "n1", "n2"].map(Self::stopped);
         let routes = nodes.each_ref().map(Self::route);
-        for node in &mut nodes {
-            node.join(&routes, "");
+        for node in &nodes {
+            node.join(&routes[..founders], "");
         }
-        Cluster::formed(nodes)
+        Cluster { nodes }
     }
 
     /// The same, each route by a link.
@@ -126,6 +135,7 @@ impl Nats {
             // past its link.
             let nowhere = format!(", advertise: '127.0.0.1:{}'", node.nowhere.number);
             node.join(&routes.from(number), &nowhere);
+            node.restart();
         }
         (Cluster::formed(nodes), routes)
     }
@@ -135,8 +145,8 @@ impl Nats {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.route.number))
     }
 
-    /// Starts it as one of a cluster.
-    fn join(&mut self, routes: &[SocketAddr], more: &str) {
+    /// Makes it one of a cluster.
+    fn join(&self, routes: &[SocketAddr], more: &str) {
         let routes: Vec<_> = routes
             .iter()
             .map(|at| format!("nats-route://{at}"))
@@ -148,7 +158,6 @@ impl Nats {
             self.route(),
             routes.join(", ")
         ));
-        self.restart();
     }
 
     fn stopped(name: &str) -> Self {

@@ -31,6 +31,20 @@ impl Starting {
         Self { child, lines }
     }
 
+    /// Waits for a line with the text.
+    pub fn until_logged(&mut self, text: &str) {
+        let mut before = Vec::new();
+        loop {
+            let Some(Ok(line)) = self.lines.next() else {
+                panic!("no {text:?} before the end:\n{}", before.join("\n"));
+            };
+            if line.contains(text) {
+                return;
+            }
+            before.push(line);
+        }
+    }
+
     pub fn ready(mut self) -> Process {
         let logged = Arc::new(Mutex::new(Vec::new()));
         let ready = loop {

@@ -1,17 +1,15 @@
 //! The connection to the servers that have the log, and the stream there.
 
+mod found;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use async_nats::jetstream::context::{
-    CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind,
-};
-use async_nats::jetstream::{self, ErrorCode, stream};
+use async_nats::jetstream::{self, stream};
 use async_nats::{ConnectErrorKind, ConnectOptions};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::time::Instant;
 
-use super::{ClusterOptions, FORMAT_KEY, refused, stream_name, subject};
+use super::{ClusterOptions, refused};
 use crate::log::Error;
 
 /// An entry with the largest command or block there is, and a full one beside it.
@@ -21,11 +19,6 @@ const PAYLOAD_MIN: usize = 2 * 1024 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// After three that are not answered the connection is given up for another server.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
-/// For a new stream to have a leader.
-const ELECTED_WITHIN: Duration = Duration::from_secs(15);
-/// Servers that have just begun may not know of a stream yet.
-const KNOWN_WITHIN: Duration = Duration::from_secs(5);
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a connection to the stream's leader: of three servers none of twelve is to it once
 /// in a hundred times.
@@ -79,7 +72,7 @@ pub(super) async fn connect(
             ),
         ));
     }
-    let stream = found(&context(&client), cluster, absent).await?;
+    let stream = found::found(&context(&client), cluster, absent).await?;
     let has = stream.cached_info().config.num_replicas;
     if has < cluster.replication {
         return Err(refused(
@@ -93,7 +86,7 @@ pub(super) async fn connect(
     }
     let client = beside_leader(cluster, client, stream.cached_info()).await;
     let jetstream = context(&client);
-    let stream = found(&jetstream, cluster, Absent::Refused).await?;
+    let stream = found::found(&jetstream, cluster, Absent::Refused).await?;
     Ok((client, jetstream, stream))
 }
 
@@ -143,100 +136,6 @@ pub(super) enum Absent {
     Refused,
 }
 
-/// Servers that have just begun, and a stream that another replica has just made, have a
-/// leader in a moment and answer nobody before.
-async fn found(
-    jetstream: &jetstream::Context,
-    cluster: &ClusterOptions,
-    absent: Absent,
-) -> Result<stream::Stream, Error> {
-    let until = Instant::now() + ELECTED_WITHIN;
-    let sure_at = Instant::now() + KNOWN_WITHIN;
-    loop {
-        let failure = match absent {
-            Absent::Made => made(jetstream, cluster).await,
-            Absent::Lost | Absent::Refused => there(jetstream, cluster).await,
-        };
-        let (error, until) = match failure {
-            Ok(stream) => return Ok(stream),
-            Err(Failure::Soon(error)) => (refuses(cluster, &error), until),
-            Err(Failure::Absent) => (not_there(cluster, absent), sure_at),
-            Err(Failure::Refused(error)) => return Err(refuses(cluster, &error)),
-        };
-        if Instant::now() >= until {
-            return Err(error);
-        }
-        tracing::info!(%error, "the stream of the log is asked for again");
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
-}
-
-enum Failure {
-    Soon(String),
-    Absent,
-    Refused(String),
-}
-
-async fn made(
-    jetstream: &jetstream::Context,
-    cluster: &ClusterOptions,
-) -> Result<stream::Stream, Failure> {
-    let made = jetstream.get_or_create_stream(wanted(cluster)).await;
-    made.map_err(|error| match may_be_there_soon(&error) {
-        true => Failure::Soon(error.to_string()),
-        false => Failure::Refused(error.to_string()),
-    })
-}
-
-async fn there(
-    jetstream: &jetstream::Context,
-    cluster: &ClusterOptions,
-) -> Result<stream::Stream, Failure> {
-    let there = jetstream.get_stream(stream_name(&cluster.name)).await;
-    there.map_err(|error| match error.kind() {
-        GetStreamErrorKind::JetStream(error)
-            if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-        {
-            Failure::Absent
-        }
-        // Whoever has no right to ask is not answered either.
-        GetStreamErrorKind::Request | GetStreamErrorKind::JetStream(_) => {
-            Failure::Soon(error.to_string())
-        }
-        _ => Failure::Refused(error.to_string()),
-    })
-}
-
-fn refuses(cluster: &ClusterOptions, error: &str) -> Error {
-    let hint = "check that JetStream is on and that this user may use it";
-    unreachable(cluster, error, hint)
-}
-
-fn not_there(cluster: &ClusterOptions, absent: Absent) -> Error {
-    let why = match absent {
-        Absent::Made | Absent::Refused => {
-            "there is none; check --cluster and cluster.name, and if it is lost see \"Backup and \
-             restore\" in docs/cluster.md"
-        }
-        Absent::Lost => {
-            "it is not there, and the data directory is of one: check --cluster and cluster.name; \
-             if the servers have lost it, see \"Backup and restore\" in docs/cluster.md"
-        }
-    };
-    refused(cluster, why)
-}
-
-fn may_be_there_soon(error: &CreateStreamError) -> bool {
-    match error.kind() {
-        CreateStreamErrorKind::TimedOut => true,
-        // Another replica has made it in the same moment, with an identity of its own.
-        CreateStreamErrorKind::JetStream(error) => {
-            error.error_code() == ErrorCode::STREAM_NAME_EXIST
-        }
-        _ => false,
-    }
-}
-
 fn options(cluster: &ClusterOptions) -> Result<ConnectOptions, Error> {
     let access = &cluster.access;
     let mut options = ConnectOptions::new()
@@ -265,24 +164,6 @@ fn options(cluster: &ClusterOptions) -> Result<ConnectOptions, Error> {
         }
         Login::Token(token) => options.token(token.expose_secret().into()),
     })
-}
-
-fn wanted(cluster: &ClusterOptions) -> stream::Config {
-    stream::Config {
-        name: stream_name(&cluster.name),
-        subjects: vec![subject(&cluster.name)],
-        storage: stream::StorageType::File,
-        num_replicas: cluster.replication,
-        // Nothing is refused or lost for age or size: a log that is too large is an
-        // operator's to shorten, after all replicas have read it.
-        retention: stream::RetentionPolicy::Limits,
-        discard: stream::DiscardPolicy::New,
-        deny_delete: true,
-        allow_direct: true,
-        metadata: [(FORMAT_KEY.into(), ulid::Ulid::generate().to_string())].into(),
-        description: Some("The log of an arcpd cell; see docs/cluster.md".into()),
-        ..stream::Config::default()
-    }
 }
 
 /// What to look at when there is no connection.
