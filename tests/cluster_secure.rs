@@ -5,6 +5,7 @@ mod support;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,6 +17,10 @@ use support::ws::Ws;
 use support::*;
 
 const PASSWORD: &str = "a-password-that-is-not-printed";
+/// What it reads the log by.
+const CONSUMER: &str = "$JS.API.CONSUMER.*.ARCP_LOG_arcpd";
+/// For servers that were started again and what is found out of them.
+const WITHIN: Duration = Duration::from_secs(60);
 const DOCUMENTED: &str = include_str!("../docs/cluster.md");
 
 /// A replica with more under `[cluster]`.
@@ -115,6 +120,82 @@ async fn a_replica_that_may_not_hear_of_others_says_so_and_gives_nobody_up() {
         client.until_terminal().await;
     }
     assert_eq!(deaf.metric("arcpd_cluster_takeovers_total"), 0);
+}
+
+/// What is documented, without one of its lines.
+fn documented_without(permission: &str) -> String {
+    let block = documented();
+    let line = format!("\"{permission}\"\n");
+    let (before, after) = block.split_once(&line).expect("the line");
+    format!("{before}{after}")
+}
+
+/// Waits until `/readyz` answers so.
+async fn until_ready_says(runtime: &Runtime, wanted: impl Fn(u16, &str) -> bool) {
+    let since = Instant::now();
+    loop {
+        let (status, why) = runtime.admin_get("/readyz");
+        if wanted(status, &why) {
+            return;
+        }
+        assert!(since.elapsed() < WITHIN, "{status} {why}");
+        look_again().await;
+    }
+}
+
+/// The right was taken from its user while it ran. It was not ready and did not say for
+/// what, but in lines of the client library at each attempt.
+#[tokio::test]
+async fn a_right_that_a_replica_has_lost_is_named_where_it_says_that_it_is_not_ready() {
+    let mut nats = Nats::single_with(&documented());
+    let dir = tempfile::tempdir().unwrap();
+    let file = secret(dir.path(), "password", PASSWORD);
+    let more = format!("user = 'arcpd'\npassword_file = '{file}'\n");
+    let runtime = serves(replica(dir.path(), &nats.url(), &more)).await;
+    nats.kill9();
+    nats.reconfigure(&documented_without(CONSUMER));
+    nats.restart();
+    let named = "publish to $JS.API.CONSUMER.CREATE.ARCP_LOG_arcpd";
+    until_ready_says(&runtime, |status, why| status == 503 && why.contains(named)).await;
+    // Asked for again and again, and said once.
+    let refusals = |log: &str| log.matches("Permissions Violation").count();
+    let since = Instant::now();
+    while refusals(&runtime.log()) < 5 {
+        assert!(since.elapsed() < WITHIN, "{}", runtime.log());
+        look_again().await;
+    }
+    let log = runtime.log();
+    let warned = log
+        .lines()
+        .filter(|line| line.contains("WARN") && line.contains(named));
+    assert_eq!(warned.count(), 1, "{log}");
+    nats.kill9();
+    nats.reconfigure(&documented());
+    nats.restart();
+    until_ready_says(&runtime, |status, _| status == 200).await;
+}
+
+#[tokio::test]
+async fn a_right_that_a_replica_has_not_is_named_where_it_does_not_start() {
+    for (without, named) in [
+        (
+            "$JS.API.STREAM.INFO.ARCP_LOG_arcpd",
+            "publish to $JS.API.STREAM.INFO.ARCP_LOG_arcpd",
+        ),
+        (
+            "$JS.API.CONSUMER.MSG.NEXT.ARCP_LOG_arcpd.>",
+            "publish to $JS.API.CONSUMER.MSG.NEXT.ARCP_LOG_arcpd.>",
+        ),
+        ("arcp.arcpd.>", "publish to arcp.arcpd.log"),
+    ] {
+        let nats = Nats::single_with(&documented_without(without));
+        let dir = tempfile::tempdir().unwrap();
+        let file = secret(dir.path(), "password", PASSWORD);
+        let more = format!("user = 'arcpd'\npassword_file = '{file}'\n");
+        let why = refused(replica(dir.path(), &nats.url(), &more));
+        let reason = why.lines().find(|line| line.starts_with("arcpd: "));
+        assert!(reason.is_some_and(|reason| reason.contains(named)), "{why}");
+    }
 }
 
 #[tokio::test]

@@ -21,7 +21,8 @@ fn refused(command: &mut Command) -> String {
     let output = command.stdout(Stdio::null()).output().unwrap();
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);
-    said.lines().last().expect("a reason").to_owned()
+    let reason = said.lines().find(|line| line.starts_with("arcpd: "));
+    reason.expect("a reason").to_owned()
 }
 
 /// Servers are started one after the other: a replica that came between exited.

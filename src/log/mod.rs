@@ -12,6 +12,7 @@
 //!    given of running jobs, refuses commands, and tries again.
 
 mod block;
+pub mod denied;
 pub mod jetstream;
 mod rows;
 mod sqlite;

@@ -342,7 +342,10 @@ async fn open(config: Config) -> anyhow::Result<Opened> {
             (log.await??, None)
         }
         Some(cluster) => {
-            let (log, joined) = Log::join(options, cluster.clone(), committed_tx).await?;
+            let denied = &cluster.access.denied;
+            let joined = Log::join(options, cluster.clone(), committed_tx).await;
+            let (log, joined) = joined.map_err(|error| denied.named(error))?;
+            log.set_denied(denied.clone());
             (log, Some(joined))
         }
     };

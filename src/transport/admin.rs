@@ -64,9 +64,9 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, String) {
 }
 
 /// Why it should be given no more work, if so.
-pub(super) fn not_ready(sessions: &Sessions) -> Option<&'static str> {
+pub(super) fn not_ready(sessions: &Sessions) -> Option<String> {
     match sessions.drain.is_begun() {
-        true => Some("draining"),
+        true => Some("draining".into()),
         false => sessions.log.failing(),
     }
 }

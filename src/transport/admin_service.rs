@@ -86,7 +86,7 @@ impl Inspection {
             version: env!("CARGO_PKG_VERSION").into(),
             started_at: ts_to_proto(self.started),
             at: ts_to_proto(now()),
-            state: not_ready.unwrap_or("ready").into(),
+            state: not_ready.unwrap_or_else(|| "ready".into()),
             sessions_attached: sessions.attached() as u64,
             sessions_parked: log.sessions_parked().await.unwrap_or(0) as u64,
             jobs_pending: pending as u64,

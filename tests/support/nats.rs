@@ -173,6 +173,12 @@ impl Nats {
         }
     }
 
+    /// Gives a dead server another configuration.
+    pub fn reconfigure(&self, more: &str) {
+        assert!(self.child.is_none(), "{} runs", self.name);
+        self.configure(more);
+    }
+
     fn configure(&self, more: &str) {
         let (client, monitor) = (self.client.number, self.monitor.number);
         let store = self.dir.path().join("store");

@@ -2,15 +2,17 @@
 
 mod found;
 
+use std::future::{Ready, ready};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
-use async_nats::{ConnectErrorKind, ConnectOptions};
+use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerError};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{ClusterOptions, refused};
 use crate::log::Error;
+use crate::log::denied::Denied;
 
 /// An entry with the largest command or block there is, and a full one beside it.
 const PAYLOAD_MIN: usize = 2 * 1024 * 1024;
@@ -35,6 +37,8 @@ pub struct Access {
     pub tls_ca: Option<PathBuf>,
     /// PEM: the certificate and its key.
     pub tls_identity: Option<(PathBuf, PathBuf)>,
+    /// What they do not let it do; of all connections that were made with this.
+    pub denied: Denied,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -142,7 +146,8 @@ fn options(cluster: &ClusterOptions) -> Result<ConnectOptions, Error> {
         .name(format!("arcpd {}", cluster.replica))
         .connection_timeout(CONNECT_TIMEOUT)
         .ping_interval(PING_INTERVAL)
-        .require_tls(access.require_tls);
+        .require_tls(access.require_tls)
+        .event_callback(listener(access.denied.clone()));
     if let Some(path) = &access.tls_ca {
         options = options.add_root_certificates(path.clone());
     }
@@ -164,6 +169,16 @@ fn options(cluster: &ClusterOptions) -> Result<ConnectOptions, Error> {
         }
         Login::Token(token) => options.token(token.expose_secret().into()),
     })
+}
+
+/// The client library logs each event by itself.
+fn listener(denied: Denied) -> impl Fn(Event) -> Ready<()> + Send + Sync + 'static {
+    move |event| {
+        if let Event::ServerError(ServerError::Other(said)) = event {
+            denied.on_error(&said);
+        }
+        ready(())
+    }
 }
 
 /// What to look at when there is no connection.

@@ -19,7 +19,7 @@ impl Part {
     const ALL: [Self; 4] = [Self::Commit, Self::Publish, Self::Read, Self::Follow];
 
     /// What there is to say of it when it fails.
-    const fn failing(self) -> &'static str {
+    pub const fn failing(self) -> &'static str {
         match self {
             Self::Commit => "the store does not accept commits",
             Self::Publish => "the replicated log does not answer",
@@ -48,9 +48,13 @@ impl Health {
 
     /// What fails first, if anything does.
     pub fn failing(&self) -> Option<&'static str> {
+        self.failing_part().map(Part::failing)
+    }
+
+    pub fn failing_part(&self) -> Option<Part> {
         let failing = self.failing.load(Ordering::Relaxed);
         let failing = |part: &Part| failing & *part as u8 != 0;
-        Part::ALL.into_iter().find(failing).map(Part::failing)
+        Part::ALL.into_iter().find(failing)
     }
 }
 
@@ -61,15 +65,15 @@ mod tests {
     #[test]
     fn a_part_that_does_well_hides_none_that_fails() {
         let health = Health::default();
-        assert_eq!(health.failing(), None);
+        assert_eq!(health.failing_part(), None);
         assert!(health.set(Part::Commit, false));
         assert!(!health.set(Part::Commit, false), "known");
         assert!(!health.set(Part::Publish, true), "it was never otherwise");
-        assert_eq!(health.failing(), Some(Part::Commit.failing()));
+        assert_eq!(health.failing_part(), Some(Part::Commit));
         assert!(health.set(Part::Read, false));
         assert!(health.set(Part::Commit, true));
-        assert_eq!(health.failing(), Some(Part::Read.failing()));
+        assert_eq!(health.failing_part(), Some(Part::Read));
         assert!(health.set(Part::Read, true));
-        assert_eq!(health.failing(), None);
+        assert_eq!(health.failing_part(), None);
     }
 }

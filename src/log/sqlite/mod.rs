@@ -38,8 +38,9 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use super::denied::Denied;
 use super::{Block, BlockSource, Command, Error, Outcome, Position, ReplicaNumber, StreamId};
-use health::Health;
+use health::{Health, Part};
 use queue::Queue;
 pub use seek::Reached;
 pub use stats::Stats;
@@ -88,6 +89,8 @@ struct Shared {
     /// 0 where nobody else writes to it.
     replica: AtomicI64,
     is_replicated: bool,
+    /// Of the servers of a cell.
+    denied: OnceLock<Denied>,
     /// Held for its lock: one process has the file.
     _lock: File,
 }
@@ -192,6 +195,7 @@ impl Log {
             threads: Mutex::new(threads),
             replica: AtomicI64::new(0),
             is_replicated,
+            denied: OnceLock::new(),
             _lock: lock,
         };
         Self {
@@ -207,6 +211,11 @@ impl Log {
     /// This one of them, once it has joined; 0 where there are no others.
     pub fn replica(&self) -> ReplicaNumber {
         self.shared.replica.load(Ordering::Acquire)
+    }
+
+    /// What the cell's servers do not let this user do is why a part fails.
+    pub fn set_denied(&self, denied: Denied) {
+        let _ = self.shared.denied.set(denied);
     }
 
     pub(in crate::log) fn set_replica(&self, number: ReplicaNumber) {
@@ -229,12 +238,18 @@ impl Log {
     /// False while commits fail, and in a cell while its log does not answer, cannot be
     /// read, or is not followed.
     pub fn healthy(&self) -> bool {
-        self.failing().is_none()
+        self.shared.state.health.failing().is_none()
     }
 
     /// Why it is not healthy, if so.
-    pub fn failing(&self) -> Option<&'static str> {
-        self.shared.state.health.failing()
+    pub fn failing(&self) -> Option<String> {
+        let part = self.shared.state.health.failing_part()?;
+        let failing = part.failing();
+        let denied = self.shared.denied.get().filter(|_| part != Part::Commit);
+        Some(match denied.and_then(Denied::lately) {
+            Some(denied) => format!("{failing}: {denied}"),
+            None => failing.into(),
+        })
     }
 
     /// What others append to streams that nobody watches may be applied a little later, with

@@ -52,7 +52,9 @@ pub async fn export(
         dir: dir.clone(),
         durability: Durability::Process,
     };
-    let (log, joined) = Log::join_existing(options, cluster, committed).await?;
+    let denied = cluster.access.denied.clone();
+    let joined = Log::join_existing(options, cluster, committed).await;
+    let (log, joined) = joined.map_err(|error| denied.named(error))?;
     let others = log.replicas().await?;
     let other = |row: &&ReplicaRow| !row.gone && row.number != joined.number;
     let others = others.iter().filter(other).count();

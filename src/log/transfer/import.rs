@@ -54,6 +54,7 @@ async fn into_cell(staged: Staged, dir: PathBuf, cluster: ClusterOptions) -> Res
         dir: dir.clone(),
         durability: Durability::Process,
     };
+    let denied = cluster.access.denied.clone();
     let joined = Log::join(options, cluster, committed).await;
     let (log, mut joined) = match joined {
         Ok(joined) => joined,
@@ -62,7 +63,7 @@ async fn into_cell(staged: Staged, dir: PathBuf, cluster: ClusterOptions) -> Res
             if !matches!(error, log::Error::InUse { .. }) {
                 clear(&dir);
             }
-            return Err(error.into());
+            return Err(denied.named(error).into());
         }
     };
     let brought = bring(&log, &mut joined, staged).await;

@@ -125,6 +125,7 @@ impl ClusterSettings {
                 require_tls: self.is_tls()?,
                 tls_ca: self.tls_ca_file.clone(),
                 tls_identity,
+                ..Access::default()
             },
         }))
     }

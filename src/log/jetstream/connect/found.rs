@@ -69,7 +69,7 @@ async fn made(
 ) -> Result<stream::Stream, Failure> {
     let made = jetstream.get_or_create_stream(wanted(cluster)).await;
     made.map_err(|error| match error.kind() {
-        CreateStreamErrorKind::TimedOut => Failure::Soon(refuses(cluster, &error.to_string())),
+        CreateStreamErrorKind::TimedOut => unanswered(cluster, &error.to_string()),
         CreateStreamErrorKind::JetStream(error) => match may_be_there_soon(error.error_code()) {
             true => Failure::Soon(answered(cluster, &error)),
             false => Failure::Refused(answered(cluster, &error)),
@@ -90,10 +90,17 @@ async fn there(
             Failure::Absent
         }
         GetStreamErrorKind::JetStream(error) => Failure::Soon(answered(cluster, &error)),
-        // Whoever has no right to ask is not answered either.
-        GetStreamErrorKind::Request => Failure::Soon(refuses(cluster, &error.to_string())),
+        GetStreamErrorKind::Request => unanswered(cluster, &error.to_string()),
         _ => Failure::Refused(refuses(cluster, &error.to_string())),
     })
+}
+
+/// Whoever has no right to ask is not answered either.
+fn unanswered(cluster: &ClusterOptions, error: &str) -> Failure {
+    match cluster.access.denied.lately() {
+        Some(denied) => Failure::Refused(unreachable(cluster, error, &denied)),
+        None => Failure::Soon(refuses(cluster, error)),
+    }
 }
 
 fn may_be_there_soon(code: ErrorCode) -> bool {
