@@ -37,7 +37,7 @@ use crate::drain::Drain;
 use crate::fanout::{self, Hub};
 use crate::job::{self, AgentDirectory, Jobs, now};
 use crate::log::jetstream::ClusterOptions;
-use crate::log::{Command, Durability, Log, OpenOptions, first_stream};
+use crate::log::{Command, Durability, Log, OpenOptions, first_stream, transfer};
 use crate::session::{self, Sessions};
 use crate::telemetry::{self, AgentSpans, Push, Telemetry, logs};
 use crate::transport::admin_service::Inspection;
@@ -336,6 +336,8 @@ async fn open(config: Config) -> anyhow::Result<Opened> {
         dir: config.data_dir,
         durability: config.durability,
     };
+    let dir = options.dir.clone();
+    tokio::task::spawn_blocking(move || transfer::sweep(&dir)).await??;
     let (log, joined) = match &config.cluster {
         None => {
             let log = tokio::task::spawn_blocking(move || Log::open(options, committed_tx));

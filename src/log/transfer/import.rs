@@ -1,5 +1,6 @@
 //! Out of a file, into an empty data directory or an empty cell.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::format::FRAME_BYTES;
+use super::left::{self, remove_store};
 use super::stage::Staged;
 use super::{Counts, Error, io};
 use crate::log::jetstream::{ClusterOptions, Joined, News};
@@ -29,23 +31,29 @@ pub async fn import(
 ) -> Result<Counts, Error> {
     let (file, at) = (file.to_owned(), dir.to_owned());
     let staged = tokio::task::spawn_blocking(move || stage(&file, &at)).await;
-    let staged = staged.map_err(cut_off)??;
+    let (staged, held) = staged.map_err(cut_off)??;
     match cluster {
         None => staged.settle(&dir.join("arcpd.db")),
-        Some(cluster) => into_cell(staged, dir.to_owned(), cluster).await,
+        Some(cluster) => {
+            // For the replica that this is in the cell.
+            drop(held);
+            into_cell(staged, dir.to_owned(), cluster).await
+        }
     }
 }
 
-fn stage(file: &Path, dir: &Path) -> Result<Staged, Error> {
+/// And the directory's lock.
+fn stage(file: &Path, dir: &Path) -> Result<(Staged, File), Error> {
     create_dir(dir).map_err(io(dir))?;
-    let _held = lock(dir)?;
+    let held = lock(dir)?;
+    left::clear(dir);
     if dir.join("arcpd.db").exists() {
         let dir = dir.display();
         return Err(Error::NotEmpty(format!(
             "{dir} has a store already; give an empty --data-dir"
         )));
     }
-    Staged::load(file, dir)
+    Ok((Staged::load(file, dir)?, held))
 }
 
 async fn into_cell(staged: Staged, dir: PathBuf, cluster: ClusterOptions) -> Result<Counts, Error> {
@@ -61,7 +69,7 @@ async fn into_cell(staged: Staged, dir: PathBuf, cluster: ClusterOptions) -> Res
         Err(error) => {
             // Another process's, which has begun here meanwhile, is left alone.
             if !matches!(error, log::Error::InUse { .. }) {
-                clear(&dir);
+                remove_store(&dir);
             }
             return Err(denied.named(error).into());
         }
@@ -71,7 +79,7 @@ async fn into_cell(staged: Staged, dir: PathBuf, cluster: ClusterOptions) -> Res
     let left = log.execute(Command::Leave).await;
     let closed = tokio::task::spawn_blocking(move || log.close()).await;
     if brought.is_err() {
-        clear(&dir);
+        remove_store(&dir);
     }
     let counts = brought?;
     if let Err(error) = left {
@@ -79,14 +87,6 @@ async fn into_cell(staged: Staged, dir: PathBuf, cluster: ClusterOptions) -> Res
     }
     closed.map_err(cut_off)?;
     Ok(counts)
-}
-
-/// Of what was there before: nothing.
-fn clear(dir: &Path) {
-    for name in ["arcpd.db", "arcpd.db-wal", "arcpd.db-shm"] {
-        // It may never have been made.
-        let _ = std::fs::remove_file(dir.join(name));
-    }
 }
 
 async fn bring(log: &Log, joined: &mut Joined, staged: Staged) -> Result<Counts, Error> {
@@ -107,10 +107,11 @@ async fn bring(log: &Log, joined: &mut Joined, staged: Staged) -> Result<Counts,
     let import = ulid::Ulid::generate().to_string();
     let counts = staged.counts.clone();
     let (parts_tx, parts) = mpsc::channel(PARTS_MAX);
-    let read = tokio::task::spawn_blocking(move || read(&staged, &parts_tx));
+    let read = tokio::task::spawn_blocking(move || read(&staged, &parts_tx).map(|()| staged));
     let part_bytes_max = joined.client.server_info().max_payload - ENTRY_HEAD;
     let sent = send(log, &import, parts, part_bytes_max).await;
-    read.await.map_err(cut_off)??;
+    // To the end: its file tells an import that was killed from one that was not.
+    let _staged = read.await.map_err(cut_off)??;
     let end = Command::ImportEnd {
         import,
         parts: sent?,

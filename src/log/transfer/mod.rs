@@ -15,11 +15,13 @@
 mod export;
 mod format;
 mod import;
+mod left;
 mod prune;
 mod stage;
 
 pub use export::{Exported, export};
 pub use import::import;
+pub use left::sweep;
 pub use prune::prune;
 
 /// What a file has of each table.
@@ -49,6 +51,11 @@ pub enum Error {
     },
     #[error("{0}; nothing was imported")]
     NotEmpty(String),
+    #[error(
+        "{0}: an import was cut off, and nothing of it is in the store; run arcpd import again, \
+         or remove this file to begin with an empty store"
+    )]
+    CutOff(String),
     #[error("{0}: there is no store to export")]
     Nothing(String),
 }

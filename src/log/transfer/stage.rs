@@ -19,6 +19,10 @@ pub(super) struct Staged {
     path: Removed,
 }
 
+pub(super) fn staged_at(dir: &Path) -> PathBuf {
+    dir.join("arcpd.db.import")
+}
+
 struct Removed(PathBuf);
 
 impl Drop for Removed {
@@ -31,7 +35,7 @@ impl Drop for Removed {
 impl Staged {
     /// Reads a file to its end.
     pub fn load(file: &Path, dir: &Path) -> Result<Self, Error> {
-        let path = dir.join("arcpd.db.import");
+        let path = staged_at(dir);
         let _ = std::fs::remove_file(&path);
         create_file(&path).map_err(io(&path))?;
         let path = Removed(path);
