@@ -24,7 +24,7 @@ use tonic::Status;
 
 use super::call;
 use super::status::{RETRY_MAX, away, status};
-use crate::drain::Stay;
+use crate::drain::{Drain, Stay};
 use crate::log::JobRow;
 use crate::protocol::{Departure, ErrorCode, Failure, Timestamp, TraceContext};
 use crate::session::{Sessions, Watch};
@@ -121,8 +121,10 @@ async fn watch(
     let watch = async {
         let call = open::<proto::WatchJobRequest>(&sessions, request).await?;
         let after = call.message.after_job_seq;
-        let job_id = wire::job_id(call.message.job_id).map_err(invalid)?;
-        sessions.watch(&call.principal, &job_id, after).await
+        let job_id = wire::job_id(call.message.job_id);
+        let job_id = job_id.map_err(|refused| status(invalid(refused)))?;
+        let watch = sessions.watch(&call.principal, &job_id, after).await;
+        watch.map_err(status)
     };
     match watch.await {
         Ok(watch) => {
@@ -144,7 +146,7 @@ async fn watch(
             let messages = stream::unfold((sessions, watch, turn), next);
             call::answer(kept_alive(messages, every))
         }
-        Err(failure) => status(failure).into_http(),
+        Err(refusal) => refusal.into_http(),
     }
 }
 
@@ -172,17 +174,17 @@ struct Call<M> {
     message: M,
 }
 
-async fn open<M>(sessions: &Sessions, request: Request) -> Result<Call<M>, Failure>
+async fn open<M>(sessions: &Sessions, request: Request) -> Result<Call<M>, Status>
 where
     M: Message + Default + 'static,
 {
     let (parts, body) = request.into_parts();
-    let principal = authenticate(sessions, &parts)?;
+    let principal = authenticate(sessions, &parts).map_err(status)?;
     if sessions.drain.is_begun() {
-        return Err(draining());
+        return Err(turned_away(&sessions.drain));
     }
     let trace = super::trace(&parts.headers);
-    let message: M = call::message(body).await?;
+    let message: M = call::message(body).await.map_err(status)?;
     let metrics = &sessions.jobs.telemetry().metrics;
     metrics.received(VIA, message.encoded_len());
     Ok(Call {
@@ -203,7 +205,7 @@ where
         move |State(sessions): State<Arc<Sessions>>, request: Request| async move {
             let answer = async {
                 let call = open(&sessions, request).await?;
-                run((sessions.clone(), call)).await
+                run((sessions.clone(), call)).await.map_err(status)
             };
             match answer.await {
                 Ok(message) => {
@@ -212,7 +214,7 @@ where
                     metrics.sent(VIA, 1, message.len());
                     call::answer(stream::iter([Ok(message)]))
                 }
-                Err(failure) => status(failure).into_http::<Body>(),
+                Err(refusal) => refusal.into_http::<Body>(),
             }
         },
     )
@@ -231,8 +233,9 @@ fn authenticate(sessions: &Sessions, parts: &Parts) -> Result<String, Failure> {
     })
 }
 
-fn draining() -> Failure {
-    Failure::internal("the runtime is going down; call again")
+/// As a watch that it ends is.
+fn turned_away(drain: &Drain) -> Status {
+    away(drain.departure(RETRY_MAX), "call again")
 }
 
 fn invalid(invalid: Invalid) -> Failure {
@@ -266,5 +269,28 @@ fn job(row: JobRow, last_job_seq: u64) -> proto::Job {
             .expires_at_ms
             .and_then(|at| wire::ts_to_proto(Timestamp(at))),
         outcome: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::StatusExt;
+
+    use super::*;
+
+    /// It was told to wait for up to two seconds, with other replicas beside it.
+    #[test]
+    fn a_call_at_a_replica_that_drains_is_to_be_made_elsewhere_at_once() {
+        let delay = |replicated| {
+            let drain = Drain::new(replicated);
+            drain.begin(1, Duration::from_secs(20));
+            let status = turned_away(&drain);
+            assert_eq!(status.code(), tonic::Code::Unavailable);
+            let details = status.get_error_details();
+            details.retry_info().and_then(|info| info.retry_delay)
+        };
+        assert_eq!(delay(true), Some(Duration::ZERO));
+        let alone = (0..100).filter_map(|_| delay(false)).max();
+        assert!(alone > Some(Duration::from_secs(1)), "{alone:?}");
     }
 }
