@@ -260,3 +260,39 @@ async fn on_a_full_disk_nothing_is_lost_and_the_rest_waits() {
     client.seen.extend(client.peer.until_terminal().await);
     assert_eq!(seqs(&client.seen), (1..=401).collect::<Vec<_>>());
 }
+
+/// It was answered, and a crash before there was room again would have lost it.
+#[tokio::test]
+async fn a_cancel_that_the_store_does_not_take_is_refused_and_can_be_said_again() {
+    let (data, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let runtime = with_power_cut(data.path(), copies.path(), "process");
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    let job = peer.submit("sleeper", json!({ "ms": 600_000 })).await;
+    let full = copies.path().join("full");
+    std::fs::write(&full, "").unwrap();
+    peer.send(&job, Payload::JobCancel(Default::default()))
+        .await;
+    let refused = peer.error().await;
+    assert!(
+        refused.code == "INTERNAL_ERROR" && refused.retryable,
+        "{refused:?}"
+    );
+    assert!(refused.message.contains("store"), "{refused:?}");
+    assert_eq!(runtime.admin_get("/readyz").0, 503);
+    std::fs::remove_file(&full).unwrap();
+    while runtime.admin_get("/readyz").0 != 200 {
+        look_again().await;
+    }
+    peer.send(&job, Payload::JobCancel(Default::default()))
+        .await;
+    let mut answered = false;
+    let end = loop {
+        match peer.next().await.payload {
+            Some(Payload::JobCancelled(_)) => answered = true,
+            Some(Payload::JobError(end)) => break end,
+            _ => {}
+        }
+    };
+    assert_eq!(end.code, "CANCELLED");
+    assert!(answered || matches!(peer.next().await.payload, Some(Payload::JobCancelled(_))));
+}

@@ -458,6 +458,39 @@ async fn a_cancel_before_a_kill_still_holds_after_it() {
     assert_eq!(words(&seen), ["one", "two", "CANCELLED false"]);
 }
 
+/// It was answered once the host had been asked, before it was stored.
+#[tokio::test]
+async fn cancels_that_were_answered_hold_after_a_kill_at_once() {
+    let jobs = 16;
+    let (dir, runtime) = start();
+    let address = runtime.address.clone();
+    let mut host = HostPeer::serving(&address, "h1", "a", jobs).await;
+    let mut alice = Peer::connect(&address, ALICE).await;
+    let (mut ids, mut held_jobs) = (Vec::new(), Vec::new());
+    for n in 0..jobs {
+        ids.push(alice.submit("a", json!(n)).await);
+        held_jobs.push(held(&running(&mut host).await));
+    }
+    for id in &ids {
+        alice.send(id, Payload::JobCancel(Default::default())).await;
+    }
+    let mut answered = 0;
+    while answered < jobs {
+        let next = alice.next().await.payload;
+        answered += u32::from(matches!(next, Some(Payload::JobCancelled(_))));
+    }
+    runtime.kill();
+    let _runtime = restart(&dir, &address);
+    let again = proto::Register {
+        resume: held_jobs,
+        ..register("h1", vec![agent("a")], jobs)
+    };
+    let (_host, registered) = HostPeer::connect(&address, again).await.unwrap();
+    assert_eq!(registered.keep.len(), jobs as usize);
+    let lost = registered.keep.iter().filter(|kept| !kept.cancelled);
+    assert_eq!(lost.count(), 0, "answered, and not asked of the host again");
+}
+
 /// What a host came back with was counted after the line had been served.
 #[tokio::test]
 async fn a_host_that_is_back_after_a_restart_is_given_no_more_than_it_takes() {
