@@ -8,7 +8,7 @@ use crate::cell::Cell;
 use crate::checker;
 use crate::files::{File, Job};
 use crate::history::Recorded;
-use crate::keys::{self, Key};
+use crate::keys::{self, End, Key};
 use crate::support::credentials::assert_clean;
 use crate::{jobs, sessions};
 
@@ -126,9 +126,10 @@ fn submits(recorded: &Recorded, rows: &[Job], faults: &mut Faults) {
 
 /// Each key went with its job, and is nowhere to be read.
 fn credentials(cell: &Cell, rows: &[Job], faults: &mut Faults) {
-    let ends = rows
-        .iter()
-        .filter_map(|job| Some((job.id.clone(), job.ended?.1)));
+    let ends = rows.iter().filter_map(|job| {
+        let (at, parent) = (job.ended?.1, job.parent.clone());
+        Some((job.id.clone(), End { at, parent }))
+    });
     let made = cell.gateway.keys();
     let keys: Vec<_> = made
         .into_iter()
