@@ -239,6 +239,9 @@ fn a_cell_is_backed_up_to_a_volume_that_outlives_it() {
     let container = &template["spec"]["containers"][0];
     let args = container["args"].as_array().unwrap();
     assert!(args.contains(&json!("--keep=3")), "{args:?}");
+    // As many pods as files, of the same names.
+    assert_eq!(job["successfulJobsHistoryLimit"], 3);
+    assert!(args.contains(&json!("/backup/$(POD_NAME).arcpd")));
     // What it shows to the servers is what a replica shows.
     let replica = &stateful_set(&all)["template"]["spec"]["volumes"];
     let login = |volumes: &Value| {
