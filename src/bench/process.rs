@@ -68,6 +68,13 @@ impl Process {
         Self::start(Command::new(std::env::current_exe()?).arg("bench-floor"))
     }
 
+    /// One that reads a stream of NATS, as a replica does, and no more.
+    pub fn reader(servers: &str, stream: &str) -> anyhow::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["bench-floor", "--reads", servers, "--stream", stream]);
+        Self::start(&mut command)
+    }
+
     fn start(command: &mut Command) -> anyhow::Result<Self> {
         let log = NamedTempFile::new()?;
         let mut child = command.stderr(log.as_file().try_clone()?).spawn()?;

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Ground, connect};
+use crate::bench::process::Process;
 
 /// Messages that are on their way: what the floor is tried with; the better counts.
 const WINDOWS: [usize; 2] = [64, 256];
@@ -114,16 +115,17 @@ impl Bare {
         Ok(self.publisher.publish(self.name.clone(), payload).await?)
     }
 
-    /// Milliseconds from a publish to a reader, one after the other, while so many others
-    /// read too. Connections are new each time: how many servers are on the way is luck.
-    pub async fn trips(&self, count: u64, bytes: usize, others: usize) -> anyhow::Result<Vec<f64>> {
+    /// Others that read it, each a process as a replica is.
+    pub fn read_by(&self, others: usize) -> anyhow::Result<Vec<Process>> {
+        let others = (0..others).map(|_| Process::reader(&self.servers, &self.name));
+        others.collect()
+    }
+
+    /// Milliseconds from a publish to a reader, one after the other. Connections are new
+    /// each time: how many servers are on the way is luck.
+    pub async fn trips(&self, count: u64, bytes: usize) -> anyhow::Result<Vec<f64>> {
         let publisher = jetstream::new(connect(&self.servers).await?);
         let mut reader = self.reader().await?;
-        let mut reading = JoinSet::new();
-        for _ in 0..others {
-            let mut other = self.reader().await?;
-            reading.spawn(async move { while other.next().await.is_some() {} });
-        }
         let mut times = Vec::new();
         for _ in 0..count {
             let payload = self.payload(bytes);
@@ -162,18 +164,33 @@ impl Bare {
         }
     }
 
-    /// What comes from now on.
     pub async fn reader(&self) -> anyhow::Result<Ordered> {
-        let own = jetstream::new(connect(&self.servers).await?);
-        let stream = own.get_stream(&self.name).await?;
-        let start_sequence = stream.cached_info().state.last_sequence + 1;
-        let config = OrderedConfig {
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
-            ..OrderedConfig::default()
-        };
-        let consumer = stream.create_consumer(config).await?;
-        Ok(consumer.messages().await?)
+        reader(&self.servers, &self.name).await
     }
+}
+
+/// Reads a stream until it is killed.
+pub async fn read_all(servers: &str, name: &str) -> anyhow::Result<()> {
+    let mut reader = reader(servers, name).await?;
+    let ready = serde_json::json!({ "fields": { "listen": name } });
+    eprintln!("{ready}");
+    while let Some(message) = reader.next().await {
+        message?;
+    }
+    Ok(())
+}
+
+/// What comes from now on.
+async fn reader(servers: &str, name: &str) -> anyhow::Result<Ordered> {
+    let own = jetstream::new(connect(servers).await?);
+    let stream = own.get_stream(name).await?;
+    let start_sequence = stream.cached_info().state.last_sequence + 1;
+    let config = OrderedConfig {
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence },
+        ..OrderedConfig::default()
+    };
+    let consumer = stream.create_consumer(config).await?;
+    Ok(consumer.messages().await?)
 }
 
 /// The next message of a run.

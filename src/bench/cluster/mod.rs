@@ -24,6 +24,7 @@ use async_nats::jetstream;
 use cell::Cell;
 pub use failover::run as failover;
 use floor::Bare;
+pub use floor::read_all;
 use nats::Nodes;
 pub use observed::run as observed;
 pub use replicated::run as replicated;

@@ -1,6 +1,7 @@
 //! How long an event takes from its agent to a client: a host at the first replica, which
 //! reports one event after the other, and a client at the same or at another replica.
-//! Both are in this process, so it is two hops of gRPC more than the floor's.
+//! Both are in this process, so it is two hops of gRPC more than the floor's: a message that
+//! is published and read in this process, and by as many others as there are other replicas.
 
 use std::time::Instant;
 
@@ -27,14 +28,16 @@ struct Watched {
 pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     let cell = ground.cell(REPLICAS).await?;
     let bare = ground.bare().await?;
+    let others = bare.read_by(REPLICAS - 1)?;
+    let bare_alone = ground.bare().await?;
     let mut here = Watched::start(&cell, 0).await?;
     let mut there = Watched::start(&cell, 1).await?;
     let turns = ground.rounds as u64 * ground.amount(TURNS).min(TURNS);
     let (mut own, mut other, mut floor) = (Times::default(), Times::default(), Times::default());
     let mut alone = Times::default();
     for _ in 0..turns {
-        alone.add(bare.trips(TURN, ENTRY_BYTES, 0).await?);
-        floor.add(bare.trips(TURN, ENTRY_BYTES, REPLICAS - 1).await?);
+        alone.add(bare_alone.trips(TURN, ENTRY_BYTES).await?);
+        floor.add(bare.trips(TURN, ENTRY_BYTES).await?);
         other.add(there.trips(TURN).await?);
         own.add(here.trips(TURN).await?);
     }
@@ -55,8 +58,9 @@ pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     let name = "bare NATS with one reader, p50";
     let p50 = percentile(&mut alone.all, 0.5);
     report.add(name, "ms", p50, None, Target::None);
-    drop((here, there));
+    drop((here, there, others));
     cell.end(ground).await?;
+    ground.remove(&bare_alone.name).await?;
     ground.remove(&bare.name).await
 }
 

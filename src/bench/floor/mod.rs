@@ -17,9 +17,15 @@ use axum::Router;
 use axum::routing::{any, post};
 use tokio::sync::broadcast;
 
-/// `bench-floor`: serves until it is killed.
+/// `bench-floor`: serves until it is killed, or reads a stream of NATS instead.
 #[derive(clap::Args)]
-pub struct Floor {}
+pub struct Floor {
+    /// URLs of the servers.
+    #[arg(long, requires = "stream")]
+    reads: Option<String>,
+    #[arg(long)]
+    stream: Option<String>,
+}
 
 /// What a client wants of the floor.
 enum Role {
@@ -43,6 +49,9 @@ struct Fan<T>(broadcast::Sender<T>);
 
 impl Floor {
     pub async fn run(self) -> anyhow::Result<()> {
+        if let (Some(servers), Some(stream)) = (&self.reads, &self.stream) {
+            return super::cluster::read_all(servers, stream).await;
+        }
         super::process::raise_open_files();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let ready =
