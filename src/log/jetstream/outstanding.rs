@@ -12,10 +12,9 @@ use crate::log::sqlite::group::Told;
 /// How long a command waits for a log that does not answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
+/// What whoever sends has to act on at once.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Progress {
-    /// The last of this replica's entries that has been applied.
-    pub applied: u64,
+pub(super) struct Trouble {
     /// How often one arrived before those that it follows.
     pub gaps: u64,
     /// Nothing of this replica is applied any more.
@@ -26,7 +25,9 @@ pub(super) struct Outstanding {
     waiting: Mutex<VecDeque<Waits>>,
     /// One of them has been applied.
     fewer: Notify,
-    progress: watch::Sender<Progress>,
+    /// The last of this replica's entries.
+    applied: watch::Sender<u64>,
+    trouble: watch::Sender<Trouble>,
 }
 
 struct Waits {
@@ -40,12 +41,18 @@ impl Outstanding {
         Self {
             waiting: Mutex::default(),
             fewer: Notify::new(),
-            progress: watch::Sender::default(),
+            applied: watch::Sender::default(),
+            trouble: watch::Sender::default(),
         }
     }
 
-    pub fn progress(&self) -> watch::Receiver<Progress> {
-        self.progress.subscribe()
+    /// The number of the last of this replica's entries that has been applied.
+    pub fn last_applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    pub fn trouble(&self) -> watch::Receiver<Trouble> {
+        self.trouble.subscribe()
     }
 
     pub fn add(&self, number: u64, told: Told) {
@@ -87,17 +94,16 @@ impl Outstanding {
     }
 
     pub fn applied(&self, number: u64) {
-        self.progress.send_modify(|progress| {
-            progress.applied = progress.applied.max(number);
-        });
+        self.applied
+            .send_modify(|applied| *applied = number.max(*applied));
     }
 
     pub fn gap(&self) {
-        self.progress.send_modify(|progress| progress.gaps += 1);
+        self.trouble.send_modify(|trouble| trouble.gaps += 1);
     }
 
     pub fn fenced(&self) {
-        self.progress.send_modify(|progress| progress.fenced = true);
+        self.trouble.send_modify(|trouble| trouble.fenced = true);
     }
 
     /// Tells those who have waited for long that it is not known what became of their

@@ -13,7 +13,7 @@ use async_nats::connection::State as Connected;
 use async_nats::jetstream::{self, context::PublishError, publish::PublishAck};
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +22,7 @@ use super::broken::Broken;
 use super::followed::Followed;
 use super::gather::Sent;
 use super::news::News;
-use super::outstanding::{Outstanding, Progress};
+use super::outstanding::{Outstanding, Trouble};
 use crate::log::Error;
 use crate::log::sqlite::State;
 use crate::log::sqlite::health::Part;
@@ -61,7 +61,9 @@ struct Sending {
     probe: Option<u64>,
     retry: Duration,
     moved_at: Instant,
-    seen: Progress,
+    /// The last of this replica's entries that was applied.
+    own_applied: u64,
+    seen: Trouble,
     /// The last entry of the stream that was applied when it was last looked, and when
     /// another one was, or none was missing.
     applied: u64,
@@ -74,7 +76,8 @@ type Answered = (u64, Result<PublishAck, PublishError>);
 impl Publisher {
     /// Ends once its sender has ended and all has been applied, or when it is stopped.
     pub async fn run(self, mut entries: mpsc::Receiver<Sent>) {
-        let mut progress = self.outstanding.progress();
+        let mut applied = self.outstanding.last_applied();
+        let mut trouble = self.outstanding.trouble();
         let stopped = self.stopped.clone();
         let mut sending = Sending {
             to: self,
@@ -84,7 +87,8 @@ impl Publisher {
             probe: None,
             retry: RETRY_MIN,
             moved_at: Instant::now(),
-            seen: Progress::default(),
+            own_applied: 0,
+            seen: Trouble::default(),
             applied: 0,
             applied_at: Instant::now(),
         };
@@ -92,23 +96,28 @@ impl Publisher {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut open = true;
         while open || !sending.unapplied.is_empty() {
+            sending.moved(*applied.borrow_and_update());
             let again_at = sending.again_at;
             tokio::select! {
                 entry = entries.recv(), if open && sending.has_room() => match entry {
                     Some(entry) => sending.first(entry).await,
                     None => open = false,
                 },
-                Some((applied, acked)) = sending.acks.next() => match acked {
-                    Ok(ack) if ack.sequence <= applied => {
-                        sending.broken(ack.sequence, applied);
+                Some((before, acked)) = sending.acks.next() => match acked {
+                    Ok(ack) if ack.sequence <= before => {
+                        sending.broken(ack.sequence, before);
                         break;
                     }
                     Ok(_) => sending.rest().await,
                     Err(error) => sending.failed(&error.to_string()),
                 },
-                changed = progress.changed() => match changed {
-                    Ok(()) if !sending.seen.fenced => sending.moved(&mut progress),
-                    _ => break,
+                changed = applied.changed(), if sending.waits(open) => match changed {
+                    Ok(()) => {}
+                    Err(_) => break,
+                },
+                changed = trouble.changed() => match changed {
+                    Ok(()) => sending.troubled(*trouble.borrow_and_update()),
+                    Err(_) => break,
                 },
                 () = until(again_at) => sending.again().await,
                 _ = look.tick() => sending.look(),
@@ -135,6 +144,12 @@ impl Sending {
     fn has_room(&self) -> bool {
         let bytes = self.unapplied.iter().map(|sent| sent.bytes.len());
         self.unapplied.len() < WINDOW && bytes.sum::<usize>() < WINDOW_BYTES
+    }
+
+    /// Whether something is to be done once more of it is applied. Otherwise it is looked
+    /// at when there is something else to do: nobody is woken for each entry.
+    fn waits(&self, open: bool) -> bool {
+        !open || !self.has_room() || self.probe.is_some() || self.again_at.is_some()
     }
 
     async fn first(&mut self, entry: Sent) {
@@ -180,19 +195,23 @@ impl Sending {
         }
     }
 
-    fn moved(&mut self, progress: &mut watch::Receiver<Progress>) {
-        let now = *progress.borrow_and_update();
-        while (self.unapplied.front()).is_some_and(|first| first.number <= now.applied) {
+    fn moved(&mut self, applied: u64) {
+        if applied == self.own_applied {
+            return;
+        }
+        while (self.unapplied.front()).is_some_and(|first| first.number <= applied) {
             self.unapplied.pop_front();
         }
-        if now.applied > self.seen.applied {
-            self.moved_at = Instant::now();
-            self.retry = RETRY_MIN;
-        }
-        if self.probe.is_some_and(|probe| probe <= now.applied) {
+        self.own_applied = applied;
+        self.moved_at = Instant::now();
+        self.retry = RETRY_MIN;
+        if self.probe.is_some_and(|probe| probe <= applied) {
             // Its acknowledgement was lost, or is behind.
             self.again_at = Some(Instant::now());
         }
+    }
+
+    fn troubled(&mut self, now: Trouble) {
         if now.gaps > self.seen.gaps && !self.unapplied.is_empty() && self.again_at.is_none() {
             self.again_at = Some(Instant::now());
         }
@@ -256,7 +275,7 @@ impl Sending {
             }
         }
         // Before it has joined nobody asks, and a refusal would end the start.
-        let keeps_up = self.seen.applied == 0 || !self.is_behind();
+        let keeps_up = self.own_applied == 0 || !self.is_behind();
         if self.to.state.health.set(Part::Follow, keeps_up) {
             let lag = self.to.followed.lag();
             match keeps_up {
