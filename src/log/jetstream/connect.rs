@@ -25,7 +25,7 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// For a connection to the stream's leader: of three servers none of twelve is to it once
 /// in a hundred times.
 pub(super) const LEADER_TRIES: usize = 12;
-pub(super) const LEADER_WITHIN: Duration = Duration::from_millis(500);
+const LEADER_WITHIN: Duration = Duration::from_millis(500);
 
 /// Who this replica is to the servers, and how it knows them.
 #[derive(Clone, Debug, Default)]

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::broken::Broken;
-use super::connect::{LEADER_TRIES, LEADER_WITHIN};
+use super::connect::LEADER_TRIES;
 use super::followed::Followed;
 use super::news::News;
 use super::place::{Place, Received};
@@ -37,6 +37,9 @@ const LOOK: Duration = Duration::from_millis(250);
 /// and the first answer counts, on a machine that has much to do that of an earlier one.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 const ASK_TIMEOUT: Duration = Duration::from_secs(4);
+/// Where one server is given a consumer and has just died, nobody answers; meanwhile
+/// nothing is read.
+const PLACED_WITHIN: Duration = Duration::from_millis(100);
 
 pub(super) struct Tail {
     jetstream: Context,
@@ -197,7 +200,7 @@ impl Tail {
             let cluster = consumer.cached_info().cluster.as_ref();
             cluster.and_then(|cluster| cluster.leader.as_ref()) == Some(&leader)
         };
-        let until = Instant::now() + LEADER_WITHIN;
+        let until = Instant::now() + PLACED_WITHIN;
         for _ in 0..LEADER_TRIES {
             if is_there(&consumer) {
                 break;
