@@ -356,6 +356,12 @@ fn what_would_be_refused_later_is_refused_in_words() {
             "config.credentials.url: give http://host:port",
         ),
         (
+            &format!(
+                "{KEYS},config.credentials.provisioner=litellm,config.credentials.url=http://a"
+            ),
+            "by https only",
+        ),
+        (
             "extraArgs={--drain-deadline-sec=300}",
             "extraArgs has --drain-deadline-sec",
         ),
@@ -497,7 +503,7 @@ fn an_unready_replica_is_evicted_only_if_the_others_are_ready() {
 fn the_pod_may_go_out_to_the_gateway_that_issues_credentials() {
     let all = set(
         "secrets.masterKey.existingSecret=a,config.credentials.provisioner=litellm,\
-         config.credentials.url=http://litellm.gateways.svc:4000/,config.credentials.models={a}",
+         config.credentials.url=https://litellm.gateways.svc:4000/,config.credentials.models={a}",
     );
     let out = &object(&all, "NetworkPolicy", "arcpd")["spec"]["egress"];
     assert_eq!(

@@ -109,6 +109,9 @@
 {{- if gt (include "arcpd.portOf" (default "" $credentials.url) | int) 65535 }}
 {{- fail "\n\nconfig.credentials.url: the port is more than 65535." }}
 {{- end }}
+{{- if and (hasPrefix "http:" (default "" $credentials.url)) (not (regexMatch "^http://(localhost|127\\.0\\.0\\.1|\\[::1\\])([:/]|$)" $credentials.url)) }}
+{{- fail "\n\nconfig.credentials.url: the runtime sends its master key by https only; give https://host:port, and where its certificate is of an authority of yours config.credentials.ca_file, a file that extraVolumes brings." }}
+{{- end }}
 {{- if not (and $credentials.url $credentials.models) }}
 {{- fail "\n\nconfig.credentials.provisioner is litellm: give config.credentials.url, and in config.credentials.models the names of the gateway's models that jobs may use." }}
 {{- end }}
