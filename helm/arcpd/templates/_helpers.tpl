@@ -1,5 +1,5 @@
 {{- define "arcpd.name" -}}
-{{- default .Chart.Name .Values.nameOverride | lower | trunc 40 | trimSuffix "-" }}
+{{- default .Chart.Name .Values.nameOverride | lower | trunc 40 | trimAll "-" }}
 {{- end }}
 
 {{/* Leaves room for the suffixes -headless, -admin, -test and the pod's number. A release name may have dots,
@@ -7,11 +7,11 @@ the name of a Service may not. */}}
 {{- define "arcpd.fullname" -}}
 {{- $release := .Release.Name | replace "." "-" }}
 {{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- .Values.fullnameOverride | trunc 40 | trimAll "-" }}
 {{- else if contains (include "arcpd.name" .) $release }}
-{{- $release | trunc 40 | trimSuffix "-" }}
+{{- $release | trunc 40 | trimAll "-" }}
 {{- else }}
-{{- printf "%s-%s" $release (include "arcpd.name" .) | trunc 40 | trimSuffix "-" }}
+{{- printf "%s-%s" $release (include "arcpd.name" .) | trunc 40 | trimAll "-" }}
 {{- end }}
 {{- end }}
 
