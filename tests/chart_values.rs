@@ -369,8 +369,20 @@ fn what_would_be_refused_later_is_refused_in_words() {
             "extraEnv[0].name=ARCPD_DRAIN_DEADLINE_SEC",
             "extraEnv has ARCPD_DRAIN_DEADLINE_SEC",
         ),
+        ("extraEnv[0].name=ARCPD_TOKENS", "extraEnv has ARCPD_TOKENS"),
+        ("image.repository=a:1", "in image.tag"),
+        ("config.hosts.lost_after_sec=9", "lost_after_sec is 9"),
+        ("config.credentials.ttl_sec=599", "ttl_sec is 599"),
         // The schema's own words.
         ("otlp.samplerArg=2", "at '/otlp/samplerArg'"),
+        (
+            "config.cors.allow_origins={*}",
+            "at '/config/cors/allow_origins/0'",
+        ),
+        (
+            "gateway.parentRefs[0].namespace=a",
+            "missing property 'name'",
+        ),
         ("fullnameOverride=1a", "at '/fullnameOverride'"),
         ("commonLabels.a=bad label!", "at '/commonLabels/a'"),
         ("podLabels.-a=b", "additional properties '-a' not allowed"),

@@ -10,6 +10,8 @@
 {{- end }}
 {{- include "arcpd.checkCell" . }}
 {{- include "arcpd.checkAutoscaling" . }}
+{{- include "arcpd.checkImage" . }}
+{{- include "arcpd.checkTimes" . }}
 {{- include "arcpd.checkCredentials" . }}
 {{- include "arcpd.checkTls" . }}
 {{- include "arcpd.checkGateway" . }}
@@ -17,6 +19,9 @@
 {{- range $v.extraEnv }}
 {{- if eq (get . "name" | toString) "ARCPD_DRAIN_DEADLINE_SEC" }}
 {{- fail "\n\nextraEnv has ARCPD_DRAIN_DEADLINE_SEC: set config.drain_deadline_sec, which the pod's grace period follows." }}
+{{- end }}
+{{- if eq (get . "name" | toString) "ARCPD_TOKENS" }}
+{{- fail "\n\nextraEnv has ARCPD_TOKENS: the runtime takes tokens from one place, and here that is a file; give them in auth.existingSecret." }}
 {{- end }}
 {{- end }}
 {{- range $v.extraArgs }}
@@ -92,6 +97,31 @@
 {{- $seconds = regexFind "^[0-9]+" . | atoi | mul $unit | add $seconds }}
 {{- end }}
 {{- $seconds }}
+{{- end }}
+
+{{/* A tag twice is a name that no kubelet takes. */}}
+{{- define "arcpd.checkImage" -}}
+{{- $repository := .Values.image.repository }}
+{{- if regexMatch ":[^/]*$" $repository }}
+{{- fail (printf "\n\nimage.repository is %s: give what follows the colon in image.tag." $repository) }}
+{{- end }}
+{{- end }}
+
+{{/* Of two settings that bound each other, with the runtime's own defaults: docs/configuration.md, docs/credentials.md. */}}
+{{- define "arcpd.checkTimes" -}}
+{{- $hosts := default dict .Values.config.hosts }}
+{{- $heartbeat := get $hosts "heartbeat_interval_sec" | default 10 | int }}
+{{- $lost := get $hosts "lost_after_sec" | default 30 | int }}
+{{- if lt $lost $heartbeat }}
+{{- fail (printf "\n\nconfig.hosts.lost_after_sec is %d and config.hosts.heartbeat_interval_sec %d: the first may not be less." $lost $heartbeat) }}
+{{- end }}
+{{- $credentials := default dict .Values.config.credentials }}
+{{- $rotate := get $credentials "rotate_before_sec" | default 300 | int }}
+{{- $ttl := get $credentials "ttl_sec" }}
+{{- $ttl = ternary 86400 $ttl (has (kindOf $ttl) (list "invalid" "string")) | int }}
+{{- if and (gt $ttl 0) (lt $ttl (mul 2 $rotate | int)) }}
+{{- fail (printf "\n\nconfig.credentials.ttl_sec is %d and config.credentials.rotate_before_sec %d: the first is 0, or twice the second at least." $ttl $rotate) }}
+{{- end }}
 {{- end }}
 
 {{/* What the runtime would refuse once the pod starts, and the schema does not see. */}}

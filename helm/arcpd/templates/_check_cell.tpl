@@ -106,6 +106,10 @@ is installed. */}}
 {{- end }}
 {{- end }}
 {{- end }}
+{{- /* Never says the URL, as of otlp.endpoint. */}}
+{{- if contains "@" (regexFind "^[a-z]+://[^/?#]*" $keda.serverAddress) }}
+{{- fail "\n\nautoscaling.keda.serverAddress: no user name or password goes there, it would be seen; give autoscaling.keda.authenticationRef." }}
+{{- end }}
 {{- if and $keda.enabled (not $keda.serverAddress) (not $keda.triggers) }}
 {{- fail "\n\nautoscaling.keda has nothing to go by: set serverAddress to a Prometheus, as in http://prometheus.monitoring.svc:9090, or triggers." }}
 {{- end }}
