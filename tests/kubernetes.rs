@@ -84,6 +84,17 @@ fn a_release_is_installed_upgraded_rolled_back_and_removed() {
     assert_eq!(field(&back, "StatefulSet", "arcpd", GRACE), json!(30));
     assert_eq!(field(&back, "Secret", "arcpd-tokens", "/data/token"), token);
 
+    // It would go with the upgrade, under pods that go on looking for it.
+    let own = [
+        "upgrade",
+        "arcpd",
+        CHART,
+        "--set",
+        "auth.existingSecret=arcpd-tokens",
+    ];
+    let refused = said(&plane.helm(&own).output().unwrap());
+    assert!(refused.contains("which this release made"), "{refused}");
+
     // Its pod is made, and never runs.
     let test = plane.helm(&["test", "arcpd", "--timeout", "1s"]).output();
     let said_by_test = said(&test.unwrap());

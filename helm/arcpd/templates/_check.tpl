@@ -11,6 +11,7 @@
 {{- include "arcpd.checkCell" . }}
 {{- include "arcpd.checkAutoscaling" . }}
 {{- include "arcpd.checkImage" . }}
+{{- include "arcpd.checkTokens" . }}
 {{- include "arcpd.checkTimes" . }}
 {{- include "arcpd.checkCredentials" . }}
 {{- include "arcpd.checkTls" . }}
@@ -97,6 +98,17 @@
 {{- $seconds = regexFind "^[0-9]+" . | atoi | mul $unit | add $seconds }}
 {{- end }}
 {{- $seconds }}
+{{- end }}
+
+{{/* Helm removes what a release no longer makes, and the pods would find no secret. Seen where the cluster can be asked. */}}
+{{- define "arcpd.checkTokens" -}}
+{{- $existing := .Values.auth.existingSecret }}
+{{- if eq $existing (printf "%s-tokens" (include "arcpd.fullname" .)) }}
+{{- $there := lookup "v1" "Secret" .Release.Namespace $existing | default dict }}
+{{- if eq (dig "metadata" "annotations" "meta.helm.sh/release-name" "" $there) .Release.Name }}
+{{- fail (printf "\n\nauth.existingSecret is %s, which this release made, and would remove now that it is to make none. Leave it empty, or copy what it has to a secret of another name." $existing) }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* A tag twice is a name that no kubelet takes. */}}
