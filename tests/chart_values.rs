@@ -370,6 +370,7 @@ fn what_would_be_refused_later_is_refused_in_words() {
             "extraEnv has ARCPD_DRAIN_DEADLINE_SEC",
         ),
         ("extraEnv[0].name=ARCPD_TOKENS", "extraEnv has ARCPD_TOKENS"),
+        ("extraEnv[0].name=RUST_LOG", "see logLevel"),
         ("image.repository=a:1", "in image.tag"),
         ("config.hosts.lost_after_sec=9", "lost_after_sec is 9"),
         ("config.credentials.ttl_sec=599", "ttl_sec is 599"),

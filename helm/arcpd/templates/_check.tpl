@@ -17,7 +17,14 @@
 {{- include "arcpd.checkTls" . }}
 {{- include "arcpd.checkGateway" . }}
 {{- include "arcpd.checkObserving" . }}
+{{- $own := list "RUST_LOG" }}
+{{- range include "arcpd.otlp" . | fromYamlArray }}
+{{- $own = append $own .name }}
+{{- end }}
 {{- range $v.extraEnv }}
+{{- if has (get . "name" | toString) $own }}
+{{- fail (printf "\n\nextraEnv has %s, which the chart sets, and a variable that is there twice is lost or refused: see logLevel and otlp." (get . "name")) }}
+{{- end }}
 {{- if eq (get . "name" | toString) "ARCPD_DRAIN_DEADLINE_SEC" }}
 {{- fail "\n\nextraEnv has ARCPD_DRAIN_DEADLINE_SEC: set config.drain_deadline_sec, which the pod's grace period follows." }}
 {{- end }}
