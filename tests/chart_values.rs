@@ -372,6 +372,7 @@ fn what_would_be_refused_later_is_refused_in_words() {
         ("extraEnv[0].name=ARCPD_TOKENS", "extraEnv has ARCPD_TOKENS"),
         ("extraEnv[0].name=RUST_LOG", "see logLevel"),
         ("image.repository=a:1", "in image.tag"),
+        ("logLevel=warning", "logLevel has warning"),
         ("config.hosts.lost_after_sec=9", "lost_after_sec is 9"),
         ("config.credentials.ttl_sec=599", "ttl_sec is 599"),
         // The schema's own words.

@@ -186,6 +186,12 @@
 {{- fail (printf "\n\n%s.enabled: this chart was packed without %s." $value $file) }}
 {{- end }}
 {{- end }}
+{{- range splitList "," $v.logLevel }}
+{{- $level := trim . | lower }}
+{{- if and (regexMatch "^[a-z]+$" $level) (not (has $level (list "off" "error" "warn" "info" "debug" "trace"))) }}
+{{- fail (printf "\n\nlogLevel has %s, which is no level: give off, error, warn, info, debug or trace, also of a part, as in info,arcpd=debug." $level) }}
+{{- end }}
+{{- end }}
 {{- /* Never says the URL: somebody may have put a password there. */}}
 {{- with $v.otlp.endpoint }}
 {{- if contains "@" (regexFind "^[a-z]+://[^/?#]*" .) }}
