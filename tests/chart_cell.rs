@@ -235,6 +235,8 @@ fn a_cell_is_backed_up_to_a_volume_that_outlives_it() {
     ));
     let job = &object(&all, "CronJob", "arcpd-backup")["spec"];
     assert_eq!(job["concurrencyPolicy"], "Forbid");
+    // One that hangs does not keep all later ones from beginning.
+    assert_eq!(job["jobTemplate"]["spec"]["activeDeadlineSeconds"], 21600);
     let template = &job["jobTemplate"]["spec"]["template"];
     let container = &template["spec"]["containers"][0];
     let args = container["args"].as_array().unwrap();
