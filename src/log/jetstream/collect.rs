@@ -57,7 +57,7 @@ impl Collect {
                 },
             };
             let next = self.decode(next)?;
-            awaited |= self.is_awaited(&next.entry);
+            awaited = awaited || self.is_awaited(&next.entry);
             entries.push(next);
         }
         Ok(entries)

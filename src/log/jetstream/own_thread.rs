@@ -1,8 +1,8 @@
 //! A thread of the log with a runtime of its own.
 //!
-//! What goes from a socket to the file, or from a job to a socket, passes no other thread
-//! on its way: each that is to be woken costs tens of microseconds, and the runtime of
-//! sessions may be busy with what has nothing to do with the log.
+//! What goes from a socket to the file passes no other thread on its way: each that is to
+//! be woken costs tens of microseconds, and the runtime of sessions may be busy with what
+//! has nothing to do with the log.
 
 use std::thread::JoinHandle;
 
