@@ -177,17 +177,30 @@ async fn a_replica_whose_stream_is_gone_is_not_ready_and_stops() {
 /// The same where most of the servers were gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_submits_nothing_is_not_ready_without_most_of_its_servers() {
+    not_ready_without_others(|leader| (leader + 1) % 3).await;
+}
+
+/// It answered for the stream by itself, without end, and the replica stayed ready.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_not_ready_while_the_server_that_led_the_stream_is_left_alone() {
+    not_ready_without_others(|leader| leader).await;
+}
+
+/// `left` is who is not killed, by who leads the stream.
+async fn not_ready_without_others(left: impl Fn(usize) -> usize) {
     let (mut nats, dir) = (Nats::cluster(), tempfile::tempdir().unwrap());
     let servers = nats.urls().join(",");
     let a = join_at(servers, 3, dir.path()).await.unwrap();
     a.keep("before").await.unwrap();
-    let [_, first, second] = &mut nats.nodes;
-    first.kill9();
-    second.kill9();
+    let left = left(nats.leader_of(STREAM).await);
+    let others = [(left + 1) % 3, (left + 2) % 3];
+    for other in others {
+        nats.nodes[other].kill9();
+    }
     a.until_healthy(false).await;
-    let [_, first, second] = &mut nats.nodes;
-    first.restart();
-    second.restart();
+    for other in others {
+        nats.nodes[other].restart();
+    }
     a.until_healthy(true).await;
     a.keep("after").await.unwrap();
     assert_eq!(a.agents().await, ["after", "before"]);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::Consumer;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::context::GetStreamErrorKind;
-use async_nats::jetstream::stream::{ConsumerErrorKind, Info, Stream};
+use async_nats::jetstream::stream::{ClusterInfo, ConsumerErrorKind, Info, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::mpsc;
@@ -236,7 +236,11 @@ impl Tail {
                     GetStreamErrorKind::JetStream(error) => refusal(&error),
                     _ => Failure::Again(error.to_string()),
                 })?;
-                Ok(stream.cached_info().clone())
+                let info = stream.cached_info();
+                match is_served(info.cluster.as_ref()) {
+                    true => Ok(info.clone()),
+                    false => Err(Failure::Again("most of its servers are not there".into())),
+                }
             }
         };
         self.asked("it is not answered for", ask).await
@@ -345,6 +349,17 @@ impl Tail {
         let after = self.place.sequence;
         tracing::warn!(error, after, "reading the stream was cut off");
     }
+}
+
+/// A server that led a stream goes on to answer for it where most of the others are gone, by
+/// itself and for ever. Only to its leader are followers that have what it has current, and
+/// that is most of them or it could not go on.
+fn is_served(cluster: Option<&ClusterInfo>) -> bool {
+    // A server without others.
+    let Some(cluster) = cluster else { return true };
+    let servers = 1 + cluster.replicas.len();
+    let current = 1 + cluster.replicas.iter().filter(|peer| peer.current).count();
+    cluster.leader.is_some() && 2 * current > servers
 }
 
 fn refusal(error: &async_nats::jetstream::Error) -> Failure {
