@@ -4,12 +4,18 @@
 //! those below it did not spend comes back to those above once they are over. Each side
 //! hears of the other's end from the log, and a cancel goes through it.
 
+use std::time::Duration;
+
 use super::delegation::parent_is_over;
+use super::grant::Family;
 use super::registry::unavailable;
 use super::{JobContext, Jobs};
 use crate::authority::{Amounts, amounts_from_json};
 use crate::log::{Command, JobRow, StreamId};
 use crate::protocol::{ErrorCode, Failure};
+
+/// For what the store has failed to answer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Jobs {
     /// For the parent's side, until the child is over.
@@ -21,20 +27,39 @@ impl Jobs {
         family.leave(child);
         self.live.count_apart(parent.job_id(), &child_id);
         tokio::spawn(async move {
-            let ended = jobs.passing_cancel(&parent, &child_id, child).await;
-            let spent = match ended {
-                Ok(row) => jobs.spent_by(row).await,
-                Err(failure) => Err(failure),
-            };
+            let spent = jobs.spent_apart(&parent, &child_id, child).await;
             jobs.live.uncount_apart(parent.job_id(), &child_id);
-            match spent {
-                Ok(spent) => family.settle(child, spent),
-                // Rather reserved for ever than spent twice.
-                Err(failure) => {
-                    tracing::warn!(%failure, job_id = child_id, "what a child spent is not known")
-                }
+            if let Some(spent) = spent {
+                family.settle(child, spent);
             }
         });
+    }
+
+    /// By a child and all below it, once they are over; none when that is not known and the
+    /// parent is over, too.
+    async fn spent_apart(
+        &self,
+        parent: &JobContext,
+        child_id: &str,
+        child: StreamId,
+    ) -> Option<Amounts> {
+        loop {
+            let ended = self.passing_cancel(parent, child_id, child).await;
+            let spent = match ended {
+                Ok(row) => self.spent_by(row).await,
+                Err(failure) => Err(failure),
+            };
+            let failure = match spent {
+                Ok(spent) => return Some(spent),
+                Err(failure) => failure,
+            };
+            // Rather reserved for as long as that is not known than spent twice.
+            tracing::warn!(%failure, job_id = child_id, "what a child spent is not known");
+            tokio::select! {
+                () = tokio::time::sleep(ASK_AGAIN) => {}
+                () = parent.over().cancelled_owned() => return None,
+            }
+        }
     }
 
     /// Resolves at the end of the child.
@@ -111,16 +136,12 @@ impl Jobs {
         Ok(Some(depth))
     }
 
-    /// Children of a job that was taken up which others have.
-    pub(super) async fn follow_children(
-        &self,
-        parent: &JobContext,
-        here: &[String],
-    ) -> Result<(), crate::log::Error> {
-        for row in self.log().descendants(parent.job_id()).await? {
-            let own = row.grant.parent_id.as_deref() == Some(parent.job_id());
-            if own && row.end_position.is_none() && !here.contains(&row.id) {
-                self.follow_child(parent, row.id, row.stream);
+    /// Those of a family that was taken up which were not, but for what is below them: others
+    /// have them, or they end.
+    pub(super) async fn follow_absent(&self, family: &Family) -> Result<(), crate::log::Error> {
+        for row in self.log().descendants(&family.root.job_id).await? {
+            if let Some(parent) = family.above_absent(row.stream) {
+                self.follow_child(&parent, row.id, row.stream);
             }
         }
         Ok(())

@@ -115,6 +115,10 @@ impl JobContext {
         let jobs = self.grant().and_then(|grant| grant.jobs.upgrade());
         let jobs = jobs.ok_or_else(Failure::job_not_found)?;
         let row = jobs.ended(&child.job_id).await?;
+        if let Some(grant) = self.grant() {
+            // Who hears of it may ask for what it has left.
+            grant.family.settled(row.stream).await;
+        }
         let at = Timestamp(row.ended_at_ms.unwrap_or_default());
         Ok((at, jobs.outcome(&row).await?))
     }

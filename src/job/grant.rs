@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::context::{JobContext, WeakJob};
 use super::{Jobs, steady_now};
@@ -51,8 +52,9 @@ pub(super) struct Family {
     ledger: Mutex<Ledger>,
     /// Those that run, to tell them what changed for them.
     members: Mutex<HashMap<Member, WeakJob>>,
-    /// Members that run at other replicas: what they have reserved is not here to spend.
-    apart: Mutex<HashSet<Member>>,
+    /// Members that do not run here and are not known to be over: what they have reserved
+    /// is not here to spend.
+    apart: watch::Sender<HashSet<Member>>,
     /// Children that are told of in their parents' streams, to spare the look there;
     /// some are forgotten.
     said: Mutex<HashSet<Member>>,
@@ -72,7 +74,9 @@ pub(super) struct Charged {
 pub(super) type Cost = (Currency, Amount);
 
 impl Family {
+    /// All that are open in the ledger are to join, or are apart.
     pub fn new(ledger: Ledger, root: &JobRow, lease: &Lease) -> Arc<Self> {
+        let apart = ledger.open_members().into_iter().collect();
         Arc::new(Self {
             root: Root {
                 job_id: root.id.clone(),
@@ -81,12 +85,14 @@ impl Family {
             },
             ledger: Mutex::new(ledger),
             members: Mutex::default(),
-            apart: Mutex::default(),
+            apart: watch::Sender::new(apart),
             said: Mutex::default(),
         })
     }
 
     pub fn join(&self, job: &JobContext) {
+        self.apart
+            .send_if_modified(|apart| apart.remove(&job.stream()));
         self.members.lock().insert(job.stream(), job.downgrade());
     }
 
@@ -138,30 +144,40 @@ impl Family {
         self.ledger.lock().end(child);
     }
 
-    /// After a restart: who has not been taken up again is over, and with it what it
-    /// had reserved.
-    pub fn end_all_but_members(&self) {
-        let members = self.members.lock();
-        let apart = self.apart.lock();
-        let mut ledger = self.ledger.lock();
-        for job in ledger.open_members() {
-            if !members.contains_key(&job) && !apart.contains(&job) {
-                ledger.end(job);
-            }
-        }
-    }
-
     /// It runs at another replica from now on, by what it had reserved.
     pub fn leave(&self, member: Member) {
         self.members.lock().remove(&member);
-        self.apart.lock().insert(member);
+        self.apart.send_modify(|apart| {
+            apart.insert(member);
+        });
     }
 
-    /// One that ran at another replica is over, and has spent so much, with all below it.
+    /// The parent, which runs here, of one that is apart.
+    pub fn above_absent(&self, member: Member) -> Option<JobContext> {
+        if !self.apart.borrow().contains(&member) {
+            return None;
+        }
+        let parent = self.line(member).get(1).copied()?;
+        self.members.lock().get(&parent)?.upgrade()
+    }
+
+    /// One that was apart is over, and has spent so much, with all below it.
     pub fn settle(&self, member: Member, spent: Amounts) {
-        self.ledger.lock().set_spent(member, spent);
-        self.apart.lock().remove(&member);
-        self.tell_end(member);
+        let mut line = self.line(member);
+        line.retain(|job| *job != member);
+        let mut ledger = self.ledger.lock();
+        ledger.settle(member, spent);
+        self.apart
+            .send_modify(|apart| apart.retain(|job| ledger.is_open(*job)));
+        drop(ledger);
+        self.tell(line);
+    }
+
+    /// Resolves once what one that is over has left can be spent again.
+    pub async fn settled(&self, member: Member) {
+        let mut apart = self.apart.subscribe();
+        // Its sender is in self.
+        let _ = apart.wait_for(|apart| !apart.contains(&member)).await;
     }
 
     /// Whether a job spends of what was granted to one above it.

@@ -71,10 +71,9 @@ impl Jobs {
         let streams = rows.iter().map(|row| row.stream).collect();
         let hosted = self.log().hosted_jobs(streams).await?;
         let mut hosted: HashMap<_, _> = hosted.into_iter().map(|row| (row.stream, row)).collect();
-        let ids: Vec<_> = rows.iter().map(|row| row.id.clone()).collect();
         let mut ended = 0;
         let mut taken_up: HashMap<String, (Arc<Family>, u32)> = HashMap::new();
-        let mut budgets = Vec::new();
+        let (mut families, mut budgets) = (Vec::new(), Vec::new());
         for row in parents_first(rows) {
             // Read before the records are counted: those of this epoch are only what is
             // said from here on.
@@ -106,23 +105,23 @@ impl Jobs {
                 ended += 1;
                 continue;
             }
+            let is_root = !matches!(above, Above::Here(..));
             match self.grant_again(&row, above).await {
                 Ok(grant) => {
                     let job_id = row.id.clone();
                     if let Some(grant) = &grant {
                         let family = (grant.family.clone(), grant.depth);
                         taken_up.insert(row.id.clone(), family);
+                        families.extend(is_root.then(|| grant.family.clone()));
                         budgets.push((grant.family.clone(), row.stream));
                     }
                     let stream = row.stream;
                     let credential = self.credential_again(stream, &row.session_id).await?;
                     let context = self.context(row, since, trace);
                     self.take_up(context, hosted, agent, (grant, credential));
-                    if let Some(job) = self.live_context(&job_id) {
-                        if job.is_apart() {
-                            self.follow_parent(&job);
-                        }
-                        self.follow_children(&job, &ids).await?;
+                    let job = self.live_context(&job_id);
+                    if let Some(job) = job.filter(JobContext::is_apart) {
+                        self.follow_parent(&job);
                     }
                 }
                 Err(failure) => {
@@ -132,8 +131,8 @@ impl Jobs {
                 }
             }
         }
-        for (family, _) in &budgets {
-            family.end_all_but_members();
+        for family in &families {
+            self.follow_absent(family).await?;
         }
         // What a stream told last may be of before the crash, or of a child that has
         // just ended.

@@ -37,7 +37,7 @@ pub fn family(family: &Family) -> Result<(), String> {
     };
     let spent = family.said.iter().map(own).sum::<i64>();
     let below = family.children.iter().map(|child| child.spent).sum::<i64>();
-    if spent + below > family.granted {
+    if spent + below > family.granted + under_way(family) {
         return Err(format!("{spent} and below it {below} spent in {family:?}"));
     }
     let over = |child: &&Child| child.granted.is_some_and(|granted| child.spent > granted);
@@ -77,6 +77,28 @@ pub fn family(family: &Family) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What the job may spend beyond all there was: of two that spend of one budget each may
+/// have been allowed its last operation before the other had said what its own cost. A job
+/// that is begun again spends beside a child that shares its budget.
+fn under_way(family: &Family) -> i64 {
+    let shares = |said: &Said| match said {
+        Said::Child(id) => {
+            let mut sharing = family
+                .children
+                .iter()
+                .filter(|child| child.granted.is_none());
+            sharing.any(|child| child.id == *id)
+        }
+        _ => false,
+    };
+    let beside = family.said.iter().skip_while(|(_, said)| !shares(said));
+    let costs = beside.filter_map(|(_, said)| match said {
+        Said::Spent(amount) => Some(*amount),
+        _ => None,
+    });
+    costs.max().unwrap_or(0)
 }
 
 impl Child {
@@ -144,6 +166,13 @@ mod tests {
         let said = || vec![(1, Said::Spent(100)), (2, told("a")), (3, told("b"))];
         assert_eq!(of(said(), all(100)), Ok(()));
         assert!(of(said(), all(200)).is_err());
+        // Begun again, it was allowed one more operation beside the child.
+        let again = |last: Vec<_>| [said(), last].concat();
+        let one_more = again(vec![(4, Said::Spent(100))]);
+        assert_eq!(of(one_more.clone(), all(100)), Ok(()));
+        assert!(of(one_more, all(200)).is_err());
+        let two_more = again(vec![(4, Said::Spent(100)), (5, Said::Spent(100))]);
+        assert!(of(two_more, all(100)).is_err());
         let over = vec![child("a", Some(100), 200, 5)];
         assert!(of(vec![(2, told("a"))], over).is_err());
     }

@@ -26,6 +26,7 @@ pub mod process;
 pub mod promtool;
 pub mod proxy;
 pub mod python;
+pub mod replicas;
 pub mod routes;
 pub mod scrape;
 pub mod waterfall;

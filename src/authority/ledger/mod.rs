@@ -141,12 +141,26 @@ impl Ledger {
         for (currency, reserved) in unspent {
             self.pass_up(parent, &currency, reserved.undone());
         }
-        self.settle(member);
+        self.leave(member);
+    }
+
+    /// One that ran elsewhere is over, with all below it. What they spent together stands
+    /// instead of what was counted here for each.
+    pub fn settle(&mut self, member: Member, spent: Amounts) {
+        let is_below =
+            |job: &Member| *job != member && self.line(*job).any(|above| above == member);
+        let below: Vec<_> = self.accounts.keys().copied().filter(is_below).collect();
+        for job in below {
+            self.set_spent(job, Amounts::new());
+            self.end(job);
+        }
+        self.set_spent(member, spent);
+        self.end(member);
     }
 
     /// Accounts that are over and have nothing below them leave. What they spent is in
     /// the sums of those above.
-    fn settle(&mut self, mut member: Member) {
+    fn leave(&mut self, mut member: Member) {
         while let Some(account) = self.accounts.get(&member)
             && account.is_over
             && account.children == 0

@@ -168,6 +168,29 @@ fn a_cost_beyond_all_counting_is_not_free() {
     assert_eq!(left(&ledger, 1), "-999999999999999989.999999999");
 }
 
+/// What the child's own child had spent by the crash was counted beside the sum of both.
+#[test]
+fn one_that_ended_elsewhere_has_spent_what_it_and_those_below_did_and_no_more() {
+    let mut ledger = Ledger::default();
+    ledger.restore(1, None, usd("10"));
+    ledger.restore(2, Some(1), usd("6"));
+    // Of one that is not restored.
+    ledger.restore(3, Some(7), usd("1"));
+    ledger.restore(5, Some(2), usd("4"));
+    ledger.set_spent(2, usd("1"));
+    ledger.set_spent(5, usd("2"));
+    assert_eq!(left(&ledger, 1), "4");
+    ledger.settle(2, usd("5"));
+    assert_eq!(left(&ledger, 1), "5");
+    assert_eq!(
+        ledger.open_members(),
+        [3, 1],
+        "who is below nobody here stays"
+    );
+    ledger.settle(2, usd("5"));
+    assert_eq!(left(&ledger, 1), "5");
+}
+
 #[test]
 fn what_an_earlier_run_told_is_told_again() {
     let mut ledger = Ledger::default();
