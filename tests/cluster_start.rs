@@ -39,6 +39,19 @@ fn a_replica_that_starts_while_the_servers_find_each_other_waits_for_them() {
     starting.ready();
 }
 
+/// The signal ended it, which looks like a crash.
+#[test]
+fn a_replica_that_is_told_to_stop_before_it_is_ready_ends_well() {
+    let mut cluster = Nats::cluster_that_is_down(3);
+    let dir = tempfile::tempdir().unwrap();
+    let urls = cluster.urls();
+    cluster.nodes[0].restart();
+    let mut starting = Starting::spawn(&mut replica(&urls, dir.path()));
+    starting.until_logged("the NATS servers have no leader");
+    let ended = starting.stop();
+    assert!(ended.success(), "{ended}");
+}
+
 /// The servers had a leader and were not enough yet: "no suitable peers for placement".
 #[test]
 fn a_replica_whose_stream_cannot_be_placed_yet_waits_for_the_server_that_is_missing() {

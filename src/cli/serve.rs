@@ -105,14 +105,20 @@ impl Serve {
                 "tokens travel unencrypted to this address; set tls_cert and tls_key, or end TLS in front"
             );
         }
-        let server = Server::bind(Config {
+        let mut stop = Box::pin(stop_signal()?);
+        let bound = Server::bind(Config {
             log_filter: Some(filter),
             ..config(settings)?
-        })
-        .await?;
+        });
+        // That may take long: of a cell it waits for its servers.
+        let server = tokio::select! {
+            bound = bound => bound?,
+            () = &mut stop => {
+                tracing::info!("told to stop before it was ready");
+                return Ok(());
+            }
+        };
         let (listen, admin_listen) = (server.address()?, server.admin_address()?);
-        // Whoever reads that it is ready may ask it to stop.
-        let stop = stop_signal()?;
         tracing::info!(%listen, %admin_listen, "ready");
         server.run(stop).await
     }

@@ -136,6 +136,8 @@ impl Lead {
             }
             // To be asked for once more.
             "INTERNAL_ERROR" => return Ok(()),
+            // It was cancelled, and that comes after the answer.
+            "INVALID_REQUEST" if answer.message == "event: the job has ended" => return Ok(()),
             // Its budget may be spent, or it is to stop.
             "LEASE_SUBSET_VIOLATION" | "BUDGET_EXHAUSTED" | "CANCELLED" if !again => {}
             _ => return Err(format!("a delegation was refused: {answer:?}")),

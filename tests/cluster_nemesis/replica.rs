@@ -202,12 +202,14 @@ impl Shared {
             last = line;
         }
         let child = self.child.lock().take();
-        self.serves.send_replace(None);
+        let served = self.serves.send_replace(None).is_some();
         let ended = child.expect("started above").wait().expect("an end");
         let _ = std::io::Write::write_all(&mut log, format!("--- {ended}\n").as_bytes());
         self.ends.send_modify(|ends| ends.push(ended));
-        // A panic of the main thread; a refusal is 1, a kill has no code.
-        if ended.code() == Some(101) || ended.signal().is_some_and(|signal| signal != 9) {
+        // A panic of the main thread; a refusal is 1, a kill has no code, nor has who was
+        // drained before it was ready.
+        let harmless = |signal: i32| signal == 9 || (signal == 15 && !served);
+        if ended.code() == Some(101) || ended.signal().is_some_and(|signal| !harmless(signal)) {
             let mut faults = self.faults.lock();
             faults.push(format!("ended with {ended}: {last}"));
         }

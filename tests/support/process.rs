@@ -4,6 +4,8 @@ use std::io::{BufRead, BufReader, Lines};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// A process that is ready; killed with SIGKILL when dropped.
 pub struct Process {
     child: Child,
@@ -43,6 +45,16 @@ impl Starting {
             }
             before.push(line);
         }
+    }
+
+    /// SIGTERM; how it ends.
+    pub fn stop(mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("not ready before");
+        let pid = Pid::from_child(&child);
+        kill_process(pid, Signal::TERM).expect("SIGTERM");
+        // A pipe that nobody reads would hold it up.
+        self.lines.by_ref().for_each(drop);
+        child.wait().expect("an exit")
     }
 
     pub fn ready(mut self) -> Process {
