@@ -1,7 +1,7 @@
 //! What a crash left: jobs that hosts may still work on are taken up again, the
 //! rest end.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use super::delegation::parent_is_over;
 use super::directory::Agent;
 use super::grant::{Family, Grant};
 use super::registry::unavailable;
+use super::runner::cancelled;
 use super::{JobContext, Jobs, now};
 use crate::authority::{Lease, Ledger, amounts_from_json};
 use crate::credential::Holding;
-use crate::log::{HostedRow, JobRow, ReplicaNumber};
+use crate::log::{HostedRow, JobRow, ReplicaNumber, StreamId};
 use crate::protocol::{Failure, Outcome, Timestamp};
 use crate::telemetry::JobTrace;
 
@@ -68,13 +69,20 @@ impl Jobs {
     }
 
     async fn take_up_all(&self, rows: Vec<JobRow>, text: &str) -> Result<usize, crate::log::Error> {
+        let rows = parents_first(rows);
+        let cancelled_before = self.cancelled_before(&rows).await?;
+        // Whoever asked was told that it stops, and is not told to submit it again.
+        let given_up = |stream, why| match cancelled_before.contains(&stream) {
+            true => cancelled(),
+            false => Outcome::Failed(why),
+        };
         let streams = rows.iter().map(|row| row.stream).collect();
         let hosted = self.log().hosted_jobs(streams).await?;
         let mut hosted: HashMap<_, _> = hosted.into_iter().map(|row| (row.stream, row)).collect();
         let mut ended = 0;
         let mut taken_up: HashMap<String, (Arc<Family>, u32)> = HashMap::new();
         let (mut families, mut budgets) = (Vec::new(), Vec::new());
-        for row in parents_first(rows) {
+        for row in rows {
             // Read before the records are counted: those of this epoch are only what is
             // said from here on.
             let Some(epoch) = self.log().epoch(row.stream).await? else {
@@ -95,8 +103,8 @@ impl Jobs {
                 },
             };
             let (Some(hosted), Some(agent)) = (hosted.remove(&row.stream), agent) else {
-                self.context(row, since, trace)
-                    .end(Outcome::Failed(Failure::internal(text)));
+                let end = given_up(row.stream, Failure::internal(text));
+                self.context(row, since, trace).end(end);
                 ended += 1;
                 continue;
             };
@@ -125,8 +133,8 @@ impl Jobs {
                     }
                 }
                 Err(failure) => {
-                    self.context(row, since, trace)
-                        .end(Outcome::Failed(failure));
+                    let end = given_up(row.stream, failure);
+                    self.context(row, since, trace).end(end);
                     ended += 1;
                 }
             }
@@ -140,6 +148,24 @@ impl Jobs {
             family.tell(vec![stream]);
         }
         Ok(ended)
+    }
+
+    /// Those of these, parents first, that were asked to stop, and all that they delegated.
+    async fn cancelled_before(
+        &self,
+        rows: &[JobRow],
+    ) -> Result<HashSet<StreamId>, crate::log::Error> {
+        let streams = rows.iter().map(|row| row.stream).collect();
+        let mut cancelled = self.log().cancelled_jobs(streams).await?;
+        let mut ids = HashSet::new();
+        for row in rows {
+            let parent = row.grant.parent_id.as_ref();
+            if cancelled.contains(&row.stream) || parent.is_some_and(|id| ids.contains(id)) {
+                cancelled.insert(row.stream);
+                ids.insert(&row.id);
+            }
+        }
+        Ok(cancelled)
     }
 
     /// The authority of a job that is taken up again: what was granted, less what the

@@ -260,7 +260,7 @@ pub enum Command {
     SetRunning {
         stream: StreamId,
     },
-    /// A host's job was asked to stop, also if the runtime restarts.
+    /// A job was asked to stop, also if the runtime restarts.
     SetCancelled {
         stream: StreamId,
     },
@@ -344,15 +344,17 @@ impl Command {
 
 /// What the rules of a cell are: those up to here. All replicas of a cell decide as the
 /// one that knows least.
-pub const KNOWS: u32 = KNOWS_CANCELS;
+pub const KNOWS: u32 = KNOWS_ALL_CANCELS;
 /// Blocks have the epoch of their job.
 pub(super) const KNOWS_EPOCHS: u32 = 1;
 /// Claims have the token that was seen.
 pub(super) const KNOWS_CLAIMS: u32 = 2;
-/// A cancel that is asked for is kept with the job.
+/// A cancel that is asked for is kept with the job of a host.
 pub(super) const KNOWS_CANCELS: u32 = 3;
 /// Of the same version: a store that is in use keeps no parts of an import.
 pub(super) const KNOWS_PARTS: u32 = 3;
+/// A cancel is kept with a job that no host runs, too.
+pub(super) const KNOWS_ALL_CANCELS: u32 = 4;
 
 #[derive(Debug, PartialEq)]
 pub enum Outcome {

@@ -132,7 +132,7 @@ impl Sessions {
         Ok(job)
     }
 
-    /// Before it is answered: whoever has the job after a crash asks its host again.
+    /// Before it is answered: whoever has the job after a crash sees that it stops.
     async fn keep_cancel(&self, job: &JobRow, here: bool) -> Result<(), Failure> {
         let (stream, job_id) = (job.stream, job.id.clone());
         if here {

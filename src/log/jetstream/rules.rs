@@ -7,7 +7,7 @@ use rusqlite::{Connection, params};
 
 use super::entry::Entry;
 use super::simulation::job;
-use crate::log::rows::{KNOWS_CANCELS, KNOWS_CLAIMS};
+use crate::log::rows::{KNOWS_ALL_CANCELS, KNOWS_CANCELS, KNOWS_CLAIMS};
 use crate::log::sqlite::schema;
 use crate::log::sqlite::tally::{self, Of, Tally};
 use crate::log::{
@@ -104,6 +104,13 @@ impl Cell {
 
     fn is_to_be_cancelled(&self) -> bool {
         let sql = "SELECT cancelled FROM hosted_job WHERE stream = 7";
+        let cancelled = self.store.query_row(sql, [], |row| row.get(0));
+        cancelled.unwrap()
+    }
+
+    /// Of a job that no host runs.
+    fn is_own_to_be_cancelled(&self) -> bool {
+        let sql = "SELECT cancelled FROM job WHERE stream = 7";
         let cancelled = self.store.query_row(sql, [], |row| row.get(0));
         cancelled.unwrap()
     }
@@ -267,6 +274,40 @@ fn a_cancel_is_kept_once_every_replica_knows_that() {
     assert_eq!(cell.say("old", Command::Leave), Outcome::Done);
     cell.say("b", ask_cancel());
     assert!(cell.is_to_be_cancelled());
+}
+
+/// It was acknowledged, and its heir told the client to submit the job again.
+#[test]
+fn a_cancel_of_a_job_that_no_host_runs_is_kept_for_its_heir() {
+    for canceller in ["a", "b"] {
+        let mut cell = Cell::of(["a", "b"]);
+        cell.session("a", b"first");
+        cell.say("a", create(7, 0, None));
+        assert!(!cell.is_own_to_be_cancelled());
+        let cancel = match canceller {
+            "a" => Command::SetCancelled { stream: 7 },
+            _ => ask_cancel(),
+        };
+        assert_eq!(cell.say(canceller, cancel), Outcome::Done);
+        let (replica, at_ms) = (1, 2);
+        cell.say("b", Command::Inherit { replica, at_ms });
+        assert!(cell.is_own_to_be_cancelled());
+    }
+}
+
+/// Where it is not known the job ends as before, and no file differs.
+#[test]
+fn a_cancel_of_a_job_that_no_host_runs_is_kept_once_every_replica_knows_that() {
+    let mut cell = Cell::of(["a", "b"]);
+    cell.join("old", KNOWS_ALL_CANCELS - 1);
+    cell.session("a", b"first");
+    cell.say("a", create(7, 0, None));
+    let cancel = || Command::SetCancelled { stream: 7 };
+    assert_eq!(cell.say("a", cancel()), Outcome::Done);
+    assert!(!cell.is_own_to_be_cancelled());
+    assert_eq!(cell.say("old", Command::Leave), Outcome::Done);
+    assert_eq!(cell.say("a", cancel()), Outcome::Done);
+    assert!(cell.is_own_to_be_cancelled());
 }
 
 /// A principal's limit was counted at each replica: it had as much at each of them.

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decode::job_from_row;
-use super::{credential, hosted, import, ownership, trim, view_ops};
+use super::{cancel, credential, hosted, import, ownership, trim, view_ops};
 use crate::log::rows::KNOWS_CANCELS;
 use crate::log::{Command, JobRow, Outcome, PendingBlock, Position, TraceRow};
 
@@ -50,9 +50,9 @@ pub(super) fn insert_block(
         let last_seq = block.first_seq + u64::from(block.count) - 1;
         connection
             .prepare_cached(
-                // Nothing needs its trace context any more.
+                // Nothing needs its trace context any more, nor that it was to stop.
                 "UPDATE job SET status = ?2, ended_at_ms = ?3, last_seq = ?4, end_position = ?5,
-                   parent_span_id = NULL, sampled = NULL, tracestate = NULL, baggage = NULL
+                   cancelled = 0, parent_span_id = NULL, sampled = NULL, tracestate = NULL, baggage = NULL
                  WHERE stream = ?1",
             )?
             .execute(params![
@@ -181,7 +181,7 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
             host,
         )?,
         Command::SetRunning { stream } => hosted::accept(connection, *stream)?,
-        Command::SetCancelled { stream } => hosted::set_cancelled(connection, *stream)?,
+        Command::SetCancelled { stream } => cancel::keep(connection, *stream)?,
         Command::KeepAgents(agents) => hosted::keep_agents(connection, agents)?,
         // What they do is of several replicas only: see `ownership`.
         Command::Barrier
@@ -190,10 +190,10 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
         | Command::Inherit { .. }
         | Command::MoveJob { .. }
         | Command::ImportEnd { .. } => {}
-        // Its replica may be gone by now: whoever inherits the job asks its host again.
+        // Its replica may be gone by now: whoever inherits the job sees that it stops.
         Command::AskCancel { stream, .. } => {
             if ownership::all_know(connection, KNOWS_CANCELS)? {
-                hosted::set_cancelled(connection, *stream)?;
+                cancel::keep(connection, *stream)?;
             }
         }
         Command::ImportPart {
@@ -253,7 +253,7 @@ fn insert_job(
     connection
         .prepare_cached(
             "INSERT INTO job VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, 0,
-               ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)",
+               ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, 0)",
         )?
         .execute(params![
             job.stream,

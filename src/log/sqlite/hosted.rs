@@ -166,13 +166,6 @@ pub(super) fn set_running(connection: &Connection, stream: StreamId) -> rusqlite
     Ok(())
 }
 
-pub(super) fn set_cancelled(connection: &Connection, stream: StreamId) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached("UPDATE hosted_job SET cancelled = 1 WHERE stream = ?1")?
-        .execute(params![stream])?;
-    Ok(())
-}
-
 /// Called for every terminal: of a job that has no such row it does nothing.
 pub(super) fn end(connection: &Connection, stream: StreamId) -> rusqlite::Result<()> {
     connection

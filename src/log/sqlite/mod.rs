@@ -2,6 +2,7 @@
 //! thread, and read-only connections beside them.
 
 pub(in crate::log) mod apply;
+mod cancel;
 mod checkpoint;
 pub(in crate::log) mod credential;
 mod decode;

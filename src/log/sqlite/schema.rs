@@ -13,7 +13,7 @@ const APPLICATION_ID: i64 = 0x6172_6370;
 const CACHE_KIB: i64 = 16 * 1024;
 /// What each version of the format added to the one before. A store is brought
 /// up step by step when it is opened; a step, once released, is never changed.
-const STEPS: [&str; 14] = [
+const STEPS: [&str; 15] = [
     FIRST,
     RECENT_VIEW_OPS,
     HOSTED,
@@ -28,6 +28,7 @@ const STEPS: [&str; 14] = [
     EPOCHS,
     RULES,
     LAST_ENTRY,
+    CANCELS,
 ];
 /// `PRAGMA user_version`: how many of the steps a store has.
 pub(in crate::log) const FORMAT: i64 = STEPS.len() as i64;
@@ -153,6 +154,11 @@ const LAST_ENTRY: &str = "
 ALTER TABLE replicated ADD COLUMN origin TEXT;
 ALTER TABLE replicated ADD COLUMN number INTEGER;
 ALTER TABLE replicated ADD COLUMN published_at_ns INTEGER;
+";
+
+/// Of a job that no host runs; that of a host's is in `hosted_job`.
+const CANCELS: &str = "
+ALTER TABLE job ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0;
 ";
 
 // A row of its own cost a job two writes more.
