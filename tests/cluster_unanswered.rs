@@ -24,8 +24,12 @@ async fn linked() -> (Nats, Link) {
 }
 
 fn replica(link: &Link, dir: &Path) -> Runtime {
+    replica_with(link, dir, HOSTING)
+}
+
+fn replica_with(link: &Link, dir: &Path, hosting: &str) -> Runtime {
     let path = dir.join("arcpd.toml");
-    std::fs::write(&path, HOSTING).unwrap();
+    std::fs::write(&path, hosting).unwrap();
     let url = format!("nats://{}", link.address);
     let cluster = ["--cluster", &url, "--cluster-replication", "1"];
     Runtime::spawn(serve(dir).arg("--config").arg(path).args(cluster))
@@ -122,4 +126,113 @@ async fn a_job_whose_activation_the_log_does_not_answer_waits_for_it() {
     host.report(&second, vec![result(1, "2")]).await;
     let ended = client.hear_type("job.result").await;
     assert_eq!(ended["job_id"], json!(second.job_id), "{ended}");
+}
+
+/// A host that dialled was seen once the log had answered what it offers: until then its
+/// place was taken by what its stream before had told it in vain.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offer_to_a_host_that_dials_anew_is_withdrawn_before_the_log_answers() {
+    let (_nats, link) = linked().await;
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::task::block_in_place(|| replica(&link, dir.path()));
+    let mut first = HostPeer::serving(&runtime.address, "h", "a", 1).await;
+    let mut client = Ws::connect(&runtime, ALICE).await;
+    client.submit("a", json!(1)).await;
+    let (_, offered) = first.assigned().await;
+    link.set(State::OneWay);
+    let address = runtime.address.clone();
+    let again = register("h", vec![agent("a")], 1);
+    let again = tokio::spawn(async move { HostPeer::connect(&address, again).await });
+    assert!(first.end().await.message().contains("taken over"));
+    let taken = "arcpd_host_places_taken";
+    runtime.until_metric(taken, |taken| taken == 0).await;
+    link.set(State::Whole);
+    let (mut second, _) = again.await.unwrap().expect("it was not told to dial again");
+    let (assign, of) = second.assigned().await;
+    assert_eq!(assign.attempt, 1);
+    assert_ne!(of.lease_token, offered.lease_token);
+}
+
+/// Its job was lost, as if it had not come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_dials_while_the_log_does_not_answer_keeps_its_job() {
+    let (_nats, link) = linked().await;
+    let dir = tempfile::tempdir().unwrap();
+    let hosting = HOSTING.replace("lost_after_sec = 600", "lost_after_sec = 2");
+    let runtime = tokio::task::block_in_place(|| replica_with(&link, dir.path(), &hosting));
+    let mut client = Ws::connect(&runtime, ALICE).await;
+    let (mut hosts, mut jobs) = (Vec::new(), Vec::new());
+    for name in ["a", "b"] {
+        let mut host = HostPeer::serving(&runtime.address, name, name, 1).await;
+        client.submit(name, json!(1)).await;
+        let (_, of) = host.assigned().await;
+        host.accept(&of).await;
+        host.report(&of, vec![log(1, "begun")]).await;
+        host.acked(1).await;
+        hosts.push(host);
+        jobs.push(of);
+    }
+    let (b, a) = (hosts.pop().unwrap(), hosts.pop().unwrap());
+    link.set(State::OneWay);
+    drop(a);
+    runtime.until_logged("a host is gone").await;
+    let address = runtime.address.clone();
+    let mut again = register("a", vec![agent("a")], 1);
+    again.resume = vec![held(&jobs[0])];
+    let again = tokio::spawn(async move { HostPeer::connect(&address, again).await });
+    // It went later, and does not come back.
+    drop(b);
+    runtime.until_logged("a host did not come back").await;
+    link.set(State::Whole);
+    let (mut a, registered) = again.await.unwrap().expect("it was not told to dial again");
+    assert_eq!(registered.keep.len(), 1, "{registered:?}");
+    a.report(&jobs[0], vec![result(2, "2")]).await;
+    let mut ends = BTreeSet::new();
+    while ends.len() < 2 {
+        let seen = client.until_terminal().await;
+        let end = &seen.last().unwrap()["payload"];
+        ends.insert(end["result"].to_string() + &end["code"].to_string());
+    }
+    assert_eq!(
+        ends,
+        ["2null", "null\"INTERNAL_ERROR\""].map(String::from).into()
+    );
+}
+
+/// The same after the replica was killed: it waits as long as that for hosts to come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_dials_a_new_replica_while_the_log_does_not_answer_keeps_its_job() {
+    let (_nats, link) = linked().await;
+    let dir = tempfile::tempdir().unwrap();
+    let hosting = HOSTING.replace("lost_after_sec = 600", "lost_after_sec = 2");
+    let start = || tokio::task::block_in_place(|| replica_with(&link, dir.path(), &hosting));
+    let runtime = start();
+    let mut client = Ws::connect(&runtime, ALICE).await;
+    let mut hosts = Vec::new();
+    for name in ["a", "b"] {
+        let mut host = HostPeer::serving(&runtime.address, name, name, 1).await;
+        client.submit(name, json!(1)).await;
+        let (_, of) = host.assigned().await;
+        host.accept(&of).await;
+        host.report(&of, vec![log(1, "begun")]).await;
+        host.acked(1).await;
+        hosts.push((host, of));
+    }
+    runtime.kill();
+    let runtime = start();
+    runtime
+        .until_metric("arcpd_jobs_running", |jobs| jobs == 2)
+        .await;
+    link.set(State::OneWay);
+    let address = runtime.address.clone();
+    let mut again = register("a", vec![agent("a")], 1);
+    again.resume = vec![held(&hosts[0].1)];
+    let again = tokio::spawn(async move { HostPeer::connect(&address, again).await });
+    // Those of both jobs began at once, and that of the other, which does not come, is over.
+    runtime
+        .until_metric("arcpd_host_losses_total", |lost| lost > 0)
+        .await;
+    link.set(State::Whole);
+    let (_a, registered) = again.await.unwrap().expect("it was not told to dial again");
+    assert_eq!(registered.keep.len(), 1, "{registered:?}");
 }

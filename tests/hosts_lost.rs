@@ -205,6 +205,24 @@ async fn a_second_stream_of_a_host_takes_over_from_the_first() {
     assert_eq!(words(&alice.until_terminal().await), ["one", "result 2"]);
 }
 
+/// Whoever takes over was not told of it.
+#[tokio::test]
+async fn an_offer_on_a_stream_that_another_takes_over_is_made_again_at_once() {
+    let (_dir, runtime) = start();
+    let mut first = host_of(&runtime, "h1", Fail).await;
+    let mut alice = Peer::connect(&runtime.address, ALICE).await;
+    alice.submit("a", json!(1)).await;
+    let (_, offered) = first.assigned().await;
+    let mut second = host_of(&runtime, "h1", Fail).await;
+    assert!(first.end().await.message().contains("taken over"));
+    let (assign, of) = second.assigned().await;
+    assert_eq!(assign.attempt, 1);
+    assert_ne!(of.lease_token, offered.lease_token);
+    second.accept(&of).await;
+    second.report(&of, vec![result(1, "1")]).await;
+    assert_eq!(words(&alice.until_terminal().await), ["result 1"]);
+}
+
 #[tokio::test]
 async fn a_cut_host_that_does_not_come_back_or_forgot_its_job_has_lost_it() {
     let (_dir, runtime) = start_losing();

@@ -33,11 +33,11 @@ pub(super) fn away_max(hosts: &Hosts) -> Duration {
     RECONNECT_MAX.min(hosts.options.lost_after / 2)
 }
 
+/// Who dials, its turn taken: from here on nobody counts it as gone.
 pub(super) async fn open(
     hosts: &Arc<Hosts>,
     token: &str,
     inbound: &mut Incoming,
-    log: &Log,
 ) -> Result<(Arc<Host>, Turn, Register), HostRefusal> {
     let unauthenticated =
         || HostRefusal::Unauthenticated("authorization: the token is not valid".into());
@@ -66,19 +66,24 @@ pub(super) async fn open(
         return Err(HostRefusal::Away(departure));
     }
     hosts.check(&principal, &register)?;
-    let rows = register.agents.iter().map(|agent| HostedAgentRow {
-        name: agent.name.clone(),
-        version: agent.version.clone(),
-        principal: principal.clone(),
-        seen_at_ms: now().0,
-    });
-    let kept = log.execute(Command::KeepAgents(rows.collect())).await;
-    kept.map_err(|_| HostRefusal::Unavailable("the store is not available".into()))?;
     let (host, turn) = hosts.host_of(&principal, &register);
     Ok((host, turn, register))
 }
 
 impl Connection {
+    /// Its agents are its principal's, also after a restart and at the other replicas.
+    pub async fn keep_agents(&self, register: &Register, log: &Log) -> Result<(), HostRefusal> {
+        let rows = register.agents.iter().map(|agent| HostedAgentRow {
+            name: agent.name.clone(),
+            version: agent.version.clone(),
+            principal: self.host.principal.clone(),
+            seen_at_ms: now().0,
+        });
+        let kept = log.execute(Command::KeepAgents(rows.collect())).await;
+        let unavailable = |_| HostRefusal::Unavailable("the store is not available".into());
+        kept.map(drop).map_err(unavailable)
+    }
+
     /// Jobs of it that another replica has are to be here before it is told what to keep.
     pub async fn fetch(&self, register: &Register) {
         let Some(elsewhere) = self.hosts.elsewhere.get() else {

@@ -58,6 +58,15 @@ impl Hosts {
         self.orphaned.notify_waiters();
     }
 
+    /// Whether the host has dialled here and has yet to say what it has.
+    pub(super) fn is_arriving(&self, key: &HostKey) -> bool {
+        let state = self.state.lock();
+        let instance = (key.principal.clone(), key.instance_id.clone());
+        let here = state.by_instance.get(&instance);
+        let here = here.and_then(|id| state.hosts.get(id));
+        here.is_some_and(|host| host.is_arriving())
+    }
+
     /// Resolves once all of these jobs wait for their hosts.
     pub(super) async fn until_orphans(&self, job_ids: &[String]) {
         loop {

@@ -19,6 +19,7 @@ use super::process::{Host, Turn};
 use super::registry::Hosts;
 use crate::drain::Stay;
 use crate::job::Delegation;
+use crate::log::Log;
 use crate::protocol::Departure;
 use crate::protocol::host::{AssignmentRef, HostRefusal, HostReply, HostRequest, Register, Report};
 use crate::wire::Invalid;
@@ -35,10 +36,10 @@ pub async fn serve(
     token: String,
     mut inbound: Incoming,
     outbound: mpsc::Sender<HostReply>,
-    log: crate::log::Log,
+    log: Log,
     stay: Stay,
 ) -> HostRefusal {
-    match open(&hosts, &token, &mut inbound, &log).await {
+    match open(&hosts, &token, &mut inbound).await {
         Ok((host, turn, register)) => {
             let mut connection = Connection {
                 last_heard: Instant::now(),
@@ -49,10 +50,14 @@ pub async fn serve(
                 outbound,
                 stay,
             };
-            connection.run(turn, register, &mut inbound).await
+            connection.run(turn, register, &mut inbound, &log).await
         }
         Err(refusal) => refusal,
     }
+}
+
+fn taken_over() -> HostRefusal {
+    HostRefusal::Unavailable("another connection of this host has taken over".into())
 }
 
 pub(super) struct Connection {
@@ -75,7 +80,13 @@ impl Drop for Released {
 }
 
 impl Connection {
-    async fn run(&mut self, turn: Turn, register: Register, inbound: &mut Incoming) -> HostRefusal {
+    async fn run(
+        &mut self,
+        turn: Turn,
+        register: Register,
+        inbound: &mut Incoming,
+        log: &Log,
+    ) -> HostRefusal {
         let Turn {
             displaced,
             released,
@@ -85,6 +96,15 @@ impl Connection {
         let _released = Released(released);
         before.cancelled().await;
         self.host.outbox.clear();
+        self.host.withdraw_offers(&register.resume);
+        let kept = tokio::select! {
+            kept = self.keep_agents(&register, log) => kept,
+            () = displaced.cancelled() => Err(taken_over()),
+        };
+        if let Err(end) = kept {
+            self.leave(&displaced, &end);
+            return end;
+        }
         self.hosts.announce(&self.host, &register);
         self.fetch(&register).await;
         if let Some(elsewhere) = self.hosts.elsewhere.get() {
@@ -131,9 +151,7 @@ impl Connection {
         let mut give_up_at = None;
         loop {
             tokio::select! {
-                () = &mut displaced => {
-                    return unavailable("another connection of this host has taken over");
-                }
+                () = &mut displaced => return taken_over(),
                 departure = &mut turn => return self.say_away(departure).await,
                 permit = self.outbound.reserve(), if !host.outbox.is_empty() => match permit {
                     Ok(permit) => {
@@ -152,9 +170,7 @@ impl Connection {
                     };
                     let applied = tokio::select! {
                         applied = self.receive(request) => applied,
-                        () = &mut displaced => {
-                            return unavailable("another connection of this host has taken over");
-                        }
+                        () = &mut displaced => return taken_over(),
                     };
                     if let Err(refusal) = applied {
                         return refusal;
@@ -374,7 +390,7 @@ impl Connection {
         }
         tracing::info!(host = self.host.name, reason = ?end, "a host is gone");
         self.hosts.set_accepting(&self.host, false);
-        self.host.withdraw_offers();
+        self.host.withdraw_offers(&[]);
         if self.host.held().is_empty() {
             return self.hosts.lose(&self.host, self.generation, "it has gone");
         }

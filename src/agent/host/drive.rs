@@ -131,7 +131,7 @@ impl Drive {
         let job = self.job.clone();
         let activation = Activation::recovered(job, row.attempt, policy, token_hash, mark);
         let activation = Arc::new(activation);
-        self.hosts.add_orphan(row.host, activation.clone());
+        self.hosts.add_orphan(row.host.clone(), activation.clone());
         let mut orphan = Orphan {
             hosts: self.hosts.clone(),
             activation: activation.clone(),
@@ -139,7 +139,11 @@ impl Drive {
         };
         let mut phase = activation.phase();
         let limit = self.hosts.options.lost_after;
-        let waited = tokio::time::timeout(limit, moved_on(&mut phase)).await;
+        let mut waited = tokio::time::timeout(limit, moved_on(&mut phase)).await;
+        // It is here, and the log has yet to answer what it waits for.
+        while waited.is_err() && self.hosts.is_arriving(&row.host) {
+            waited = tokio::time::timeout(limit, moved_on(&mut phase)).await;
+        }
         if waited.is_err() {
             self.hosts.drop_orphan(&activation);
             let reason = "it did not come back after the runtime was restarted";

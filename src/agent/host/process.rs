@@ -111,26 +111,37 @@ impl Host {
         true
     }
 
-    /// What it was offered and has not accepted.
-    pub fn withdraw_offers(&self) {
+    /// What it was offered and has neither accepted nor named as its own.
+    pub fn withdraw_offers(&self, named: &[AssignmentRef]) {
         for activation in self.held() {
-            // Nobody has said that it has begun: another host may have it at once.
-            activation.withdraw();
+            let job_id = activation.job.job_id();
+            let is_named =
+                |of: &AssignmentRef| of.job_id == job_id && activation.is_named_by(&of.lease_token);
+            if !named.iter().any(is_named) {
+                // Nobody has said that it has begun: another host may have it at once.
+                activation.withdraw();
+            }
         }
     }
 
-    fn is_away(&self) -> bool {
+    /// It has dialled, and has yet to say what it has.
+    pub fn is_arriving(&self) -> bool {
         let state = self.state.lock();
-        state.away || state.lost
+        !(state.arrived || state.away || state.lost)
+    }
+
+    fn takes_offers(&self) -> bool {
+        let state = self.state.lock();
+        state.arrived && !state.away && !state.lost
     }
 
     /// Offers an activation that is durable.
     pub fn assign(&self, activation: &Arc<Activation>, checkpoint: Option<Vec<u8>>) {
         activation.attach(&self.outbox, None);
         self.hold(activation.clone());
-        // Looked at after it is held: it went while the store was waited for, and either
-        // this withdraws the offer or whoever marked it does.
-        if self.is_away() {
+        // Looked at after it is held: it went, or dialled anew, while the store was waited
+        // for, and either this withdraws the offer or whoever marked it does.
+        if !self.takes_offers() {
             activation.withdraw();
             return;
         }
@@ -246,11 +257,33 @@ mod tests {
         // It dials again and is offered as before; the connection before has no say.
         let _turn = host.claim();
         assert!(!host.leave(&turn.displaced));
+        host.state.lock().arrived = true;
         let dir = tempfile::tempdir().unwrap();
         let offered = activation(dir.path());
         host.assign(&offered, None);
         assert!(!offered.is_over());
         assert!(matches!(host.outbox.pop(), Some(HostReply::Assign(_))));
+    }
+
+    /// An offer that the connection before had not told its host of waited until that of
+    /// the next one was heard, which may be as long as the log does not answer.
+    #[tokio::test]
+    async fn what_a_host_that_dials_anew_does_not_name_is_offered_elsewhere_at_once() {
+        let host = host();
+        let _turn = host.claim();
+        host.state.lock().arrived = true;
+        let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let [named, unheard, late] = dirs.each_ref().map(|dir| activation(dir.path()));
+        host.assign(&named, None);
+        host.withdraw_offers(&[named.reference()]);
+        assert!(!named.is_over());
+        host.assign(&unheard, None);
+        let _turn = host.claim();
+        host.withdraw_offers(&[]);
+        assert!(unheard.is_lost() && !unheard.has_started());
+        // Stored while the host has yet to say what it has.
+        host.assign(&late, None);
+        assert!(late.is_lost() && host.is_arriving());
     }
 
     /// A host was told that a job it had completed was not its own, ahead of the ack.

@@ -156,6 +156,8 @@ impl Hosts {
         let instance = (principal.to_owned(), register.instance_id.clone());
         let known = state.by_instance.get(&instance).copied();
         if let Some(host) = known.and_then(|id| state.hosts.get(&id).cloned()) {
+            // Until it has arrived on this connection, too.
+            state.placement.set_accepting(host.id, false);
             let turn = host.claim();
             return (host, turn);
         }
@@ -247,8 +249,11 @@ impl Hosts {
         let (hosts, host) = (self.clone(), host.clone());
         tokio::spawn(async move {
             tokio::time::sleep(hosts.options.accept_within).await;
-            let listed = host.state.lock().listed;
-            if listed {
+            let takes_jobs = {
+                let own = host.state.lock();
+                own.listed && own.arrived
+            };
+            if takes_jobs {
                 hosts.set_accepting(&host, true);
             }
         });
