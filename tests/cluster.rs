@@ -23,6 +23,9 @@ use tonic_types::StatusExt;
 /// From a replica's death to what the others do about it.
 const TAKEN_OVER: Duration = Duration::from_secs(8);
 
+/// From a host's register to its answer: half of what is waited for jobs to come.
+const LET_IN_WITHIN: Duration = Duration::from_secs(5);
+
 /// From a server's standstill to a replica's next work. An election may be part of it.
 const READ_ON_WITHIN: Duration = Duration::from_secs(20);
 
@@ -358,6 +361,37 @@ async fn a_host_that_dials_another_replica_leaves_the_first_with_what_it_has() {
     second.report(&of[0], vec![result(2, "2")]).await;
     let kept = client.until_terminal().await;
     assert_eq!(kept.last().unwrap()["payload"]["result"], 2);
+}
+
+/// It was not let in for ten seconds: its replica waited for the job to wait for it.
+#[tokio::test]
+async fn a_host_that_names_a_job_that_another_has_by_now_is_let_in_at_once() {
+    let (nats, dir) = (Nats::single(), tempfile::tempdir().unwrap());
+    let only = replica(&nats, dir.path());
+    let mut client = Ws::connect(&only, ALICE).await;
+    let mut first = HostPeer::serving(&only.address, "h1", "a", 1).await;
+    client.submit("a", json!(1)).await;
+    let (_, given_back) = first.assigned().await;
+    let no_more = proto::Capacity { max_in_flight: 0 };
+    first.say(Say::Capacity(no_more)).await;
+    first
+        .say(Say::Decline(proto::Decline {
+            r#ref: Some(given_back.clone()),
+            reason: "no room".into(),
+        }))
+        .await;
+    let mut second = HostPeer::serving(&only.address, "h2", "a", 1).await;
+    let (_, of) = second.assigned().await;
+    second.accept(&of).await;
+    second.report(&of, vec![log(1, "begun")]).await;
+    second.acked(1).await;
+    drop(first);
+    let mut again = register("h1", vec![agent("a")], 1);
+    again.resume = vec![held(&given_back)];
+    let dialled = Instant::now();
+    let (_first, registered) = HostPeer::connect(&only.address, again).await.unwrap();
+    assert_eq!(registered.drop, [given_back]);
+    assert!(dialled.elapsed() < LET_IN_WITHIN, "{:?}", dialled.elapsed());
 }
 
 /// The whole cell was stopped. Its first replica has all work again a moment after it lets

@@ -269,8 +269,13 @@ async fn fetch(
     };
     match log.owner(job.stream).await? {
         None => return Ok(false),
-        // It is this replica's and may not have been begun yet.
-        Some(owner) if owner == me => return Ok(job.end_position.is_none()),
+        // It is this replica's and may not have been begun yet. What another host has by now
+        // will never wait for this one.
+        Some(owner) if owner == me => {
+            let rows = log.hosted_jobs(vec![job.stream]).await?;
+            let token_hash = Some(hash(&of.lease_token));
+            return Ok(rows.iter().any(|row| row.token_hash == token_hash));
+        }
         Some(_) => {}
     }
     let taken = Command::MoveJob {
