@@ -62,6 +62,23 @@ async fn delegated(host: &mut HostPeer) -> Result<String, String> {
     }
 }
 
+/// A child that comes to the host of its parent: the answer and the offer may come in
+/// either order.
+async fn delegated_to_itself(host: &mut HostPeer) -> proto::AssignmentRef {
+    let (mut made, mut offered) = (None, None);
+    loop {
+        match host.next().await {
+            Hear::DelegateResult(answer) => made = Some(answer),
+            Hear::Assign(assign) => offered = assign.r#ref,
+            other => panic!("expected an answer or an offer, got {other:?}"),
+        }
+        if let (Some(made), Some(offered)) = (&made, &offered) {
+            assert_eq!(made.child_job_id, offered.job_id, "{made:?}");
+            return offered.clone();
+        }
+    }
+}
+
 /// The name of a child that is over.
 async fn ended(host: &mut HostPeer) -> String {
     match host.next().await {
@@ -319,8 +336,7 @@ async fn what_a_child_elsewhere_has_left_is_there_when_its_parent_hears_of_the_e
     // What each of them has spent is asked for before the sum is known.
     for number in 0..20 {
         delegate(&mut worker, &child, &number.to_string(), budget("0.1")).await;
-        delegated(&mut worker).await.unwrap();
-        let (_, below) = worker.assigned().await;
+        let below = delegated_to_itself(&mut worker).await;
         worker.accept(&below).await;
         worker.report(&below, vec![result(1, "7")]).await;
         worker.acked(1).await;
