@@ -82,6 +82,7 @@ impl Jobs {
         let mut ended = 0;
         let mut taken_up: HashMap<String, (Arc<Family>, u32)> = HashMap::new();
         let (mut families, mut budgets) = (Vec::new(), Vec::new());
+        let mut started = Vec::new();
         for row in rows {
             // Read before the records are counted: those of this epoch are only what is
             // said from here on.
@@ -128,6 +129,7 @@ impl Jobs {
                     let context = self.context(row, since, trace);
                     self.take_up(context, hosted, agent, (grant, credential));
                     let job = self.live_context(&job_id);
+                    started.extend(job.clone());
                     if let Some(job) = job.filter(JobContext::is_apart) {
                         self.follow_parent(&job);
                     }
@@ -141,6 +143,10 @@ impl Jobs {
         }
         for family in &families {
             self.follow_absent(family).await?;
+        }
+        // Hosts are let in after this, and find the jobs that they come back with.
+        for job in &started {
+            job.called().await;
         }
         // What a stream told last may be of before the crash, or of a child that has
         // just ended.

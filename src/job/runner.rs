@@ -1,7 +1,10 @@
 //! One agent's run, from its call to the terminal of its job.
 
 use std::any::Any;
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::task::Poll;
 
 use futures_util::FutureExt;
 use opentelemetry::context::FutureExt as _;
@@ -23,7 +26,13 @@ pub(super) async fn run(agent: &dyn Agent, job: &JobContext) {
     };
     // A panic of an agent ends its job, not the runtime. What it may have left
     // half done is its own: the job's parts are changed in single steps.
-    let ended = AssertUnwindSafe(run).catch_unwind().await;
+    let mut run = pin!(AssertUnwindSafe(run).catch_unwind());
+    let first = poll_fn(|context| Poll::Ready(run.as_mut().poll(context))).await;
+    job.set_called();
+    let ended = match first {
+        Poll::Ready(ended) => ended,
+        Poll::Pending => run.await,
+    };
     job.end(own_end(job, ended));
 }
 

@@ -95,3 +95,79 @@ impl Hosts {
         self.state.lock().orphans.disown(&host.key());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::agent::host::{HostedAgents, Hosts, Options, Rights};
+    use crate::drain::Drain;
+    use crate::job::{AgentDirectory, Jobs, Limits};
+    use crate::log::{Command, Durability, GrantRow, HostedRow, JobRow, Log, OpenOptions, Outcome};
+
+    struct Nobody;
+
+    impl Rights for Nobody {
+        fn principal(&self, _: &str) -> Option<String> {
+            None
+        }
+
+        fn may_host(&self, _: &str, _: &str) -> bool {
+            false
+        }
+    }
+
+    /// The host that came back first was told to drop its job.
+    #[tokio::test]
+    async fn a_job_that_was_taken_up_waits_for_its_host_already() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = OpenOptions {
+            dir: dir.path().into(),
+            durability: Durability::Process,
+        };
+        let log = Log::open(options, tokio::sync::mpsc::channel(1).0).unwrap();
+        let job = JobRow {
+            id: "job_1".into(),
+            stream: 1,
+            session_id: String::new(),
+            principal: "alice".into(),
+            agent: "a@1.0.0".into(),
+            input_json: "null".into(),
+            trace_id: "t".into(),
+            created_at_ms: 0,
+            status: "running".into(),
+            ended_at_ms: None,
+            last_seq: 0,
+            end_position: None,
+            idempotency_key: None,
+            fingerprint: Vec::new(),
+            idempotency_expires_at_ms: None,
+            grant: GrantRow::default(),
+        };
+        let hosted = HostedRow {
+            stream: 1,
+            attempt: 1,
+            token_hash: Some(vec![1]),
+            ..HostedRow::default()
+        };
+        let made = log.execute(Command::CreateJob {
+            job: Box::new(job),
+            op: None,
+            hosted: Some(hosted),
+            credentials: Vec::new(),
+            trace: None,
+            owner: None,
+        });
+        assert_eq!(made.await.unwrap(), Outcome::Done);
+        let drain = Drain::new(false);
+        let options = Options::default();
+        let hosts = Hosts::new(options, Box::new(Nobody), vec![], vec![], drain);
+        let mut agents = AgentDirectory::default();
+        agents.set_provider(Arc::new(HostedAgents(hosts.clone())));
+        let (limits, policy, telemetry) =
+            (Limits::default(), Default::default(), Default::default());
+        let jobs = Jobs::new(log, agents, limits, policy, None, 1, telemetry);
+        assert_eq!(jobs.recover().await.unwrap(), 0);
+        assert!(hosts.state.lock().orphans.has("job_1"));
+    }
+}

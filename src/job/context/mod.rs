@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::buffer::{Buffer, OnDurable, Since};
@@ -48,6 +49,8 @@ struct Shared {
     begun: AtomicBool,
     /// No host has accepted it.
     pending: AtomicBool,
+    /// Its agent has been called.
+    called: Notify,
     trace: Arc<JobTrace>,
     telemetry: Telemetry,
 }
@@ -90,6 +93,7 @@ impl JobContext {
             created_at: Timestamp(row.created_at_ms),
             begun: AtomicBool::new(since.last_seq > 0),
             pending: AtomicBool::new(row.status == "pending"),
+            called: Notify::new(),
             trace,
             telemetry,
         };
@@ -176,6 +180,19 @@ impl JobContext {
         self.shared.buffer.close();
         drop(self.shared.place.lock().take());
         self.shared.over.cancel();
+    }
+
+    /// Its agent has done what it does before it first waits.
+    pub(super) fn set_called(&self) {
+        self.shared.called.notify_one();
+    }
+
+    /// Resolves once that is so, or the job is over. For one waiter.
+    pub(super) async fn called(&self) {
+        tokio::select! {
+            () = self.shared.called.notified() => {}
+            () = self.shared.over.cancelled() => {}
+        }
     }
 
     /// Resolves when the job's terminal has been written.
