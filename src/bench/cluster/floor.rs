@@ -23,6 +23,8 @@ use crate::bench::process::Process;
 const WINDOWS: [usize; 2] = [64, 256];
 const TICK: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_millis(200);
+/// One alone; a reader whose consumer is lost would wait for ever.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 
 /// A stream like a cell's log.
 pub struct Bare {
@@ -132,7 +134,8 @@ impl Bare {
             let started = Instant::now();
             let ack = publisher.publish(self.name.clone(), payload.0.clone());
             let ack = ack.await?;
-            next(&mut reader, &payload).await?;
+            let arrived = tokio::time::timeout(ARRIVES_WITHIN, next(&mut reader, &payload));
+            arrived.await.context("a message was not read")??;
             times.push(started.elapsed().as_secs_f64() * 1e3);
             ack.await?;
         }
