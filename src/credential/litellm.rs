@@ -173,7 +173,7 @@ impl Gateway {
         let budget = self.budget(&request).await?;
         let seconds = request
             .expires_at
-            .map(|at| seconds_until(at, now()))
+            .map(|at| seconds_until(at, request.ends_at, now()))
             .transpose()?;
         let max_budget = budget
             .as_ref()
@@ -322,10 +322,18 @@ impl Gateway {
 }
 
 /// Rounded down, since a key must not outlive its lease; but a gateway knows nothing
-/// shorter than a second.
-fn seconds_until(at: Timestamp, now: Timestamp) -> Result<i64, IssueError> {
+/// shorter than a second. A process that stood still may ask after the time that it chose,
+/// which is no fault of a lease that goes on.
+fn seconds_until(
+    at: Timestamp,
+    lease_ends_at: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<i64, IssueError> {
     match at.0 - now.0 {
         ms @ 1.. => Ok((ms / 1_000).max(1)),
+        _ if lease_ends_at.is_none_or(|end| end > now) => Err(IssueError::Refused(
+            "its time was over before it was asked for".into(),
+        )),
         _ => Err(IssueError::Unsuitable(
             "lease_constraints.expires_at: too soon for a credential".into(),
         )),
@@ -338,4 +346,23 @@ fn number(amount: &str) -> Result<Box<RawValue>, IssueError> {
     let is_number = amount.parse::<serde_json::Number>().is_ok();
     let raw = is_number.then(|| RawValue::from_string(amount.to_owned()));
     raw.and_then(Result::ok).ok_or_else(unsuitable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A job without an end was refused for its `expires_at`, once the process had stood still.
+    #[test]
+    fn a_time_that_is_over_before_it_is_asked_for_is_tried_again_unless_the_lease_is_over() {
+        let at = Timestamp;
+        assert_eq!(seconds_until(at(2_500), None, at(0)), Ok(2));
+        assert_eq!(seconds_until(at(1), None, at(0)), Ok(1));
+        for goes_on in [None, Some(at(9))] {
+            let asked = seconds_until(at(1), goes_on, at(1));
+            assert!(matches!(asked, Err(IssueError::Refused(_))), "{asked:?}");
+        }
+        let asked = seconds_until(at(1), Some(at(1)), at(1));
+        assert!(matches!(asked, Err(IssueError::Unsuitable(_))), "{asked:?}");
+    }
 }
