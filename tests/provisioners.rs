@@ -115,6 +115,7 @@ async fn a_lease_that_the_gateway_cannot_hold_to_gets_no_key() {
         },
         Request {
             expires_at: Some(in_ms(-1)),
+            ends_at: Some(in_ms(-1)),
             ..request("h")
         },
     ] {
