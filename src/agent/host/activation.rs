@@ -198,16 +198,17 @@ impl Activation {
             let ended = activation.job.child_ended(&child).await;
             activation.awaited.lock().remove(&child.job_id);
             match ended {
-                Ok((at, Some(outcome))) if !activation.is_over() => {
-                    outbox.push(HostReply::ChildEnded {
+                Ok((at, Some(outcome))) => {
+                    let reply = HostReply::ChildEnded {
                         of: activation.reference(),
                         delegate_id,
                         child_job_id: child.job_id,
                         outcome,
                         at,
-                    });
+                    };
+                    outbox.push_about(&activation, reply);
                 }
-                Ok(_) => {}
+                Ok((_, None)) => {}
                 Err(failure) => {
                     tracing::warn!(%failure, job_id = child.job_id, "the end of a child is not told")
                 }

@@ -164,7 +164,8 @@ impl Connection {
         // They may have been replaced while nobody could be told.
         if let Some(json) = activation.job.credentials_json() {
             let of = of.clone();
-            self.host.outbox.push(HostReply::Credentials { of, json });
+            let reply = HostReply::Credentials { of, json };
+            self.host.outbox.push_about(&activation, reply);
         }
         (!activation.is_over()).then_some(activation)
     }

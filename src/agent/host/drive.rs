@@ -319,7 +319,9 @@ impl Drive {
                 () = another(&mut holding) => {
                     if let Some(json) = self.job.credentials_json() {
                         let of = offered.activation.reference();
-                        offered.place.host.outbox.push(HostReply::Credentials { of, json });
+                        let reply = HostReply::Credentials { of, json };
+                        let outbox = &offered.place.host.outbox;
+                        outbox.push_about(&offered.activation, reply);
                     }
                 }
                 reason = over(&mut phase) => return Ok(match reason {
@@ -340,11 +342,12 @@ impl Drive {
                 }),
                 () = self.job.cancelled(), if !told => {
                     told = true;
-                    offered.place.host.outbox.push(HostReply::Cancel {
+                    let reply = HostReply::Cancel {
                         of: offered.activation.reference(),
                         reason: "cancelled by the client".into(),
                         grace: self.job.limits().cancel_grace,
-                    });
+                    };
+                    offered.place.host.outbox.push_about(&offered.activation, reply);
                     let stream = self.job.stream();
                     let stored = self.job.log_of_jobs().execute(Command::SetCancelled { stream });
                     if let Err(error) = stored.await {

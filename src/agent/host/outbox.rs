@@ -21,14 +21,37 @@ pub(super) struct Outbox {
 
 #[derive(Default)]
 struct State {
-    replies: VecDeque<HostReply>,
+    replies: VecDeque<Queued>,
     /// To be acked as far as they are durable when it is their turn.
     acks: VecDeque<Arc<Activation>>,
 }
 
+struct Queued {
+    reply: HostReply,
+    /// What the host is to have for this to be of use to it.
+    about: Option<Arc<Activation>>,
+}
+
+impl Queued {
+    fn is_void(&self) -> bool {
+        self.about.as_ref().is_some_and(|about| about.is_over())
+    }
+}
+
 impl Outbox {
     pub fn push(&self, reply: HostReply) {
-        self.state.lock().replies.push_back(reply);
+        self.queue(Queued { reply, about: None });
+    }
+
+    /// Not said once the activation is over: a host that dials anew without naming the
+    /// job knows nothing of it.
+    pub fn push_about(&self, activation: &Arc<Activation>, reply: HostReply) {
+        let about = Some(activation.clone());
+        self.queue(Queued { reply, about });
+    }
+
+    fn queue(&self, queued: Queued) {
+        self.state.lock().replies.push_back(queued);
         self.more.notify_one();
     }
 
@@ -46,9 +69,15 @@ impl Outbox {
         if let Some(activation) = state.acks.pop_front() {
             return Some(activation.take_ack());
         }
-        state.replies.pop_front()
+        while let Some(queued) = state.replies.pop_front() {
+            if !queued.is_void() {
+                return Some(queued.reply);
+            }
+        }
+        None
     }
 
+    /// Where it is not, there may still be nothing to say.
     pub fn is_empty(&self) -> bool {
         let state = self.state.lock();
         state.replies.is_empty() && state.acks.is_empty()

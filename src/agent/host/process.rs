@@ -286,6 +286,28 @@ mod tests {
         assert!(late.is_lost() && host.is_arriving());
     }
 
+    /// A host that had dialled anew without naming a job was told of the end of that job's
+    /// child, if the child ended while the log was waited for.
+    #[tokio::test]
+    async fn what_is_about_a_job_that_the_host_did_not_name_is_not_said() {
+        let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let [named, unnamed] = dirs.each_ref().map(|dir| activation(dir.path()));
+        let host = host();
+        for activation in [&named, &unnamed] {
+            activation.move_to(Phase::Running);
+            let of = activation.reference();
+            let json = "[]".into();
+            host.outbox
+                .push_about(activation, HostReply::Credentials { of, json });
+        }
+        unnamed.move_to(Phase::Lost("the host no longer has the job".into()));
+        match host.outbox.pop() {
+            Some(HostReply::Credentials { of, .. }) => assert_eq!(of, named.reference()),
+            told => panic!("{told:?}"),
+        }
+        assert!(host.outbox.pop().is_none());
+    }
+
     /// A host was told that a job it had completed was not its own, ahead of the ack.
     #[tokio::test]
     async fn what_is_taken_away_is_said_and_what_is_completed_is_not_taken() {
