@@ -58,8 +58,9 @@ impl Process {
             .args(["serve", "--dev", "--demo-agents", "--listen", "127.0.0.1:0"])
             .args(["--admin-listen", "127.0.0.1:0", "--data-dir"])
             .arg(data_dir)
-            // A measured connection is not to be pinged in between.
-            .env("ARCPD_LIMITS__HEARTBEAT_INTERVAL_SEC", "60")
+            // A measured connection is not to be pinged in between, nor one that waits for
+            // its turn, however long a slow machine takes, to be given up for its silence.
+            .env("ARCPD_LIMITS__HEARTBEAT_INTERVAL_SEC", "3600")
             .env("ARCPD_LIMITS__RUNNING_JOBS_PER_PRINCIPAL_MAX", "100000");
         Ok(command)
     }

@@ -16,6 +16,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::observed::Pace;
 use super::{Ground, connect};
 use crate::bench::process::Process;
 
@@ -123,13 +124,14 @@ impl Bare {
         others.collect()
     }
 
-    /// Milliseconds from a publish to a reader, one after the other. Connections are new
-    /// each time: how many servers are on the way is luck.
-    pub async fn trips(&self, count: u64, bytes: usize) -> anyhow::Result<Vec<f64>> {
+    /// Milliseconds from a publish to a reader. Connections are new each time: how many
+    /// servers are on the way is luck.
+    pub async fn trips(&self, count: u64, bytes: usize, pace: Pace) -> anyhow::Result<Vec<f64>> {
         let publisher = jetstream::new(connect(&self.servers).await?);
         let mut reader = self.reader().await?;
-        let mut times = Vec::new();
+        let (mut times, mut beat) = (Vec::new(), pace.beat());
         for _ in 0..count {
+            beat.due().await;
             let payload = self.payload(bytes);
             let started = Instant::now();
             let ack = publisher.publish(self.name.clone(), payload.0.clone());

@@ -1,9 +1,15 @@
 //! How long an event takes from its agent to a client: a host at the first replica, which
-//! reports one event after the other, and a client at the same or at another replica.
+//! reports events, and a client at the same or at another replica.
 //! Both are in this process, so it is two hops of gRPC more than the floor's: a message that
 //! is published and read in this process, and by as many others as there are other replicas.
+//!
+//! Once with an event each few milliseconds, as busy jobs have them, and once with each as
+//! soon as the one before has arrived: that keeps a small machine busy, and what a thread
+//! that is woken waits for a core is then part of the time.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use tokio::time::MissedTickBehavior;
 
 use super::{Cell, Ground, REPLICAS};
 use crate::bench::client::host::{Host, sample};
@@ -17,6 +23,46 @@ const TURN: u64 = 100;
 const TURNS: u64 = 20;
 /// A message like an entry with one event.
 const ENTRY_BYTES: usize = 512;
+const EVERY: Duration = Duration::from_millis(5);
+
+/// When there is an event.
+#[derive(Clone, Copy)]
+pub enum Pace {
+    Every(Duration),
+    /// When the one before has arrived.
+    OneAfterTheOther,
+}
+
+/// Says when the next one is due.
+pub struct Beat(Option<tokio::time::Interval>);
+
+impl Pace {
+    fn name(self) -> String {
+        match self {
+            Self::Every(every) => format!("one each {} ms", every.as_millis()),
+            Self::OneAfterTheOther => "one after the other".into(),
+        }
+    }
+
+    pub fn beat(self) -> Beat {
+        Beat(match self {
+            Self::Every(every) => {
+                let mut ticks = tokio::time::interval(every);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                Some(ticks)
+            }
+            Self::OneAfterTheOther => None,
+        })
+    }
+}
+
+impl Beat {
+    pub async fn due(&mut self) {
+        if let Some(ticks) = &mut self.0 {
+            ticks.tick().await;
+        }
+    }
+}
 
 struct Watched {
     host: Host,
@@ -33,35 +79,47 @@ pub async fn run(ground: &Ground, report: &mut Report) -> anyhow::Result<()> {
     let mut here = Watched::start(&cell, 0).await?;
     let mut there = Watched::start(&cell, 1).await?;
     let turns = ground.rounds as u64 * ground.amount(TURNS).min(TURNS);
-    let (mut own, mut other, mut floor) = (Times::default(), Times::default(), Times::default());
-    let mut alone = Times::default();
-    for _ in 0..turns {
-        alone.add(bare_alone.trips(TURN, ENTRY_BYTES).await?);
-        floor.add(bare.trips(TURN, ENTRY_BYTES).await?);
-        other.add(there.trips(TURN).await?);
-        own.add(here.trips(TURN).await?);
+    for pace in [Pace::Every(EVERY), Pace::OneAfterTheOther] {
+        let (mut own, mut other) = (Times::default(), Times::default());
+        let (mut floor, mut alone) = (Times::default(), Times::default());
+        for _ in 0..turns {
+            alone.add(bare_alone.trips(TURN, ENTRY_BYTES, pace).await?);
+            floor.add(bare.trips(TURN, ENTRY_BYTES, pace).await?);
+            other.add(there.trips(TURN, pace).await?);
+            own.add(here.trips(TURN, pace).await?);
+        }
+        tell(report, pace, (&own, &mut other), (&mut floor, &mut alone));
     }
+    drop((here, there, others));
+    cell.end(ground).await?;
+    ground.remove(&bare_alone.name).await?;
+    ground.remove(&bare.name).await
+}
+
+fn tell(
+    report: &mut Report,
+    pace: Pace,
+    (own, other): (&Times, &mut Times),
+    (floor, alone): (&mut Times, &mut Times),
+) {
     let pairs = |times: &Times| {
         let both = times.medians.iter().zip(&floor.medians);
         both.map(|(time, floor)| (*time, *floor))
             .collect::<Vec<_>>()
     };
-    let (own_pairs, other_pairs) = (pairs(&own), pairs(&other));
-    let name = "event to a client at another replica, p50";
+    let (own_pairs, other_pairs) = (pairs(own), pairs(other));
+    let pace = pace.name();
+    let name = format!("event to a client at another replica, {pace}, p50");
     report.add_pairs(name, "ms", &other_pairs, Target::RatioAtMost(1.5));
-    let name = "event to a client at another replica, p99";
+    let name = format!("event to a client at another replica, {pace}, p99");
     let bare_p99 = percentile(&mut floor.all, 0.99);
     let p99 = percentile(&mut other.all, 0.99);
     report.add(name, "ms", p99, Some(bare_p99), Target::None);
-    let name = "event to a client at its host's replica, p50";
+    let name = format!("event to a client at its host's replica, {pace}, p50");
     report.add_pairs(name, "ms", &own_pairs, Target::None);
-    let name = "bare NATS with one reader, p50";
+    let name = format!("bare NATS with one reader, {pace}, p50");
     let p50 = percentile(&mut alone.all, 0.5);
     report.add(name, "ms", p50, None, Target::None);
-    drop((here, there, others));
-    cell.end(ground).await?;
-    ground.remove(&bare_alone.name).await?;
-    ground.remove(&bare.name).await
 }
 
 /// In milliseconds.
@@ -100,13 +158,14 @@ impl Watched {
         })
     }
 
-    async fn trips(&mut self, count: u64) -> anyhow::Result<Vec<f64>> {
+    async fn trips(&mut self, count: u64, pace: Pace) -> anyhow::Result<Vec<f64>> {
         let ts = prost_types::Timestamp {
             seconds: 1_800_000_000,
             nanos: 123_000_000,
         };
-        let mut times = Vec::new();
+        let (mut times, mut beat) = (Vec::new(), pace.beat());
         for _ in 0..count {
+            beat.due().await;
             self.reported += 1;
             let report = sample(self.reported, ts);
             let started = Instant::now();
