@@ -73,7 +73,7 @@ fn a_quick_run_over_a_cluster_has_its_rows() {
     for measure in [
         "one job, replicated",
         "64 jobs at one replica, replicated",
-        "event to a client at another replica, one each 5 ms, p50",
+        "event to a client at another replica, one each 10 ms, p50",
         "event to a client at another replica, one after the other, p50",
         "NATS stream leader killed: a client's longest silence",
     ] {
