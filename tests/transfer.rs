@@ -432,6 +432,33 @@ async fn an_export_removes_older_ones_but_for_those_that_are_to_be_kept() {
     assert!(at("d.arcpd").exists() && !at("a.arcpd").exists() && !at("b.arcpd").exists());
 }
 
+/// Backups of two cells in one folder: those of one removed the other's.
+#[tokio::test]
+async fn an_export_removes_none_that_is_of_another_cell_or_of_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for (store, in_cell) in [("one", true), ("two", true), ("alone", false)] {
+        let nats = in_cell.then(Nats::single);
+        let runtime = start(&at(store), nats.as_ref());
+        assert!(runtime.terminate().await.success());
+    }
+    let export = |name: &str, of: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_arcpd"));
+        command.arg("export").arg(at(name)).arg("--data-dir");
+        command.arg(at(of)).args(["--offline", "--keep", "1"]);
+        done(command.output().unwrap())
+    };
+    for of in ["one", "two", "alone"] {
+        let said = export(&format!("{of}-1.arcpd"), of);
+        assert!(!said.contains("removed"), "{said}");
+    }
+    for of in ["one", "two", "alone"] {
+        let said = export(&format!("{of}-2.arcpd"), of);
+        assert_eq!(said.matches("removed").count(), 1, "{said}");
+        assert!(!at(&format!("{of}-1.arcpd")).exists(), "{said}");
+    }
+}
+
 /// A store was left behind, and the next import into the directory was refused for it.
 #[tokio::test]
 async fn an_import_that_cannot_join_the_cell_leaves_the_directory_as_it_was() {

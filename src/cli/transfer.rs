@@ -35,8 +35,8 @@ pub(super) struct Export {
     /// that is lost.
     #[arg(long)]
     offline: bool,
-    /// Then remove older exports beside it whose names end like its own, but for so many of
-    /// the newest, this one among them.
+    /// Then remove older exports of the same cell (or like this one of none) beside it whose
+    /// names end like its own, but for so many of the newest, this one among them.
     #[arg(long, value_name = "NUMBER")]
     keep: Option<NonZeroUsize>,
 }

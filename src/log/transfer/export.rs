@@ -106,7 +106,7 @@ fn write(dir: &Path, to: &Path) -> Result<Exported, Error> {
     let reader = schema::open_reader(&store(dir)?).map_err(unavailable)?;
     // One moment, also where a replica goes on applying.
     let moment = reader.unchecked_transaction().map_err(unavailable)?;
-    let sequence = sequence(&moment).map_err(unavailable)?;
+    let (cell, sequence) = followed(&moment).map_err(unavailable)?.unzip();
     let _ = std::fs::remove_file(to);
     create_file(to).map_err(io(to))?;
     let file = File::options().append(true).open(to).map_err(io(to))?;
@@ -116,6 +116,7 @@ fn write(dir: &Path, to: &Path) -> Result<Exported, Error> {
         store: schema::FORMAT,
         version: env!("CARGO_PKG_VERSION").into(),
         exported_at: jiff::Timestamp::now().to_string(),
+        cell,
         sequence,
     };
     writer.header(&header).map_err(io(to))?;
@@ -151,10 +152,12 @@ impl From<rusqlite::Error> for Failed {
     }
 }
 
-fn sequence(connection: &Connection) -> rusqlite::Result<Option<u64>> {
+/// Which cell's stream, and how far.
+fn followed(connection: &Connection) -> rusqlite::Result<Option<(String, u64)>> {
+    let followed = "SELECT cluster, sequence FROM replicated";
     connection
-        .query_row("SELECT sequence FROM replicated", [], |row| {
-            row.get::<_, i64>(0).map(|sequence| sequence as u64)
+        .query_row(followed, [], |row| {
+            Ok((row.get(0)?, row.get::<_, i64>(1)? as u64))
         })
         .optional()
 }

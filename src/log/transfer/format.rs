@@ -24,6 +24,10 @@ pub struct Header {
     /// Of the arcpd that wrote it, for people.
     pub version: String,
     pub exported_at: String,
+    /// What the cell's stream was given when it was made, where a replica's store was
+    /// exported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cell: Option<String>,
     /// Of the stream, where a replica's store was exported: all up to there is in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sequence: Option<u64>,

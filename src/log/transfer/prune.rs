@@ -6,26 +6,29 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::format::Reader;
+use super::format::{Header, Reader};
 use super::{Error, io};
 
 /// What an export that was killed has left, once nobody can still be writing it.
 const PARTIAL_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Of the exports in the folder of one whose name ends like its own, keeps so many of the
-/// newest, that one among them, and returns what it has removed. What is no export stays,
-/// whatever it is called.
+/// Of the exports in the folder of one that are of the same cell, or like it of none, and
+/// whose names end like its own, keeps so many of the newest, that one among them, and
+/// returns what it has removed. What is no export stays, whatever it is called.
 pub fn prune(newest: &Path, keep: NonZeroUsize) -> Result<Vec<PathBuf>, Error> {
     let folder = match newest.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
+    let cell = header(newest).and_then(|header| header.cell);
     let mut exports = Vec::new();
     let mut removed = Vec::new();
     for entry in folder.read_dir().map_err(io(folder))? {
         let path = entry.map_err(io(folder))?.path();
         if path.extension() == newest.extension() && path.file_name() != newest.file_name() {
-            exports.extend(exported_at(&path).map(|at| (at, path)));
+            let other = header(&path).filter(|other| other.cell == cell);
+            let at = other.and_then(|other| other.exported_at.parse::<jiff::Timestamp>().ok());
+            exports.extend(at.map(|at| (at, path)));
         } else if is_left_over(&path, newest) {
             removed.push(path);
         }
@@ -40,10 +43,9 @@ pub fn prune(newest: &Path, keep: NonZeroUsize) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// None of what is no export, or cannot be read.
-fn exported_at(path: &Path) -> Option<jiff::Timestamp> {
+fn header(path: &Path) -> Option<Header> {
     let file = File::open(path).ok()?;
-    let header = Reader::new(BufReader::new(file)).header().ok()??;
-    header.exported_at.parse().ok()
+    Reader::new(BufReader::new(file)).header().ok()?
 }
 
 fn is_left_over(path: &Path, newest: &Path) -> bool {
