@@ -343,3 +343,27 @@ async fn a_replica_whose_last_entry_was_trimmed_goes_on() {
     assert_eq!(a.agents().await, ["first", "second", "third"]);
     a.close().await;
 }
+
+/// A stream that was changed to keep five messages was followed without a word, and the
+/// next replica that began anew could not be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_loses_messages_by_itself_is_refused() {
+    let nats = Nats::single();
+    let dir = tempfile::tempdir().unwrap();
+    let a = join(&nats, dir.path()).await.unwrap();
+    a.keep("first").await.unwrap();
+    a.close().await;
+    let jetstream = context(&nats).await;
+    let stream = jetstream.get_stream(STREAM).await.unwrap();
+    let mut config = stream.cached_info().config.clone();
+    config.max_messages = 5;
+    jetstream.update_stream(&config).await.unwrap();
+    let why = refused(&nats, dir.path()).await;
+    assert!(why.contains("max_msgs is 5"), "{why}");
+    assert!(why.contains("nats stream edit ARCP_LOG_test"), "{why}");
+    config.max_messages = -1;
+    jetstream.update_stream(&config).await.unwrap();
+    let a = join(&nats, dir.path()).await.unwrap();
+    a.keep("second").await.unwrap();
+    a.close().await;
+}

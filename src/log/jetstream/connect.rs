@@ -1,6 +1,7 @@
 //! The connection to the servers that have the log, and the stream there.
 
 mod found;
+mod settings;
 
 use std::future::{Ready, ready};
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use async_nats::jetstream::{self, stream};
 use async_nats::{ConnectErrorKind, ConnectOptions, Event, ServerError};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{ClusterOptions, refused};
+use super::{ClusterOptions, refused, subject};
 use crate::log::Error;
 use crate::log::denied::Denied;
 
@@ -77,7 +78,11 @@ pub(super) async fn connect(
         ));
     }
     let stream = found::found(&context(&client), cluster, absent).await?;
-    let has = stream.cached_info().config.num_replicas;
+    let config = &stream.cached_info().config;
+    if let Some(why) = settings::amiss(config, &subject(&cluster.name)) {
+        return Err(refused(cluster, &why));
+    }
+    let has = config.num_replicas;
     if has < cluster.replication {
         return Err(refused(
             cluster,
