@@ -4,10 +4,12 @@
 mod support;
 
 use std::path::Path;
+use std::time::Duration;
 
 use arcpd::wire::proto;
 use arcpd::wire::proto::envelope::Payload;
 use arcpd::wire::proto::job_event::Body;
+use futures_util::StreamExt;
 use serde_json::json;
 use support::nats::Nats;
 use support::*;
@@ -15,6 +17,7 @@ use support::*;
 const TRIMS_SOON: &str = "[retention]\nage_max_sec = 1\ncheck_interval_sec = 1";
 /// More than the buffers between a session and a client that does not read.
 const EVENTS: u64 = 40_000;
+const OTHERS_TAKE: Duration = Duration::from_millis(1_500);
 
 fn replica(nats: &Nats, dir: &Path) -> Runtime {
     let path = dir.join("arcpd.toml");
@@ -61,4 +64,40 @@ async fn a_job_that_is_read_at_another_replica_stays_until_it_is_read() {
     slow.send(&job, Payload::JobSubscribe(Default::default()))
         .await;
     assert_eq!(slow.error().await.code, "JOB_NOT_FOUND");
+}
+
+/// Whoever had answered let readers in after a second, while a slower replica was still
+/// waited for: what was trimmed then went under them, and they heard no more.
+#[tokio::test]
+async fn nobody_begins_to_read_until_whoever_trims_is_done() {
+    let nats = Nats::single();
+    let dir = tempfile::tempdir().unwrap();
+    let b = support::replicas::replica(&nats, dir.path());
+    let mut alice = Peer::connect(&b.address, ALICE).await;
+    let job = alice.submit("echo", json!(1)).await;
+    alice.until_terminal().await;
+    let mut bob = Peer::connect(&b.address, ALICE).await;
+    let subscribe = || {
+        Payload::JobSubscribe(proto::JobSubscribe {
+            history: true,
+            ..Default::default()
+        })
+    };
+
+    let trims = async_nats::connect(nats.url()).await.unwrap();
+    let mut answers = trims.subscribe("arcp.arcpd.trim.answers").await.unwrap();
+    let question = json!({ "replica": 99, "streams": [1] }).to_string();
+    let asked = trims.publish_with_reply(
+        "arcp.arcpd.trim",
+        "arcp.arcpd.trim.answers",
+        question.into(),
+    );
+    asked.await.unwrap();
+    assert!(answers.next().await.is_some());
+    bob.send(&job, subscribe()).await;
+    let early = tokio::time::timeout(OTHERS_TAKE, bob.until_terminal()).await;
+    assert!(early.is_err(), "{early:?}");
+    let over = json!({ "replica": 99, "streams": [] }).to_string();
+    trims.publish("arcp.arcpd.trim", over.into()).await.unwrap();
+    bob.until_terminal().await;
 }

@@ -23,10 +23,14 @@ use tokio::time::timeout;
 use crate::fanout::Hub;
 use crate::log::{Error, Log, ReplicaNumber, StreamId};
 
-/// For all answers; who takes longer is asked again with the next pass.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// Readers are held back so long for one that does not say that it is done.
-const HELD_MAX: Duration = Duration::from_secs(1);
+/// For all answers; who takes longer is asked again with the next pass. Until then those
+/// who answered hold readers back.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+/// Readers are held back so long for one that does not say that it is done: longer than
+/// it waits for the others' answers and then for the log's.
+const HELD_MAX: Duration = Duration::from_secs(15);
+/// The log is asked again so soon whether the trim is in it.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Deserialize, Serialize)]
 struct Question {
@@ -66,7 +70,7 @@ impl Readers {
     }
 
     /// Those that sessions elsewhere have still to read; none if that cannot be said now.
-    /// [`Readers::over`] follows.
+    /// [`Readers::over`] follows in either case.
     pub async fn of(&self, streams: &[StreamId]) -> Result<Option<HashSet<StreamId>>, Error> {
         let mut missing = self.others().await?;
         if missing.is_empty() {
@@ -149,7 +153,6 @@ impl Readers {
             };
             if self.client.publish(inbox, answer.into()).await.is_ok() {
                 let trimmed = self.trimmed(&mut asked, question.replica);
-                // It asks again before it trims anything else.
                 let _ = timeout(HELD_MAX, trimmed).await;
             }
         }
@@ -158,13 +161,15 @@ impl Readers {
     /// Resolves once what a replica asked about is trimmed here too.
     async fn trimmed(&self, asked: &mut async_nats::Subscriber, by: ReplicaNumber) {
         while let Some(message) = asked.next().await {
-            let over = self.read(&message);
-            if over.is_some_and(|over| over.replica == by && over.streams.is_empty()) {
+            // That it is done, or the next it asks, where that was lost: it asks that again.
+            if self.read(&message).is_some_and(|next| next.replica == by) {
                 break;
             }
         }
-        // An error means that the log does not answer: then the trim is not in it either.
-        let _ = self.log.caught_up().await;
+        // While the log does not answer the trim may still come.
+        while self.log.caught_up().await.is_err() {
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
     }
 
     fn read(&self, message: &async_nats::Message) -> Option<Question> {

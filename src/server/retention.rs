@@ -138,27 +138,35 @@ async fn trim(
     log: &Log,
     hub: &Hub,
     elsewhere: Option<&Readers>,
-    mut streams: Vec<StreamId>,
+    streams: Vec<StreamId>,
 ) -> Result<Option<usize>, Error> {
     if streams.is_empty() {
         return Ok(Some(0));
     }
-    let read = match elsewhere {
-        Some(cell) => cell.of(&streams).await?,
-        None => Some(HashSet::new()),
+    let Some(cell) = elsewhere else {
+        return trim_but(log, hub, streams, &HashSet::new()).await.map(Some);
     };
-    let Some(read) = read else {
-        return Ok(None);
+    let trimmed = match cell.of(&streams).await {
+        Ok(Some(read)) => trim_but(log, hub, streams, &read).await.map(Some),
+        Ok(None) => Ok(None),
+        Err(error) => Err(error),
     };
-    let trimming = hub.trimming().await;
+    // However that went: those who answered hold readers back until then.
+    cell.over().await;
+    trimmed
+}
+
+async fn trim_but(
+    log: &Log,
+    hub: &Hub,
+    mut streams: Vec<StreamId>,
+    read: &HashSet<StreamId>,
+) -> Result<usize, Error> {
+    let _trimming = hub.trimming().await;
     streams.retain(|stream| !read.contains(stream) && !hub.is_followed(*stream));
     let trimmed = streams.len();
     if trimmed > 0 {
         log.trim(streams).await?;
     }
-    drop(trimming);
-    if let Some(cell) = elsewhere {
-        cell.over().await;
-    }
-    Ok(Some(trimmed))
+    Ok(trimmed)
 }
