@@ -35,6 +35,8 @@ const PRESENCE_PAUSE: Duration = Duration::from_millis(20);
 const NEWS_MAX: usize = 256;
 /// Silence after which a replica is declared gone.
 const LOST_AFTER: Duration = Duration::from_secs(3);
+/// A replica that has not heard itself for so long may have missed the others too.
+const UNHEARD_MAX: Duration = Duration::from_secs(2);
 
 /// That a host has come to a replica.
 #[derive(Debug, Deserialize, Serialize)]
@@ -49,13 +51,19 @@ struct Peer {
     free: BTreeMap<String, u32>,
 }
 
+/// That this replica hears itself: so far back it could have heard the others.
+#[derive(Clone, Copy)]
+struct Hearing {
+    since: Instant,
+    last: Instant,
+}
+
 #[derive(Default)]
 pub(super) struct Peers {
     others: Mutex<HashMap<ReplicaNumber, Peer>>,
     /// When any of them was heard of.
     heard_at: Mutex<Option<Instant>>,
-    /// When this one heard itself.
-    heard_own_at: Mutex<Option<Instant>>,
+    hearing: Mutex<Option<Hearing>>,
     /// Whether it was without hearing itself when it last looked.
     deaf: AtomicBool,
     takeovers: AtomicU64,
@@ -109,13 +117,19 @@ impl Peers {
 
     /// What this replica says of itself comes back to it as to the others.
     pub fn heard_own(&self) {
-        *self.heard_own_at.lock() = Some(Instant::now());
+        let now = Instant::now();
+        let mut hearing = self.hearing.lock();
+        let since = match *hearing {
+            Some(before) if before.last.elapsed() <= UNHEARD_MAX => before.since,
+            _ => now,
+        };
+        *hearing = Some(Hearing { since, last: now });
     }
 
     /// Whether it does not: then it may not be heard, and what it does not hear says nothing.
     fn is_deaf(&self) -> bool {
-        let heard_at = *self.heard_own_at.lock();
-        heard_at.is_some_and(|at| at.elapsed() > LOST_AFTER)
+        let hearing = *self.hearing.lock();
+        hearing.is_some_and(|hearing| hearing.last.elapsed() > LOST_AFTER)
     }
 
     /// `name@version` of what their hosts offer.
@@ -157,11 +171,14 @@ impl Peers {
         self.takeovers.load(Ordering::Relaxed)
     }
 
+    /// While this one heard itself, not before: its connection may have been down.
     fn silent(&self) -> Vec<ReplicaNumber> {
+        let since = (*self.hearing.lock()).map(|hearing| hearing.since);
         let others = self.others.lock();
         let silent = others.iter();
+        let waited = |peer: &Peer| since.map_or(peer.heard_at, |since| since.max(peer.heard_at));
         silent
-            .filter(|(_, peer)| peer.heard_at.elapsed() > LOST_AFTER)
+            .filter(|(_, peer)| waited(peer).elapsed() > LOST_AFTER)
             .map(|(replica, _)| *replica)
             .collect()
     }
@@ -570,5 +587,48 @@ impl Membership {
             }
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OTHER: ReplicaNumber = 2;
+
+    async fn pass(time: Duration, mut each: impl FnMut()) {
+        for _ in 0..time.as_secs() {
+            tokio::time::advance(presence::INTERVAL).await;
+            each();
+        }
+    }
+
+    fn presence() -> Presence {
+        Presence {
+            replica: OTHER,
+            free: BTreeMap::new(),
+        }
+    }
+
+    /// It heard itself again a moment before the other, which then had been silent for too
+    /// long: a replica that had not stood still for a moment was given up.
+    #[tokio::test(start_paused = true)]
+    async fn who_was_deaf_waits_anew_for_the_others() {
+        let peers = Peers::default();
+        peers.heard(presence());
+        pass(LOST_AFTER, || {
+            peers.heard_own();
+            peers.heard(presence());
+        })
+        .await;
+        // Its connection is down.
+        pass(2 * LOST_AFTER, || {}).await;
+        assert!(peers.is_deaf());
+        peers.heard_own();
+        assert!(!peers.is_deaf() && peers.silent().is_empty());
+        pass(LOST_AFTER, || peers.heard_own()).await;
+        assert!(peers.silent().is_empty());
+        pass(presence::INTERVAL, || peers.heard_own()).await;
+        assert_eq!(peers.silent(), [OTHER]);
     }
 }
