@@ -106,7 +106,15 @@ impl Connection {
             return end;
         }
         self.hosts.announce(&self.host, &register);
+        if let Err(end) = self.is_there() {
+            self.leave(&displaced, &end);
+            return end;
+        }
         self.fetch(&register).await;
+        if let Err(end) = self.is_there() {
+            self.leave(&displaced, &end);
+            return end;
+        }
         if let Some(elsewhere) = self.hosts.elsewhere.get() {
             elsewhere.came(self.host.key()).await;
         }
@@ -127,6 +135,15 @@ impl Connection {
         let end = self.attend(inbound, &displaced).await;
         self.leave(&displaced, &end);
         end
+    }
+
+    /// A host that gave up this dial may have dialled another replica since: nothing is
+    /// taken from there for one that does not hear of it.
+    fn is_there(&self) -> Result<(), HostRefusal> {
+        match self.outbound.is_closed() {
+            true => Err(HostRefusal::Unavailable("the host has gone".into())),
+            false => Ok(()),
+        }
     }
 
     async fn attend(
