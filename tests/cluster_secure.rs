@@ -67,7 +67,7 @@ fn documented() -> String {
         .expect("it")
         .1;
     let block = block.split_once("```").expect("its end").0;
-    format!("authorization{block}").replace("$ARCPD_NATS_PASSWORD", PASSWORD)
+    format!("authorization{block}").replace("$NATS_PASSWORD", PASSWORD)
 }
 
 /// What the documentation lets a replica do is all it needs.

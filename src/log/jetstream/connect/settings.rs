@@ -69,6 +69,8 @@ mod tests {
 
     const SUBJECT: &str = "arcp.c.log";
 
+    type Spoil = fn(&mut Config);
+
     fn well() -> Config {
         Config {
             name: "ARCP_LOG_c".into(),
@@ -85,7 +87,7 @@ mod tests {
     #[test]
     fn a_stream_that_does_not_keep_what_it_has_is_told_by_its_field() {
         assert_eq!(amiss(&well(), SUBJECT), None);
-        let spoilt: [(&str, fn(&mut Config)); 8] = [
+        let spoilt: [(&str, Spoil); 8] = [
             ("storage", |c| c.storage = StorageType::Memory),
             ("retention", |c| c.retention = RetentionPolicy::WorkQueue),
             ("subjects", |c| c.subjects.push("other".into())),
