@@ -32,16 +32,17 @@ pub(super) fn amiss(config: &Config, subject: &str) -> Option<String> {
             config.max_messages_per_subject,
             "--max-msgs-per-subject=-1",
         ),
-        (
-            "max_age",
-            config.max_age.as_secs().try_into().unwrap_or(i64::MAX),
-            "--max-age=-1",
-        ),
     ];
     if let Some((name, has, option)) = removes.into_iter().find(|(_, has, _)| *has > 0) {
         let edit = edit(option);
         return Some(format!(
             "its {name} is {has}, which removes what replicas have yet to read; {edit}"
+        ));
+    }
+    if !config.max_age.is_zero() {
+        let (has, edit) = (config.max_age, edit("--max-age=-1"));
+        return Some(format!(
+            "its max_age is {has:?}, which removes what replicas have yet to read; {edit}"
         ));
     }
     if config.max_bytes > 0 && config.discard != DiscardPolicy::New {
@@ -93,7 +94,7 @@ mod tests {
             ("subjects", |c| c.subjects.push("other".into())),
             ("max_msgs", |c| c.max_messages = 5),
             ("max_msgs_per_subject", |c| c.max_messages_per_subject = 1),
-            ("max_age", |c| c.max_age = Duration::from_secs(60)),
+            ("max_age", |c| c.max_age = Duration::from_millis(500)),
             ("discard", |c| c.discard = DiscardPolicy::Old),
             ("no_ack", |c| c.no_ack = true),
         ];
