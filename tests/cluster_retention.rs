@@ -77,11 +77,9 @@ async fn nobody_begins_to_read_until_whoever_trims_is_done() {
     let job = alice.submit("echo", json!(1)).await;
     alice.until_terminal().await;
     let mut bob = Peer::connect(&b.address, ALICE).await;
-    let subscribe = || {
-        Payload::JobSubscribe(proto::JobSubscribe {
-            history: true,
-            ..Default::default()
-        })
+    let subscribe = proto::JobSubscribe {
+        history: true,
+        ..Default::default()
     };
 
     let trims = async_nats::connect(nats.url()).await.unwrap();
@@ -94,7 +92,7 @@ async fn nobody_begins_to_read_until_whoever_trims_is_done() {
     );
     asked.await.unwrap();
     assert!(answers.next().await.is_some());
-    bob.send(&job, subscribe()).await;
+    bob.send(&job, Payload::JobSubscribe(subscribe)).await;
     let early = tokio::time::timeout(OTHERS_TAKE, bob.until_terminal()).await;
     assert!(early.is_err(), "{early:?}");
     let over = json!({ "replica": 99, "streams": [] }).to_string();
