@@ -631,35 +631,3 @@ async fn a_replica_whose_servers_are_gone_ends_in_time_when_it_is_told_to() {
     println!("gone after {took:?}");
     drop((client, host));
 }
-
-/// A replica that was slow let a host in that had given it up and was elsewhere, and took
-/// its job from there: nobody was left who worked on it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dial_that_its_host_gave_up_takes_nothing_from_where_the_host_is() {
-    let nats = Nats::single();
-    let link = Link::start(nats.url().trim_start_matches("nats://").into()).await;
-    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
-    let through = format!("nats://{}", link.address);
-    let slow = tokio::task::block_in_place(|| replica_at(&through, dirs[0].path()));
-    let b = replica(&nats, dirs[1].path());
-    let mut client = Ws::connect(&b, ALICE).await;
-    let mut host = HostPeer::serving(&b.address, "h", "a", 1).await;
-    client.submit("a", json!(1)).await;
-    let (_, of) = host.assigned().await;
-    host.accept(&of).await;
-    host.report(&of, vec![log(1, "begun")]).await;
-    host.acked(1).await;
-
-    link.set(State::Frozen);
-    let mut elsewhere = register("h", vec![agent("a")], 1);
-    elsewhere.resume = vec![held(&of)];
-    let dialled = HostPeer::connect(&slow.address, elsewhere);
-    let given_up = tokio::time::timeout(Duration::from_millis(500), dialled).await;
-    assert!(given_up.is_err(), "the log does not answer there");
-    link.set(State::Whole);
-    slow.until_logged("a host is gone").await;
-
-    host.report(&of, vec![result(2, "5")]).await;
-    let seen = client.until_terminal().await;
-    assert_eq!(seen.last().unwrap()["payload"]["result"], 5);
-}

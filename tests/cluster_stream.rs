@@ -58,6 +58,7 @@ impl Replica {
             version: "1.0.0".into(),
             principal: "p".into(),
             seen_at_ms: 1,
+            instance_id: String::new(),
         };
         let kept = self.log.execute(Command::KeepAgents(vec![agent])).await;
         kept.map(drop)

@@ -140,7 +140,7 @@ impl Credentials {
         {
             Outcome::Done => {}
             // The job has ended meanwhile; its terminal saw to the one before.
-            Outcome::Stale | Outcome::Duplicate(_) => return Ok(()),
+            Outcome::Stale | Outcome::Duplicate(_) | Outcome::Dialled(_) => return Ok(()),
         }
         fresh.keep();
         holder

@@ -174,7 +174,7 @@ impl Jobs {
                 let said = row.fingerprint;
                 return same_or_conflict("delegate_id", *earlier, &said).map(|row| child(&row));
             }
-            Ok(LogOutcome::Stale) | Err(_) => {
+            Ok(LogOutcome::Stale | LogOutcome::Dialled(_)) | Err(_) => {
                 grant.family.withdraw(stream);
                 return Err(Failure::internal("delegate: was not stored; try again"));
             }

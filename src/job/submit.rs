@@ -207,7 +207,9 @@ impl Jobs {
                 let same = same_or_conflict("idempotency_key", *row, &job.fingerprint);
                 Ok(same.map(Accepted::again)?)
             }
-            Outcome::Stale => Err(Failure::internal("the job was not stored; try again"))?,
+            Outcome::Stale | Outcome::Dialled(_) => {
+                Err(Failure::internal("the job was not stored; try again"))?
+            }
             Outcome::Done => {
                 let submitted = Submitted {
                     row: &job,

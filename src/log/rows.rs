@@ -120,6 +120,9 @@ pub struct HostedAgentRow {
     pub version: String,
     pub principal: String,
     pub seen_at_ms: i64,
+    /// Of the host that offers it; not kept with the agent.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub instance_id: String,
 }
 
 /// A credential that an upstream has, or may have, made for a job.
@@ -264,6 +267,8 @@ pub enum Command {
     SetCancelled {
         stream: StreamId,
     },
+    /// A host has dialled with them; with its instance, in a cell, [`Outcome::Dialled`]: what
+    /// it dialled before has no say in where its jobs are any more.
     KeepAgents(Vec<HostedAgentRow>),
     AddViewOps(Vec<ViewOpRow>),
     /// One record, length-prefixed, for a session's own stream.
@@ -300,6 +305,9 @@ pub enum Command {
         job_id: String,
         to: ReplicaNumber,
         token_hash: Option<Vec<u8>>,
+        /// Of the host that has come: [`Outcome::Stale`] after a later one of it.
+        #[serde(default)]
+        dial: Option<u64>,
     },
     /// For the replica that has the job, or will: as its submitter's cancel. Nothing of a
     /// job that is over.
@@ -344,7 +352,7 @@ impl Command {
 
 /// What the rules of a cell are: those up to here. All replicas of a cell decide as the
 /// one that knows least.
-pub const KNOWS: u32 = KNOWS_ALL_CANCELS;
+pub const KNOWS: u32 = KNOWS_DIALS;
 /// Blocks have the epoch of their job.
 pub(super) const KNOWS_EPOCHS: u32 = 1;
 /// Claims have the token that was seen.
@@ -355,6 +363,8 @@ pub(super) const KNOWS_CANCELS: u32 = 3;
 pub(super) const KNOWS_PARTS: u32 = 3;
 /// A cancel is kept with a job that no host runs, too.
 pub(super) const KNOWS_ALL_CANCELS: u32 = 4;
+/// The dials of a host have numbers.
+pub(super) const KNOWS_DIALS: u32 = 5;
 
 #[derive(Debug, PartialEq)]
 pub enum Outcome {
@@ -362,6 +372,8 @@ pub enum Outcome {
     /// The principal used the idempotency key before, or the parent job its name for
     /// a child; nothing was written.
     Duplicate(Box<JobRow>),
+    /// The number of a host's dial: greater than that of any at another replica before.
+    Dialled(u64),
     /// What the command was based on has changed; nothing was written.
     Stale,
 }

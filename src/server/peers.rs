@@ -20,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::presence::{self, Presence, Present, Pulse};
 use super::readers::Readers;
-use crate::agent::host::{Elsewhere, Eventually, Hosts, hash};
+use crate::agent::host::{Arrival, Elsewhere, Eventually, Hosts, hash};
 use crate::job::{Jobs, now};
 use crate::log::jetstream::{ClusterOptions, Joined, News};
 use crate::log::{Command, HostKey, Log, Outcome, ReplicaNumber, StreamId};
@@ -44,6 +44,8 @@ struct Came {
     replica: ReplicaNumber,
     principal: String,
     instance_id: String,
+    #[serde(default)]
+    dial: u64,
 }
 
 struct Peer {
@@ -198,11 +200,12 @@ struct Others {
 }
 
 impl Elsewhere for Others {
-    fn came(&self, host: HostKey) -> Eventually<()> {
+    fn came(&self, host: HostKey, dial: u64) -> Eventually<()> {
         let came = Came {
             replica: self.me,
             principal: host.principal,
             instance_id: host.instance_id,
+            dial,
         };
         let (client, subject) = (self.client.clone(), self.came.clone());
         Box::pin(async move {
@@ -239,6 +242,7 @@ impl Elsewhere for Others {
                 job_id,
                 to,
                 token_hash,
+                dial: None,
             };
             // What was said of it here is written before it is another's.
             if log.settled().await.is_err() {
@@ -255,13 +259,13 @@ impl Elsewhere for Others {
         })
     }
 
-    fn fetch(&self, held: Vec<AssignmentRef>) -> Eventually<Vec<String>> {
+    fn fetch(&self, held: Vec<AssignmentRef>, dial: u64) -> Eventually<Vec<String>> {
         let (me, log, jobs) = (self.me, self.log.clone(), self.jobs.clone());
         let taking = self.taking.clone();
         Box::pin(async move {
             let mut came = Vec::new();
             for of in held {
-                match fetch(me, &log, &of).await {
+                match fetch(me, &log, &of, dial).await {
                     Ok(true) => came.push(of.job_id),
                     Ok(false) => {}
                     Err(error) => {
@@ -279,6 +283,7 @@ async fn fetch(
     me: ReplicaNumber,
     log: &Log,
     of: &AssignmentRef,
+    dial: u64,
 ) -> Result<bool, crate::log::Error> {
     log.caught_up().await?;
     let Some(job) = log.job(&of.job_id).await? else {
@@ -300,6 +305,7 @@ async fn fetch(
         job_id: job.id,
         to: me,
         token_hash: Some(hash(&of.lease_token)),
+        dial: (dial > 0).then_some(dial),
     };
     Ok(log.execute(taken).await? == Outcome::Done)
 }
@@ -331,12 +337,13 @@ async fn displace(mut came: async_nats::Subscriber, me: ReplicaNumber, hosts: Ar
         match serde_json::from_slice::<Came>(&message.payload) {
             Ok(came) if came.replica == me => {}
             Ok(came) => {
+                let (replica, dial) = (came.replica, came.dial);
                 let (principal, instance_id) = (came.principal, came.instance_id);
                 let host = HostKey {
                     principal,
                     instance_id,
                 };
-                hosts.came_elsewhere(&host, came.replica);
+                hosts.came_elsewhere(&host, Arrival { replica, dial });
             }
             Err(error) => tracing::warn!(%error, "an arrival that cannot be read"),
         }

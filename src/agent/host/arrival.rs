@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 
+use super::Elsewhere;
 use super::activation::{Activation, Phase};
-use super::connection::{Connection, Incoming};
+use super::connection::{Connection, Incoming, taken_over};
 use super::process::{Host, Turn};
 use super::registry::Hosts;
 use crate::job::now;
-use crate::log::{Command, HostedAgentRow, Log};
+use crate::log::{Command, HostedAgentRow, Log, Outcome};
 use crate::protocol::host::{
     AssignmentRef, HostRefusal, HostReply, HostRequest, Kept, Register, Registered,
 };
@@ -27,6 +28,10 @@ const TAKE_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A host of a runtime that goes away comes back after a part of this.
 const RECONNECT_MAX: Duration = Duration::from_secs(5);
+
+fn no_store(_: crate::log::Error) -> HostRefusal {
+    HostRefusal::Unavailable("the store is not available".into())
+}
 
 /// Well before it would be given up.
 pub(super) fn away_max(hosts: &Hosts) -> Duration {
@@ -71,29 +76,30 @@ pub(super) async fn open(
 }
 
 impl Connection {
-    /// Its agents are its principal's, also after a restart and at the other replicas.
-    pub async fn keep_agents(&self, register: &Register, log: &Log) -> Result<(), HostRefusal> {
+    /// That it has dialled, the number of which is returned, or 0, and what it offers: its agents
+    /// are its principal's, also after a restart and at the other replicas.
+    pub async fn note(&self, register: &Register, log: &Log) -> Result<u64, HostRefusal> {
         let rows = register.agents.iter().map(|agent| HostedAgentRow {
             name: agent.name.clone(),
             version: agent.version.clone(),
             principal: self.host.principal.clone(),
             seen_at_ms: now().0,
+            instance_id: self.host.instance_id.clone(),
         });
         let kept = log.execute(Command::KeepAgents(rows.collect())).await;
-        let unavailable = |_| HostRefusal::Unavailable("the store is not available".into());
-        kept.map(drop).map_err(unavailable)
+        match kept.map_err(no_store)? {
+            Outcome::Dialled(number) => Ok(number),
+            _ => Ok(0),
+        }
     }
 
     /// Jobs of it that another replica has are to be here before it is told what to keep.
-    pub async fn fetch(&self, register: &Register) {
-        let Some(elsewhere) = self.hosts.elsewhere.get() else {
-            return;
-        };
+    pub async fn fetch(&self, elsewhere: &dyn Elsewhere, register: &Register, dial: u64) {
         let held = register.resume.iter();
         let held = held.filter(|of| self.host.find(of).is_none()).cloned();
         let held: Vec<_> = held.collect();
         if !held.is_empty() {
-            let came = elsewhere.fetch(held).await;
+            let came = elsewhere.fetch(held, dial).await;
             // Taken up, they wait for their host: a moment after they have come.
             let waiting = self.hosts.until_orphans(&came);
             if tokio::time::timeout(TAKE_UP_TIMEOUT, waiting)
@@ -102,6 +108,16 @@ impl Connection {
             {
                 tracing::warn!(jobs = ?came, "jobs that were fetched do not wait for their host");
             }
+        }
+    }
+
+    /// Of two dials at two replicas the later one gets the jobs; this one may not have got
+    /// them, and the others are not told that the host is here without them.
+    pub async fn is_last(&self, dial: u64, log: &Log) -> Result<(), HostRefusal> {
+        let last = log.is_last_dial(self.host.key(), dial).await;
+        match dial == 0 || last.map_err(no_store)? {
+            true => Ok(()),
+            false => Err(taken_over()),
         }
     }
 

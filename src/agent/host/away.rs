@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use super::activation::Activation;
 use super::process::Host;
-use super::registry::Hosts;
+use super::registry::{Arrival, Hosts};
 use crate::log::{HostKey, ReplicaNumber};
 use crate::protocol::host::AssignmentRef;
 
@@ -14,33 +16,67 @@ use crate::protocol::host::AssignmentRef;
 const ELSEWHERE_MAX: usize = 100_000;
 
 impl Hosts {
-    /// The host is at another replica now, with what it has.
-    pub fn came_elsewhere(self: &Arc<Self>, key: &HostKey, replica: ReplicaNumber) {
+    /// The host is at another replica, with what it has, unless it has dialled here since.
+    pub fn came_elsewhere(self: &Arc<Self>, key: &HostKey, at: Arrival) {
+        let is_after = |known: u64| at.dial > 0 && known > at.dial;
         let instance = (key.principal.clone(), key.instance_id.clone());
-        let host = {
-            let mut state = self.state.lock();
-            if state.elsewhere.len() >= ELSEWHERE_MAX {
-                state.elsewhere.clear();
+        let mut state = self.state.lock();
+        let host = state.by_instance.get(&instance);
+        let host = host.and_then(|id| state.hosts.get(id).cloned());
+        let mut generation = 0;
+        if let Some(host) = &host {
+            let mut own = host.state.lock();
+            match own.dial {
+                None if at.dial > 0 && !own.away => {
+                    let known = own.also_at;
+                    own.also_at = known.filter(|known| is_after(known.dial)).or(Some(at));
+                    return;
+                }
+                Some(here) if is_after(here) => return,
+                _ => own.displaced.cancel(),
             }
-            state.elsewhere.insert(key.clone(), replica);
-            state.orphans.disown(key);
-            let id = state.by_instance.get(&instance);
-            id.and_then(|id| state.hosts.get(id).cloned())
-        };
+            generation = own.generation;
+        }
+        let known = state.elsewhere.get(key);
+        if known.is_some_and(|known| is_after(known.dial)) {
+            return;
+        }
+        if state.elsewhere.len() >= ELSEWHERE_MAX {
+            state.elsewhere.clear();
+        }
+        state.elsewhere.insert(key.clone(), at);
+        state.orphans.disown(key);
+        drop(state);
         if let Some(host) = host {
-            let generation = {
-                let own = host.state.lock();
-                own.displaced.cancel();
-                own.generation
-            };
             self.lose(&host, generation, "the host no longer has the job");
+        }
+    }
+
+    /// The number of the connection's dial is known, and with it which of two dials is the
+    /// later one.
+    pub(super) fn set_dial(
+        self: &Arc<Self>,
+        host: &Host,
+        displaced: &CancellationToken,
+        dial: u64,
+    ) {
+        let also_at = {
+            let mut own = host.state.lock();
+            if displaced.is_cancelled() {
+                return;
+            }
+            own.dial = Some(dial);
+            own.also_at.take()
+        };
+        if let Some(at) = also_at.filter(|_| dial > 0) {
+            self.came_elsewhere(&host.key(), at);
         }
     }
 
     /// A replica is gone: where its hosts are is not known.
     pub fn forget_elsewhere(&self, replica: ReplicaNumber) {
         let mut state = self.state.lock();
-        state.elsewhere.retain(|_, at| *at != replica);
+        state.elsewhere.retain(|_, at| at.replica != replica);
     }
 
     pub(super) fn add_orphan(&self, host: HostKey, activation: Arc<Activation>) {
@@ -100,10 +136,12 @@ impl Hosts {
 mod tests {
     use std::sync::Arc;
 
+    use super::Arrival;
     use crate::agent::host::{HostedAgents, Hosts, Options, Rights};
     use crate::drain::Drain;
     use crate::job::{AgentDirectory, Jobs, Limits};
     use crate::log::{Command, Durability, GrantRow, HostedRow, JobRow, Log, OpenOptions, Outcome};
+    use crate::protocol::host::Register;
 
     struct Nobody;
 
@@ -115,6 +153,73 @@ mod tests {
         fn may_host(&self, _: &str, _: &str) -> bool {
             false
         }
+    }
+
+    fn hosts() -> Arc<Hosts> {
+        let drain = Drain::new(false);
+        Hosts::new(Options::default(), Box::new(Nobody), vec![], vec![], drain)
+    }
+
+    fn register() -> Register {
+        Register {
+            host_name: "h".into(),
+            instance_id: "h".into(),
+            agents: Vec::new(),
+            max_in_flight: 1,
+            labels: Vec::new(),
+            resume: Vec::new(),
+            sdk: String::new(),
+        }
+    }
+
+    fn at_another(dial: u64) -> Arrival {
+        Arrival { replica: 2, dial }
+    }
+
+    /// It had come to another replica before, which was heard of when it was here: it was
+    /// told that another connection had taken over, and there was none.
+    #[test]
+    fn late_word_of_an_earlier_dial_does_not_close_the_last_one() {
+        let hosts = hosts();
+        let (host, turn) = hosts.host_of("workers", &register());
+        let key = host.key();
+        // Which is the later one is not known yet.
+        hosts.came_elsewhere(&key, at_another(6));
+        hosts.came_elsewhere(&key, at_another(5));
+        assert!(!turn.displaced.is_cancelled());
+        hosts.set_dial(&host, &turn.displaced, 7);
+        hosts.came_elsewhere(&key, at_another(6));
+        assert!(!turn.displaced.is_cancelled() && hosts.count() == 1);
+        hosts.came_elsewhere(&key, at_another(8));
+        assert!(turn.displaced.is_cancelled() && hosts.count() == 0);
+    }
+
+    #[test]
+    fn a_dial_that_was_not_the_last_one_gives_way_once_that_is_known() {
+        let hosts = hosts();
+        let (host, turn) = hosts.host_of("workers", &register());
+        hosts.came_elsewhere(&host.key(), at_another(6));
+        hosts.set_dial(&host, &turn.displaced, 5);
+        assert!(turn.displaced.is_cancelled() && hosts.count() == 0);
+        // It is not forgotten by one that ends before it has a number.
+        let (host, turn) = hosts.host_of("workers", &register());
+        hosts.lose(&host, turn.generation, "it has gone");
+        let (host, turn) = hosts.host_of("workers", &register());
+        hosts.set_dial(&host, &turn.displaced, 4);
+        assert!(turn.displaced.is_cancelled());
+    }
+
+    /// With replicas that do not know of numbers: whoever speaks last.
+    #[test]
+    fn a_dial_without_a_number_counts_as_the_last_one() {
+        let hosts = hosts();
+        let (host, turn) = hosts.host_of("workers", &register());
+        hosts.set_dial(&host, &turn.displaced, 0);
+        hosts.came_elsewhere(&host.key(), at_another(0));
+        assert!(turn.displaced.is_cancelled());
+        let (host, turn) = hosts.host_of("workers", &register());
+        hosts.set_dial(&host, &turn.displaced, 3);
+        assert!(!turn.displaced.is_cancelled());
     }
 
     /// The host that came back first was told to drop its job.
@@ -159,9 +264,7 @@ mod tests {
             owner: None,
         });
         assert_eq!(made.await.unwrap(), Outcome::Done);
-        let drain = Drain::new(false);
-        let options = Options::default();
-        let hosts = Hosts::new(options, Box::new(Nobody), vec![], vec![], drain);
+        let hosts = hosts();
         let mut agents = AgentDirectory::default();
         agents.set_provider(Arc::new(HostedAgents(hosts.clone())));
         let (limits, policy, telemetry) =

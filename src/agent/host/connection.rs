@@ -56,7 +56,7 @@ pub async fn serve(
     }
 }
 
-fn taken_over() -> HostRefusal {
+pub(super) fn taken_over() -> HostRefusal {
     HostRefusal::Unavailable("another connection of this host has taken over".into())
 }
 
@@ -95,36 +95,44 @@ impl Connection {
         } = turn;
         let _released = Released(released);
         before.cancelled().await;
+        let end = match self.enter(&register, &displaced, log).await {
+            Ok(()) => self.attend(inbound, &displaced).await,
+            Err(end) => end,
+        };
+        self.leave(&displaced, &end);
+        end
+    }
+
+    /// Until the host has been told what it may keep, and takes jobs.
+    async fn enter(
+        &self,
+        register: &Register,
+        displaced: &CancellationToken,
+        log: &Log,
+    ) -> Result<(), HostRefusal> {
         self.host.outbox.clear();
         self.host.withdraw_offers(&register.resume);
-        let kept = tokio::select! {
-            kept = self.keep_agents(&register, log) => kept,
-            () = displaced.cancelled() => Err(taken_over()),
+        let dial = tokio::select! {
+            noted = self.note(register, log) => noted?,
+            () = displaced.cancelled() => return Err(taken_over()),
         };
-        if let Err(end) = kept {
-            self.leave(&displaced, &end);
-            return end;
-        }
-        self.hosts.announce(&self.host, &register);
-        if let Err(end) = self.is_there() {
-            self.leave(&displaced, &end);
-            return end;
-        }
-        self.fetch(&register).await;
-        if let Err(end) = self.is_there() {
-            self.leave(&displaced, &end);
-            return end;
-        }
+        self.hosts.set_dial(&self.host, displaced, dial);
+        self.hosts.announce(&self.host, register);
+        self.is_there(displaced)?;
         if let Some(elsewhere) = self.hosts.elsewhere.get() {
-            elsewhere.came(self.host.key()).await;
+            self.fetch(elsewhere.as_ref(), register, dial).await;
+            self.is_there(displaced)?;
+            self.is_last(dial, log).await?;
+            elsewhere.came(self.host.key(), dial).await;
         }
-        let registered = self.resume(&register);
+        let registered = self.resume(register);
+        if !registered.drop.is_empty() {
+            // It may be there where the host has dialled since.
+            self.is_last(dial, log).await?;
+        }
         // Not through the outbox: what is acked meanwhile would go ahead of it.
-        if let Err(end) = self.say(HostReply::Registered(registered)).await {
-            self.leave(&displaced, &end);
-            return end;
-        }
-        self.hosts.arrive(&self.host, &register);
+        self.say(HostReply::Registered(registered)).await?;
+        self.hosts.arrive(&self.host, register);
         tracing::info!(
             host = self.host.name,
             principal = self.host.principal,
@@ -132,14 +140,15 @@ impl Connection {
             sdk = register.sdk,
             "a host is connected"
         );
-        let end = self.attend(inbound, &displaced).await;
-        self.leave(&displaced, &end);
-        end
+        Ok(())
     }
 
     /// A host that gave up this dial may have dialled another replica since: nothing is
     /// taken from there for one that does not hear of it.
-    fn is_there(&self) -> Result<(), HostRefusal> {
+    fn is_there(&self, displaced: &CancellationToken) -> Result<(), HostRefusal> {
+        if displaced.is_cancelled() {
+            return Err(taken_over());
+        }
         match self.outbound.is_closed() {
             true => Err(HostRefusal::Unavailable("the host has gone".into())),
             false => Ok(()),

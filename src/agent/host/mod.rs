@@ -36,7 +36,7 @@ use crate::protocol::host::AssignmentRef;
 pub(crate) use activation::hash;
 pub use connection::{Incoming, serve};
 pub use inspect::{LiveAgent, LiveHost};
-pub use registry::{HostedAgents, Hosts};
+pub use registry::{Arrival, HostedAgents, Hosts};
 
 /// Where there are several replicas: what the others have for this one's jobs and hosts.
 pub trait Elsewhere: Send + Sync + 'static {
@@ -50,13 +50,13 @@ pub trait Elsewhere: Send + Sync + 'static {
     /// ended then.
     fn give(&self, stream: StreamId, job_id: &str, to: ReplicaNumber) -> Eventually<bool>;
 
-    /// Tells the others that a host has come here, after those jobs of it that it has: what
-    /// else they have of it is no longer its.
-    fn came(&self, host: HostKey) -> Eventually<()>;
+    /// Tells the others that a host has come here with this dial, after those jobs of it
+    /// that it has: what else they have of it is no longer its.
+    fn came(&self, host: HostKey, dial: u64) -> Eventually<()>;
 
-    /// Has jobs come here whose host has, from the replicas that have them; returns which
-    /// did.
-    fn fetch(&self, held: Vec<AssignmentRef>) -> Eventually<Vec<String>>;
+    /// Has jobs come here whose host has, from the replicas that have them, unless it has
+    /// dialled again since; returns which did.
+    fn fetch(&self, held: Vec<AssignmentRef>, dial: u64) -> Eventually<Vec<String>>;
 }
 
 pub type Eventually<T> = Pin<Box<dyn Future<Output = T> + Send>>;

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::activation::{Activation, Phase};
 use super::outbox::Outbox;
 use super::placement::HostId;
+use super::registry::Arrival;
 use crate::log::HostKey;
 use crate::protocol::host::{Assign, AssignmentRef, HostReply, HostedAgent};
 
@@ -35,6 +36,11 @@ pub(super) struct State {
     pub displaced: CancellationToken,
     /// Turns when the connection has let go.
     pub released: CancellationToken,
+    /// The number of its present connection's dial, once the log has it; 0 where it has none.
+    pub dial: Option<u64>,
+    /// It has come to another replica while that was waited for: which dial is the later
+    /// one is not known yet.
+    pub also_at: Option<Arrival>,
     /// Its last connection has ended and it has not dialled since.
     pub away: bool,
     pub lost: bool,
@@ -58,6 +64,8 @@ impl Host {
             generation: 0,
             displaced: CancellationToken::new(),
             released: CancellationToken::new(),
+            dial: None,
+            also_at: None,
             away: false,
             lost: false,
         };
@@ -86,6 +94,7 @@ impl Host {
         state.generation += 1;
         state.arrived = false;
         state.away = false;
+        (state.dial, state.also_at) = (None, None);
         state.displaced.cancel();
         state.displaced = displaced.clone();
         let before = std::mem::replace(&mut state.released, released.clone());

@@ -35,6 +35,13 @@ pub struct Hosts {
     pub(super) state: Mutex<State>,
 }
 
+/// Where a host has come, and with which of its dials: 0 where they have no numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    pub replica: ReplicaNumber,
+    pub dial: u64,
+}
+
 #[derive(Default)]
 pub(super) struct State {
     pub placement: Placement<oneshot::Sender<Place>>,
@@ -44,7 +51,7 @@ pub(super) struct State {
     pub orphans: Orphans,
     /// Hosts that have come to other replicas that are there, without what those did not
     /// get: nobody waits for them here.
-    pub elsewhere: HashMap<HostKey, ReplicaNumber>,
+    pub elsewhere: HashMap<HostKey, Arrival>,
     next_id: HostId,
 }
 
@@ -149,16 +156,19 @@ impl Hosts {
     /// Its turn is taken under the same lock under which a host is lost.
     pub(super) fn host_of(&self, principal: &str, register: &Register) -> (Arc<Host>, Turn) {
         let mut state = self.state.lock();
-        state.elsewhere.remove(&HostKey {
+        let also_at = state.elsewhere.remove(&HostKey {
             principal: principal.into(),
             instance_id: register.instance_id.clone(),
         });
+        // Without a number it was before this.
+        let also_at = also_at.filter(|at| at.dial > 0);
         let instance = (principal.to_owned(), register.instance_id.clone());
         let known = state.by_instance.get(&instance).copied();
         if let Some(host) = known.and_then(|id| state.hosts.get(&id).cloned()) {
             // Until it has arrived on this connection, too.
             state.placement.set_accepting(host.id, false);
             let turn = host.claim();
+            host.state.lock().also_at = also_at;
             return (host, turn);
         }
         state.next_id += 1;
@@ -173,6 +183,7 @@ impl Hosts {
         state.hosts.insert(id, host.clone());
         state.by_instance.insert(instance, id);
         let turn = host.claim();
+        host.state.lock().also_at = also_at;
         (host, turn)
     }
 
@@ -269,6 +280,9 @@ impl Hosts {
                 return;
             }
             own.lost = true;
+            if let Some(at) = own.also_at.take() {
+                state.elsewhere.insert(host.key(), at);
+            }
             if std::mem::replace(&mut own.listed, false) {
                 own.agents.iter().for_each(|agent| state.known.leave(agent));
             }

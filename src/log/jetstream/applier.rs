@@ -99,7 +99,7 @@ impl Applier {
         let mut done = Vec::with_capacity(entries.len());
         let mut records = 0;
         for read in entries {
-            let applied = read.entry.apply(&transaction, tail);
+            let applied = read.entry.apply(&transaction, tail, read.sequence);
             let (verdict, applied) = applied.map_err(unavailable)?;
             tail = applied.tail(tail);
             records += applied.blocks.iter().map(|block| block.count).sum::<u32>();

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
 use crate::log::sqlite::apply::{Applied, apply};
-use crate::log::sqlite::ownership::{Verdict, receive};
+use crate::log::sqlite::ownership::{Origin, Verdict, receive};
 use crate::log::sqlite::schema;
 use crate::log::{Command, PendingBlock, Position};
 
@@ -63,21 +63,20 @@ fn newer_store(command: &Command) -> Option<i64> {
 }
 
 impl Entry {
-    /// What it does to a store in which all before it has been applied: the same in each.
+    /// What it does, with this sequence in the stream, to a store in which all before it has
+    /// been applied: the same in each.
     pub fn apply(
         &self,
         connection: &Connection,
         tail: Position,
+        sequence: u64,
     ) -> rusqlite::Result<(Verdict, Applied)> {
         let verdict = receive(connection, &self.origin, self.number, &self.commands)?;
         let applied = match verdict {
-            Verdict::Apply(replica) => apply(
-                connection,
-                Some(replica),
-                &self.commands,
-                &self.blocks,
-                tail,
-            )?,
+            Verdict::Apply(replica) => {
+                let origin = Some(Origin { replica, sequence });
+                apply(connection, origin, &self.commands, &self.blocks, tail)?
+            }
             Verdict::Again | Verdict::Gap | Verdict::Fenced => Applied::default(),
         };
         Ok((verdict, applied))
@@ -114,6 +113,7 @@ mod tests {
             version: "1.0.0".into(),
             principal: "p".into(),
             seen_at_ms: 1,
+            instance_id: "h".into(),
         };
         let entry = Entry {
             origin: "r".into(),

@@ -44,7 +44,7 @@ pub(super) fn of(
     outcomes: &[Outcome],
 ) -> Vec<News> {
     let done = entry.commands.iter().zip(outcomes);
-    let done = done.filter(|(_, outcome)| **outcome == Outcome::Done);
+    let done = done.filter(|(_, outcome)| matches!(outcome, Outcome::Done | Outcome::Dialled(_)));
     done.filter_map(|(command, _)| match command {
         // A replica that has nothing to say would not find it out.
         Command::Inherit { replica: of, .. } if Some(*of) == me => Some(News::Fenced),

@@ -7,9 +7,9 @@ use rusqlite::Connection;
 
 use super::execute::{Due, execute, insert_block};
 use super::group::Told;
-use super::ownership::{self, execute_of};
+use super::ownership::{self, Origin, execute_of};
 use super::{State, import, seek, tally};
-use crate::log::{Block, Command, Outcome, PendingBlock, Position, ReplicaNumber};
+use crate::log::{Block, Command, Outcome, PendingBlock, Position};
 
 /// What a group came to.
 #[derive(Default)]
@@ -30,7 +30,7 @@ pub(in crate::log) struct Applied {
 /// is one process, and everything is its own.
 pub(in crate::log) fn apply(
     connection: &Connection,
-    origin: Option<ReplicaNumber>,
+    origin: Option<Origin>,
     commands: &[Command],
     pending: &[PendingBlock],
     tail: Position,
@@ -38,7 +38,7 @@ pub(in crate::log) fn apply(
     let mut applied = Applied::default();
     for command in commands {
         let outcome = match origin {
-            Some(replica) => applied.counted(connection, replica, command)?,
+            Some(origin) => applied.counted(connection, origin, command)?,
             None => execute(connection, command)?,
         };
         applied.outcomes.push(outcome);
@@ -57,7 +57,7 @@ pub(in crate::log) fn apply(
     }
     for (index, block) in pending.iter().enumerate() {
         match origin {
-            Some(replica) if !ownership::accepts(connection, replica, block)? => {
+            Some(origin) if !ownership::accepts(connection, origin.replica, block)? => {
                 applied.left_out.push(index);
                 continue;
             }
@@ -106,11 +106,11 @@ impl Applied {
     fn counted(
         &mut self,
         connection: &Connection,
-        replica: ReplicaNumber,
+        origin: Origin,
         command: &Command,
     ) -> rusqlite::Result<Outcome> {
         let changes = tally::changes(connection, command)?;
-        let outcome = execute_of(connection, replica, command)?;
+        let outcome = execute_of(connection, origin, command)?;
         if outcome == Outcome::Done {
             self.changes.extend(changes);
         }

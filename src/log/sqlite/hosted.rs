@@ -28,6 +28,7 @@ impl Log {
                         version: row.get(1)?,
                         principal: row.get(2)?,
                         seen_at_ms: row.get(3)?,
+                        instance_id: String::new(),
                     })
                 })?
                 .collect()

@@ -6,6 +6,7 @@ mod cancel;
 mod checkpoint;
 pub(in crate::log) mod credential;
 mod decode;
+mod dials;
 mod ends;
 mod execute;
 mod family;

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decode::job_from_row;
 use super::execute::execute;
-use super::{Log, credential, hosted, import, view_ops};
+use super::{Log, credential, dials, hosted, import, view_ops};
 use crate::log::rows::{KNOWS_CLAIMS, KNOWS_EPOCHS};
 use crate::log::{Command, Error, JobRow, Outcome, PendingBlock, ReplicaNumber, StreamId};
 
@@ -27,6 +27,13 @@ pub(in crate::log) enum Verdict {
     Gap,
     /// Its sender is gone.
     Fenced,
+}
+
+/// Whose a command is, and which entry of the stream it is in.
+#[derive(Clone, Copy)]
+pub(in crate::log) struct Origin {
+    pub replica: ReplicaNumber,
+    pub sequence: u64,
 }
 
 /// A replica that has joined.
@@ -155,6 +162,7 @@ pub(in crate::log) fn receive(
                     "INSERT INTO replica (id, name, last_entry, knows) VALUES (?1, ?2, 0, ?3)",
                 )?
                 .execute(params![origin, name, knows])?;
+            dials::forget(connection)?;
             (connection.last_insert_rowid(), 0, false)
         }
         (None, _) => return Ok(Verdict::Gap),
@@ -177,7 +185,7 @@ pub(in crate::log) fn receive(
 /// As [`execute`], of a replica's command: what is another's is left alone.
 pub(super) fn execute_of(
     connection: &Connection,
-    replica: ReplicaNumber,
+    Origin { replica, sequence }: Origin,
     command: &Command,
 ) -> rusqlite::Result<Outcome> {
     if !may(connection, replica, command)? {
@@ -237,6 +245,9 @@ pub(super) fn execute_of(
                     take(connection, replica, stream)?;
                 }
             }
+            Command::KeepAgents(agents) if dials::note(connection, agents, sequence)? => {
+                return Ok(Outcome::Dialled(sequence));
+            }
             _ => {}
         }
     }
@@ -287,12 +298,17 @@ fn may(
             stream,
             to,
             token_hash,
+            dial,
             ..
         } => Ok(is_there(connection, *to)?
             && may_move(connection, *stream)?
             && match token_hash {
                 None => has(*stream)?,
                 Some(hash) => *to == replica && is_at(connection, *stream, hash)?,
+            }
+            && match dial {
+                Some(dial) => dials::is_last_of(connection, *stream, *dial)?,
+                None => true,
             }),
         // A sooner revocation is everybody's to ask for; see `Applied::due`.
         Command::SetCredential { seen: None, .. } => Ok(true),

@@ -13,7 +13,7 @@ const APPLICATION_ID: i64 = 0x6172_6370;
 const CACHE_KIB: i64 = 16 * 1024;
 /// What each version of the format added to the one before. A store is brought
 /// up step by step when it is opened; a step, once released, is never changed.
-const STEPS: [&str; 15] = [
+const STEPS: [&str; 16] = [
     FIRST,
     RECENT_VIEW_OPS,
     HOSTED,
@@ -29,6 +29,7 @@ const STEPS: [&str; 15] = [
     RULES,
     LAST_ENTRY,
     CANCELS,
+    DIALS,
 ];
 /// `PRAGMA user_version`: how many of the steps a store has.
 pub(in crate::log) const FORMAT: i64 = STEPS.len() as i64;
@@ -159,6 +160,14 @@ ALTER TABLE replicated ADD COLUMN published_at_ns INTEGER;
 /// Of a job that no host runs; that of a host's is in `hosted_job`.
 const CANCELS: &str = "
 ALTER TABLE job ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0;
+";
+
+/// The last dial of each host: its entry in the stream.
+const DIALS: &str = "
+CREATE TABLE host_dial (
+  principal TEXT NOT NULL, instance_id TEXT NOT NULL, sequence INTEGER NOT NULL,
+  PRIMARY KEY (principal, instance_id)) WITHOUT ROWID;
+CREATE INDEX host_dial_sequence ON host_dial (sequence);
 ";
 
 // A row of its own cost a job two writes more.

@@ -223,7 +223,7 @@ mod tests {
             .unwrap()
             .map(Result::unwrap)
             .collect();
-        let of_a_cell = ["replica", "owner", "replicated", "import_part"];
+        let of_a_cell = ["replica", "owner", "replicated", "import_part", "host_dial"];
         for table in found {
             let table = table.as_str();
             assert!(

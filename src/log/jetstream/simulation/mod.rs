@@ -199,9 +199,9 @@ impl World {
         }
         let transaction = replica.store.transaction().unwrap();
         let (mut done, mut tail) = (Vec::new(), replica.tail);
-        for bytes in &self.stream[replica.at..until] {
+        for (sequence, bytes) in (replica.at as u64 + 1..).zip(&self.stream[replica.at..until]) {
             let entry = Entry::decode(bytes).unwrap();
-            let (verdict, applied) = entry.apply(&transaction, tail).unwrap();
+            let (verdict, applied) = entry.apply(&transaction, tail, sequence).unwrap();
             tail = applied.tail(tail);
             replica.tally.change(applied.changes);
             done.push((entry, verdict, applied.outcomes));
@@ -412,6 +412,7 @@ impl World {
             job_id: format!("job_{stream}"),
             to,
             token_hash: None,
+            dial: None,
         };
         self.send(who, vec![moved], Vec::new());
     }
