@@ -2,14 +2,14 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arcpd::job::{AgentDirectory, JobContext};
 use arcpd::log::jetstream::ClusterOptions;
 use arcpd::protocol::Failure;
 use arcpd::server::{Config, Server, Tokens};
 use serde_json::json;
-use support::nats::Nats;
+use support::nats::{Cluster, Nats};
 use support::*;
 use tokio::sync::oneshot;
 
@@ -79,4 +79,42 @@ async fn a_replica_that_gets_to_nothing_for_a_while_is_not_declared_gone() {
     tokio::task::spawn_blocking(move || serving.join().expect("it ends well"))
         .await
         .unwrap();
+}
+
+/// Both of its connections were to a server that stood still: for as long as they took to
+/// go to another nobody heard of it, and it was given up.
+#[tokio::test]
+async fn a_replica_speaks_by_two_servers() {
+    let servers = tokio::task::spawn_blocking(Nats::cluster).await.unwrap();
+    let urls = servers.urls().join(",");
+    let dir = tempfile::tempdir().unwrap();
+    // Each is to a server at random: not once in ten times are they apart each time.
+    for _ in 0..6 {
+        let replica = Runtime::spawn(serve(dir.path()).args(["--cluster", &urls]));
+        until(&servers, |all| {
+            let at = |what: &str| all.iter().position(|names| has(names, what));
+            let (writes, presence) = (at("writes"), at("presence"));
+            writes.is_some() && presence.is_some() && writes != presence
+        })
+        .await;
+        replica.kill();
+        until(&servers, |all| all.iter().all(Vec::is_empty)).await;
+    }
+}
+
+fn has(names: &[String], what: &str) -> bool {
+    names.iter().any(|name| name.ends_with(what))
+}
+
+/// Until what each server calls its connections is as wanted.
+async fn until(servers: &Cluster, wanted: impl Fn(&[Vec<String>; 3]) -> bool) {
+    let started = Instant::now();
+    loop {
+        let all = servers.nodes.each_ref().map(Nats::connections);
+        if wanted(&all) {
+            return;
+        }
+        assert!(started.elapsed().as_secs() < 30, "{all:?}");
+        look_again().await;
+    }
 }

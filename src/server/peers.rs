@@ -390,6 +390,7 @@ impl Membership {
             subject: format!("arcp.{}.presence", self.cluster.name),
             peers: self.peers.clone(),
             hosts: self.hosts.clone(),
+            client: self.joined.client.clone(),
         }
     }
 

@@ -2,8 +2,9 @@
 //!
 //! It is said twice. Once beside all else that a replica does, at once when what its
 //! hosts offer changes; and once by a thread that does nothing else, over a connection
-//! that carries nothing else: a replica that is busy, or has much on its way to NATS, is
-//! not a replica that is gone.
+//! that carries nothing else, to another server where there is one: a replica that is
+//! busy, has much on its way to NATS, or whose server stands still, is not a replica that
+//! is gone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::peers::Peers;
 use crate::agent::host::Hosts;
 use crate::log::ReplicaNumber;
-use crate::log::jetstream::{self, ClusterOptions};
+use crate::log::jetstream::{self, ClusterOptions, Purpose};
 
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 /// A runtime that got to nothing for so long does not come back: others may have its work.
@@ -41,6 +42,8 @@ pub(super) struct Present {
     pub subject: String,
     pub peers: Arc<Peers>,
     pub hosts: Arc<Hosts>,
+    /// What else it has to say goes this way.
+    pub client: async_nats::Client,
 }
 
 impl Present {
@@ -55,6 +58,13 @@ impl Present {
         if let Err(error) = client.publish(self.subject.clone(), payload.into()).await {
             tracing::debug!(%error, "presence was not said");
         }
+    }
+
+    /// Whether a connection is to the same one of several servers as the rest.
+    fn is_together(&self, client: &async_nats::Client, cluster: &ClusterOptions) -> bool {
+        let (one, rest) = (client.server_info(), self.client.server_info());
+        let several = cluster.servers.contains(',') || one.connect_urls.len() > 1;
+        several && one.server_id == rest.server_id
     }
 
     fn hear(&self, message: &async_nats::Message) {
@@ -125,7 +135,7 @@ async fn see(seen_at: Arc<Mutex<Instant>>) {
 }
 
 async fn beat(present: &Present, cluster: &ClusterOptions, seen_at: &Mutex<Instant>) {
-    let (client, mut heard) = loop {
+    let (mut client, mut heard) = loop {
         match connect(present, cluster).await {
             Ok(both) => break both,
             Err(error) => {
@@ -134,6 +144,8 @@ async fn beat(present: &Present, cluster: &ClusterOptions, seen_at: &Mutex<Insta
             }
         }
     };
+    // Beside the beats: a server that stands still takes its time to say nothing.
+    let mut moving: Option<AbortOnDropHandle<_>> = None;
     let mut tick = tokio::time::interval(INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -142,6 +154,21 @@ async fn beat(present: &Present, cluster: &ClusterOptions, seen_at: &Mutex<Insta
                 let seen = seen_at.lock().elapsed();
                 if seen < STUCK_AFTER {
                     present.say(&client).await;
+                }
+                if moving.is_none() && present.is_together(&client, cluster) {
+                    let (present, cluster) = (present.clone(), cluster.clone());
+                    let next = async move { connect(&present, &cluster).await };
+                    moving = Some(AbortOnDropHandle::new(tokio::spawn(next)));
+                }
+            }
+            moved = async { moving.as_mut()?.await.ok() }, if moving.is_some() => {
+                moving = None;
+                match moved {
+                    Some(Ok((next, hears))) if !present.is_together(&next, cluster) => {
+                        (client, heard) = (next, hears);
+                    }
+                    // At the next beat.
+                    _ => {}
                 }
             }
             Some(message) = heard.next() => present.hear(&message),
@@ -153,7 +180,7 @@ async fn connect(
     present: &Present,
     cluster: &ClusterOptions,
 ) -> Result<(async_nats::Client, async_nats::Subscriber), String> {
-    let client = jetstream::client(cluster).await;
+    let client = jetstream::client(cluster, Purpose::Presence).await;
     let client = client.map_err(|error| error.to_string())?;
     let heard = client.subscribe(present.subject.clone()).await;
     let heard = heard.map_err(|error| error.to_string())?;

@@ -279,6 +279,14 @@ impl Nats {
     }
 
     /// What its monitor answers; None from one that does not.
+    /// Of clients, those of other servers apart.
+    pub fn connections(&self) -> Vec<String> {
+        let clients = self.monitored("/connz").expect("a server that answers");
+        let clients = clients["connections"].as_array().expect("a list");
+        let names = clients.iter().map(|client| client["name"].as_str());
+        names.map(|name| name.unwrap_or_default().into()).collect()
+    }
+
     fn monitored(&self, path: &str) -> Option<Value> {
         let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, self.monitor.number)).ok()?;
         // One that is paused takes connections and says nothing.

@@ -55,18 +55,31 @@ pub enum Login {
     Token(SecretString),
 }
 
+/// What a connection is for, as the servers list it.
+#[derive(Clone, Copy, Debug)]
+pub enum Purpose {
+    /// What this replica writes and asks.
+    Write,
+    Follow,
+    Presence,
+}
+
 /// A connection to one of the servers.
-pub async fn client(cluster: &ClusterOptions) -> Result<async_nats::Client, Error> {
+pub async fn client(
+    cluster: &ClusterOptions,
+    purpose: Purpose,
+) -> Result<async_nats::Client, Error> {
     let servers: Vec<_> = cluster.servers.split(',').map(str::trim).collect();
-    let connected = options(cluster)?.connect(servers).await;
+    let connected = options(cluster, purpose)?.connect(servers).await;
     connected.map_err(|error| unreachable(cluster, &error.to_string(), hint(cluster, error.kind())))
 }
 
 pub(super) async fn connect(
     cluster: &ClusterOptions,
+    purpose: Purpose,
     absent: Absent,
 ) -> Result<(async_nats::Client, jetstream::Context, stream::Stream), Error> {
-    let client = client(cluster).await?;
+    let client = client(cluster, purpose).await?;
     let payload = client.server_info().max_payload;
     if payload < PAYLOAD_MIN {
         return Err(refused(
@@ -93,7 +106,7 @@ pub(super) async fn connect(
             ),
         ));
     }
-    let client = beside_leader(cluster, client, stream.cached_info()).await;
+    let client = beside_leader(cluster, purpose, client, stream.cached_info()).await;
     let jetstream = context(&client);
     let stream = found::found(&jetstream, cluster, Absent::Refused).await?;
     Ok((client, jetstream, stream))
@@ -110,6 +123,7 @@ fn context(client: &async_nats::Client) -> jetstream::Context {
 /// no loss where there is none in time, or the leader changes later.
 async fn beside_leader(
     cluster: &ClusterOptions,
+    purpose: Purpose,
     client: async_nats::Client,
     info: &stream::Info,
 ) -> async_nats::Client {
@@ -123,7 +137,7 @@ async fn beside_leader(
     }
     let look = async {
         for _ in 0..LEADER_TRIES {
-            match self::client(cluster).await {
+            match self::client(cluster, purpose).await {
                 Ok(another) if is_there(&another) => return Some(another),
                 _ => {}
             }
@@ -145,10 +159,15 @@ pub(super) enum Absent {
     Refused,
 }
 
-fn options(cluster: &ClusterOptions) -> Result<ConnectOptions, Error> {
+fn options(cluster: &ClusterOptions, purpose: Purpose) -> Result<ConnectOptions, Error> {
     let access = &cluster.access;
+    let purpose = match purpose {
+        Purpose::Write => "writes",
+        Purpose::Follow => "follows",
+        Purpose::Presence => "presence",
+    };
     let mut options = ConnectOptions::new()
-        .name(format!("arcpd {}", cluster.replica))
+        .name(format!("arcpd {} {purpose}", cluster.replica))
         .connection_timeout(CONNECT_TIMEOUT)
         .ping_interval(PING_INTERVAL)
         .require_tls(access.require_tls)

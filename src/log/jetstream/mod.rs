@@ -54,7 +54,7 @@ use super::{Block, Command, Error, KNOWS, Log, OpenOptions, ReplicaNumber};
 use applier::Applier;
 use collect::Collect;
 use connect::{Absent, connect};
-pub use connect::{Access, Login, client};
+pub use connect::{Access, Login, Purpose, client};
 pub use followed::Followed;
 use gather::Gather;
 pub use news::News;
@@ -132,7 +132,7 @@ impl Log {
         committed: mpsc::Sender<Vec<Arc<Block>>>,
         absent: Absent,
     ) -> Result<(Self, Joined), Error> {
-        let (client, jetstream, stream) = connect(&cluster, absent).await?;
+        let (client, jetstream, stream) = connect(&cluster, Purpose::Write, absent).await?;
         let info = stream.cached_info().clone();
         let identity = info.config.metadata.get(FORMAT_KEY).cloned();
         let identity = identity.ok_or_else(|| refused(&cluster, "it is not a log of arcpd"))?;
@@ -275,7 +275,7 @@ async fn begin(
     followed: Arc<Followed>,
     dir: PathBuf,
 ) -> Result<(Tail, Reading), Error> {
-    let (_, jetstream, stream) = connect(&cluster, Absent::Refused).await?;
+    let (_, jetstream, stream) = connect(&cluster, Purpose::Follow, Absent::Refused).await?;
     let mut tail = Tail::new((jetstream, stream), identity, place, state, followed);
     match tokio::time::timeout(READ_WITHIN, tail.begin()).await {
         Ok(Ok(reading)) => Ok((tail, reading)),
