@@ -109,6 +109,34 @@ async fn refused(nats: &Nats, dir: &Path) -> String {
     }
 }
 
+/// Each replica stopped, those that were started again too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_sends_to_the_log_by_hand_is_passed_over() {
+    let nats = Nats::single();
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let a = join(&nats, dirs[0].path()).await.unwrap();
+    let context = context(&nats).await;
+    let stream = context.get_stream(STREAM).await.unwrap();
+    let subject = &stream.cached_info().config.subjects[0];
+    for text in ["", "hello"] {
+        let sent = context.publish(subject.clone(), text.into()).await.unwrap();
+        sent.await.unwrap();
+    }
+    a.keep("one").await.unwrap();
+    let sent = context.publish(subject.clone(), "again".into()).await;
+    let last = sent.unwrap().await.unwrap().sequence;
+    a.joined.followed.reached(last).await;
+    a.close().await;
+    // It is the last entry of its file.
+    let a = join(&nats, dirs[0].path()).await.unwrap();
+    let b = join(&nats, dirs[1].path()).await.unwrap();
+    a.keep("two").await.unwrap();
+    b.log.caught_up().await.unwrap();
+    for replica in [&a, &b] {
+        assert_eq!(replica.agents().await, ["one", "two"]);
+    }
+}
+
 /// Puts the servers back to where they were when their disk was copied: the power went
 /// before they had written more, or somebody has restored it.
 fn go_back(nats: &mut Nats, to: &Path) {

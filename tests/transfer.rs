@@ -225,7 +225,7 @@ async fn a_file_that_is_cut_off_or_changed_or_newer_brings_nothing_in() {
     let why = refused(arcpd("import", &file, &into, None));
     assert!(why.contains("has a store already"), "{why}");
     let why = refused(arcpd("export", &file, &into, None));
-    assert!(why.contains("exists"), "{why}");
+    assert!(why.contains("is there already"), "{why}");
     let nothing = dir.path().join("nothing");
     let why = refused(arcpd("export", &dir.path().join("e"), &nothing, None));
     assert!(why.contains("no store to export"), "{why}");

@@ -90,6 +90,13 @@ impl Collect {
         }
         let entry = Entry::decode(&bytes).map_err(|why| format!("entry {sequence}: {why}"))?;
         self.sequence = sequence;
+        if entry.is_of_nobody() {
+            tracing::error!(
+                sequence,
+                "a message in the log is not of arcpd and is passed over; nobody but replicas \
+                 is to publish there"
+            );
+        }
         Ok(Read {
             sequence,
             published_at_ns,

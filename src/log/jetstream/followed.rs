@@ -49,7 +49,7 @@ impl Followed {
     }
 
     /// Resolves once an entry, and all before it, is applied here.
-    pub(super) async fn until(&self, sequence: u64) {
+    pub async fn reached(&self, sequence: u64) {
         let mut applied = self.applied.subscribe();
         // Its sender is in self.
         let _ = applied.wait_for(|applied| *applied >= sequence).await;

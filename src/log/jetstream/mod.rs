@@ -234,7 +234,7 @@ impl Log {
         }
         // However long that takes: what is asked of the log meanwhile would be refused.
         tokio::select! {
-            () = followed.until(last) => {}
+            () = followed.reached(last) => {}
             why = lost(&mut news) => return Err(why),
         }
         let name = cluster.replica;

@@ -33,8 +33,7 @@ pub async fn export(
     cluster: Option<ClusterOptions>,
 ) -> Result<Exported, Error> {
     if to.exists() {
-        let there = std::io::ErrorKind::AlreadyExists.into();
-        return Err(io(to)(there));
+        return Err(Error::Exists(to.display().to_string()));
     }
     let (dir, to) = (dir.to_owned(), to.to_owned());
     let Some(cluster) = cluster else {

@@ -31,11 +31,10 @@ pub type Counts = std::collections::BTreeMap<String, u64>;
 pub enum Error {
     #[error(transparent)]
     Log(#[from] super::Error),
-    #[error("{path}: {source}")]
-    Io {
-        path: String,
-        source: std::io::Error,
-    },
+    #[error("{path}: {error}")]
+    Io { path: String, error: std::io::Error },
+    #[error("{0}: is there already, and is left as it is; give the export another name")]
+    Exists(String),
     #[error("{path} is no export of arcpd: {why}")]
     Foreign { path: String, why: String },
     #[error("{path} is cut off or damaged: {why}; nothing was imported")]
@@ -62,8 +61,8 @@ pub enum Error {
 
 fn io(path: &std::path::Path) -> impl Fn(std::io::Error) -> Error {
     let path = path.display().to_string();
-    move |source| Error::Io {
+    move |error| Error::Io {
         path: path.clone(),
-        source,
+        error,
     }
 }

@@ -66,6 +66,7 @@ impl ClusterSettings {
             matches!(self.replication, 1 | 3 | 5),
             "cluster.replication: must be 1, 3 or 5"
         );
+
         ensure!(
             self.user.is_some() == self.password_file.is_some(),
             "cluster.user and cluster.password_file: give both or none"
@@ -84,7 +85,32 @@ impl ClusterSettings {
             self.tls_cert_file.is_some() == self.tls_key_file.is_some(),
             "cluster.tls_cert_file and cluster.tls_key_file: give both or none"
         );
+        self.check_alone()?;
         self.is_tls().map(drop)
+    }
+
+    /// Who says which cell and not where it is would have a runtime of its own, and not
+    /// know it.
+    fn check_alone(&self) -> anyhow::Result<()> {
+        let default = Self::default();
+        let given = [
+            ("name", self.name != default.name),
+            ("replication", self.replication != default.replication),
+            ("credentials_file", self.credentials_file.is_some()),
+            ("user", self.user.is_some()),
+            ("password_file", self.password_file.is_some()),
+            ("token_file", self.token_file.is_some()),
+            ("tls_ca_file", self.tls_ca_file.is_some()),
+            ("tls_cert_file", self.tls_cert_file.is_some()),
+            ("tls_key_file", self.tls_key_file.is_some()),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given) {
+            Some((field, _)) if self.servers.is_none() => bail!(
+                "cluster.{field}: is for a cell, and cluster.servers (--cluster) does not say \
+                 where that is; give it, or leave this out"
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// Whether connections must be TLS; looks at each server's URL for it.
@@ -211,6 +237,20 @@ mod tests {
         let mut settings = ClusterSettings::default();
         change(&mut settings);
         settings.check().unwrap_err().to_string()
+    }
+
+    /// A replica started with its cell's name, and without its servers, and nobody noticed.
+    #[test]
+    fn what_is_for_a_cell_is_refused_without_its_servers() {
+        let named = refused(|settings| settings.name = "green".into());
+        assert!(named.starts_with("cluster.name: is for a cell"), "{named}");
+        let token = Some("token".into());
+        let with_token = refused(|settings| settings.token_file = token);
+        assert!(
+            with_token.starts_with("cluster.token_file:"),
+            "{with_token}"
+        );
+        assert!(ClusterSettings::default().check().is_ok());
     }
 
     #[test]
