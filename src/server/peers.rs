@@ -259,22 +259,29 @@ impl Elsewhere for Others {
         })
     }
 
-    fn fetch(&self, held: Vec<AssignmentRef>, dial: u64) -> Eventually<Vec<String>> {
+    fn fetch(
+        &self,
+        held: Vec<AssignmentRef>,
+        dial: u64,
+    ) -> Eventually<Result<Vec<String>, crate::log::Error>> {
         let (me, log, jobs) = (self.me, self.log.clone(), self.jobs.clone());
         let taking = self.taking.clone();
         Box::pin(async move {
-            let mut came = Vec::new();
+            let (mut came, mut failed) = (Vec::new(), None);
             for of in held {
                 match fetch(me, &log, &of, dial).await {
                     Ok(true) => came.push(of.job_id),
                     Ok(false) => {}
                     Err(error) => {
                         tracing::warn!(%error, job_id = of.job_id, "a job was not fetched");
+                        // The next one would be waited for as long.
+                        failed = Some(error);
+                        break;
                     }
                 }
             }
             receive(me, &jobs, &taking, came.clone()).await;
-            came
+            failed.map_or(Ok(came), Err)
         })
     }
 }

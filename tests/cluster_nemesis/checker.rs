@@ -129,6 +129,18 @@ pub fn view(ops: &[ViewOp], log: &[Block]) -> Result<Vec<(i64, u64)>, String> {
     Ok(numbered)
 }
 
+/// A host that has a job, and is heard of, does not lose it.
+pub fn kept(records: &[Record]) -> Result<(), String> {
+    let lost = |record: &&Record| {
+        let said = record.body["said"].as_str();
+        said.is_some_and(|said| said.contains("agent host lost"))
+    };
+    match records.iter().find(lost) {
+        Some(lost) => Err(format!("its host had it: {}", lost.body)),
+        None => Ok(()),
+    }
+}
+
 /// A record of a job, as a session was sent it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
@@ -284,6 +296,19 @@ mod tests {
         for wrong in [&gap[..], &double, &early, &other, &[numbered(1, "a")]] {
             assert!(stream(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_job_that_was_given_up_is_told() {
+        let lost = |kind, text: &str| said(kind, json!({ "said": text }));
+        let retried = lost("other", "agent host lost: it did not come back");
+        let ended = lost(
+            "job.error",
+            "agent host lost: it has gone; submit the job again",
+        );
+        let other = lost("job.error", "CANCELLED");
+        assert!(kept(&[other]).is_ok());
+        assert!(kept(&[retried]).is_err() && kept(&[ended]).is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What every client did and was told, in the order in which it happened to it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -28,6 +28,8 @@ pub struct Recorded {
     /// What is wrong however the rest turns out.
     pub faults: Vec<String>,
     pub counts: BTreeMap<String, u64>,
+    /// Jobs that their hosts may have lost, by their own doing.
+    pub excused: BTreeSet<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -127,6 +129,11 @@ impl History {
 
     pub fn count(&self, what: impl Into<String>) {
         *self.recorded.lock().counts.entry(what.into()).or_default() += 1;
+    }
+
+    /// The runtime may give the host's job up.
+    pub fn excuse(&self, job: &str) {
+        self.recorded.lock().excused.insert(job.into());
     }
 
     pub fn take(&self) -> Recorded {

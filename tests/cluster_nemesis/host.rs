@@ -10,6 +10,7 @@ use arcpd::wire::proto::{self, AssignmentRef};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::cell::Cell;
 use crate::held::Held;
@@ -20,6 +21,8 @@ use crate::work::{LEADS, Shared};
 /// One step of one of its jobs.
 const STEP: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(4);
+/// Who hears nothing for so long may be on the way to be lost, after 8 s.
+const MISSED_AFTER: Duration = Duration::from_secs(5);
 /// Jobs that it takes at once, and those of them that wait for others.
 const JOBS_MAX: u32 = 8;
 const LEADS_MAX: u32 = 5;
@@ -33,6 +36,7 @@ pub struct Host {
     random: StdRng,
     /// Where it is connected.
     replica: usize,
+    heard_at: Instant,
     /// By job.
     held: BTreeMap<String, Held>,
 }
@@ -56,6 +60,7 @@ impl Host {
             name: format!("host-{number}"),
             random: StdRng::seed_from_u64(seed),
             replica: 0,
+            heard_at: Instant::now(),
             held: BTreeMap::new(),
         }
     }
@@ -88,6 +93,7 @@ impl Host {
         let Ok(Hear::Registered(registered)) = peer.hear().await else {
             return None;
         };
+        self.heard();
         self.replica = replica;
         for dropped in &registered.drop {
             self.held.remove(&dropped.job_id);
@@ -110,14 +116,22 @@ impl Host {
             && let Some(job) = self.held.keys().next().cloned()
         {
             self.held.remove(&job);
+            self.history.excuse(&job);
             self.history.count("assignments forgotten");
         }
+    }
+
+    /// What it has after a long silence may have been given up meanwhile.
+    fn heard(&mut self) {
+        if self.heard_at.elapsed() > MISSED_AFTER {
+            self.held.keys().for_each(|job| self.history.excuse(job));
+        }
+        self.heard_at = Instant::now();
     }
 
     async fn work(&mut self, peer: &mut HostPeer) -> Gone {
         let mut steps = tokio::time::interval(STEP);
         let mut beats = tokio::time::interval(Duration::from_millis(500));
-        let mut heard_at = tokio::time::Instant::now();
         // Some stay, some move on.
         let leave_in = Duration::from_millis(self.random.random_range(2_000..12_000));
         let leave = tokio::time::sleep(leave_in);
@@ -127,7 +141,7 @@ impl Host {
                 // A message that was taken off the stream is never lost by this.
                 heard = peer.hear() => match heard {
                     Ok(heard) => {
-                        heard_at = tokio::time::Instant::now();
+                        self.heard();
                         if matches!(heard, Hear::Drain(_)) {
                             return Gone;
                         }
@@ -139,7 +153,7 @@ impl Host {
                     }
                 },
                 _ = beats.tick() => {
-                    if heard_at.elapsed() > PATIENCE {
+                    if self.heard_at.elapsed() > PATIENCE {
                         return Gone;
                     }
                     peer.beat().await;
@@ -220,6 +234,10 @@ impl Host {
         }
         if !assign.checkpoint.is_empty() {
             self.history.count("checkpoints taken up");
+        }
+        if !assign.parent_job_id.is_empty() || assign.agent == LEADS {
+            // It may have to stay where its parent, or its child, runs.
+            self.history.excuse(&of.job_id);
         }
         self.held.insert(of.job_id.clone(), Held::new(assign));
         peer.accept(&of).await;

@@ -22,8 +22,8 @@ const MESSAGE_BYTES_MAX: u32 = 1_000_000;
 /// Reports of one assignment, and their bytes, that may wait for an ack.
 const UNACKED_REPORTS_MAX: u32 = 4_096;
 const UNACKED_BYTES_MAX: u32 = 4 * 1024 * 1024;
-/// For jobs that have come with a host to be taken up here. A machine with much to do
-/// takes its time, and a host is told to drop what is not here yet.
+/// For jobs that have come with a host to be taken up here: a machine with much to do takes
+/// its time.
 const TAKE_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A host of a runtime that goes away comes back after a part of this.
@@ -93,22 +93,28 @@ impl Connection {
         }
     }
 
-    /// Jobs of it that another replica has are to be here before it is told what to keep.
-    pub async fn fetch(&self, elsewhere: &dyn Elsewhere, register: &Register, dial: u64) {
+    /// Jobs of it that another replica has are to be here before it is told what to keep:
+    /// while that is not sure it is told nothing, and dials again.
+    pub async fn fetch(
+        &self,
+        elsewhere: &dyn Elsewhere,
+        register: &Register,
+        dial: u64,
+    ) -> Result<(), HostRefusal> {
         let held = register.resume.iter();
         let held = held.filter(|of| self.host.find(of).is_none()).cloned();
         let held: Vec<_> = held.collect();
-        if !held.is_empty() {
-            let came = elsewhere.fetch(held, dial).await;
-            // Taken up, they wait for their host: a moment after they have come.
-            let waiting = self.hosts.until_orphans(&came);
-            if tokio::time::timeout(TAKE_UP_TIMEOUT, waiting)
-                .await
-                .is_err()
-            {
-                tracing::warn!(jobs = ?came, "jobs that were fetched do not wait for their host");
-            }
+        if held.is_empty() {
+            return Ok(());
         }
+        let came = elsewhere.fetch(held, dial).await.map_err(no_store)?;
+        // Taken up, they wait for their host: a moment after they have come.
+        let waiting = self.hosts.until_orphans(&came);
+        let waited = tokio::time::timeout(TAKE_UP_TIMEOUT, waiting).await;
+        waited.map_err(|_| {
+            tracing::warn!(jobs = ?came, "jobs that were fetched do not wait for their host");
+            HostRefusal::Unavailable("its jobs are not here yet; dial again".into())
+        })
     }
 
     /// Of two dials at two replicas the later one gets the jobs; this one may not have got

@@ -120,7 +120,7 @@ impl Connection {
         self.hosts.announce(&self.host, register);
         self.is_there(displaced)?;
         if let Some(elsewhere) = self.hosts.elsewhere.get() {
-            self.fetch(elsewhere.as_ref(), register, dial).await;
+            self.fetch(elsewhere.as_ref(), register, dial).await?;
             self.is_there(displaced)?;
             self.is_last(dial, log).await?;
             elsewhere.came(self.host.key(), dial).await;

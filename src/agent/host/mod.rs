@@ -55,8 +55,12 @@ pub trait Elsewhere: Send + Sync + 'static {
     fn came(&self, host: HostKey, dial: u64) -> Eventually<()>;
 
     /// Has jobs come here whose host has, from the replicas that have them, unless it has
-    /// dialled again since; returns which did.
-    fn fetch(&self, held: Vec<AssignmentRef>, dial: u64) -> Eventually<Vec<String>>;
+    /// dialled again since; returns which did. An error says of none that it is not here.
+    fn fetch(
+        &self,
+        held: Vec<AssignmentRef>,
+        dial: u64,
+    ) -> Eventually<Result<Vec<String>, crate::log::Error>>;
 }
 
 pub type Eventually<T> = Pin<Box<dyn Future<Output = T> + Send>>;
