@@ -4,6 +4,7 @@ mod support;
 
 use std::time::Duration;
 
+use arcpd::wire::proto::AssignmentRef;
 use arcpd::wire::proto::serve_request::Message as Say;
 use arcpd::wire::proto::serve_response::Message as Hear;
 use serde_json::json;
@@ -41,7 +42,7 @@ async fn a_dial_that_its_host_gave_up_takes_nothing_from_where_the_host_is() {
     link.set(State::Whole);
     slow.until_logged("a host is gone").await;
 
-    host.report(&of, vec![result(2, "5")]).await;
+    ends_its_job(&b, "h", host, &of).await;
     let seen = client.until_terminal().await;
     assert_eq!(seen.last().unwrap()["payload"]["result"], 5);
 }
@@ -91,6 +92,61 @@ async fn of_two_dials_in_the_same_moment_one_stays_and_has_the_job() {
         }
         let stays = if closed[0] { &mut at_b } else { &mut at_a };
         stays.report(&of, vec![result(2, "5")]).await;
+        let seen = client.until_terminal().await;
+        assert_eq!(seen.last().unwrap()["payload"]["result"], 5, "{seen:?}");
+    }
+}
+
+/// As an agent host does: what it has is reported again wherever it is let in.
+async fn ends_its_job(runtime: &Runtime, name: &str, mut host: HostPeer, of: &AssignmentRef) {
+    loop {
+        host.report(of, vec![result(2, "5")]).await;
+        let over = loop {
+            match host.hear().await {
+                Ok(Hear::Ack(ack)) if ack.seq >= 2 => return,
+                Ok(Hear::Revoked(revoked)) => panic!("{revoked:?}"),
+                Ok(_) => {}
+                Err(over) => break over,
+            }
+        };
+        let taken_over = "another connection of this host has taken over";
+        assert_eq!(over.message(), taken_over);
+        let mut again = register(name, vec![agent("a")], 1);
+        again.resume = vec![held(of)];
+        let (next, told) = HostPeer::connect(&runtime.address, again).await.unwrap();
+        if told.keep.is_empty() {
+            // The report had come in time.
+            return;
+        }
+        host = next;
+    }
+}
+
+/// It had taken the job with it: the host was told that the job was over, on the stream
+/// that it went on with.
+#[tokio::test]
+async fn a_host_that_gives_a_dial_up_at_any_moment_still_has_its_job() {
+    let nats = Nats::single();
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let [a, b] = dirs.each_ref().map(|dir| replica(&nats, dir.path()));
+    let mut client = Ws::connect(&b, ALICE).await;
+    for round in 0..24 {
+        let name = format!("h{round}");
+        let mut host = HostPeer::serving(&a.address, &name, "a", 1).await;
+        client.submit("a", json!(round)).await;
+        let (_, of) = host.assigned().await;
+        host.accept(&of).await;
+        host.report(&of, vec![log(1, "begun")]).await;
+        host.acked(1).await;
+
+        let mut given_up = HostPeer::dial(&b.address, WORKERS).await.unwrap();
+        let mut elsewhere = register(&name, vec![agent("a")], 1);
+        elsewhere.resume = vec![held(&of)];
+        given_up.say(Say::Register(elsewhere)).await;
+        let patience = Duration::from_millis(round % 12);
+        let _ = tokio::time::timeout(patience, given_up.hear()).await;
+        drop(given_up);
+        ends_its_job(&a, &name, host, &of).await;
         let seen = client.until_terminal().await;
         assert_eq!(seen.last().unwrap()["payload"]["result"], 5, "{seen:?}");
     }

@@ -383,6 +383,33 @@ async fn an_export_of_a_cell_that_is_not_there_is_refused_and_makes_none() {
     done(arcpd("export", &at("e4"), &kept, None));
 }
 
+/// It waited for ever for somebody to take what the cell committed meanwhile.
+#[tokio::test]
+async fn an_export_of_a_cell_at_work_ends() {
+    let (dir, nats) = (tempfile::tempdir().unwrap(), Nats::single());
+    let at = |name: &str| dir.path().join(name);
+    let replica = start(&at("a"), Some(&nats));
+    let mut client = Ws::connect(&replica, ALICE).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_arcpd"));
+    command.arg("export").arg(at("file")).arg("--data-dir");
+    command.arg(at("reader")).args(in_cell(&nats));
+    let mut command = tokio::process::Command::from(command);
+    let exported = command.kill_on_drop(true).output();
+    let working = async {
+        loop {
+            client.submit("echo", json!(1)).await;
+            client.until_terminal().await;
+        }
+    };
+    let limit = std::time::Duration::from_secs(60);
+    let exported = tokio::select! {
+        exported = tokio::time::timeout(limit, exported) => exported.expect("in time").unwrap(),
+        () = working => unreachable!(),
+    };
+    done(exported);
+    done(arcpd("import", &at("file"), &at("alone"), None));
+}
+
 /// A volume for backups was full one night.
 #[tokio::test]
 async fn an_export_removes_older_ones_but_for_those_that_are_to_be_kept() {

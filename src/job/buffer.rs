@@ -11,7 +11,16 @@ use tokio::sync::Notify;
 use crate::log::{BlockSource, JobEnd, PendingBlock, ReportMark, StreamId};
 
 /// Told how many reports are durable, from the log's thread.
-pub(super) type OnDurable = Box<dyn Fn(u64) + Send + Sync>;
+pub(super) type OnReported = Box<dyn Fn(Reported) + Send + Sync>;
+
+/// What became of what a host has reported.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Reported {
+    /// Durable up to here.
+    Durable(u64),
+    /// It does not count, or nothing more will: another replica has the job.
+    Elsewhere,
+}
 
 /// A block is taken whole, so this is also the size of a block.
 const BUFFER_BYTES_MAX: usize = 128 * 1024;
@@ -24,7 +33,7 @@ pub(super) struct Buffer {
     epoch: u64,
     state: Mutex<State>,
     taken: Notify,
-    on_durable: Mutex<Option<OnDurable>>,
+    on_reported: Mutex<Option<OnReported>>,
 }
 
 struct State {
@@ -96,7 +105,7 @@ impl Buffer {
             epoch: since.epoch,
             state: Mutex::new(state),
             taken: Notify::new(),
-            on_durable: Mutex::new(None),
+            on_reported: Mutex::new(None),
         }
     }
 
@@ -104,8 +113,14 @@ impl Buffer {
         self.stream
     }
 
-    pub(super) fn on_durable(&self, told: Option<OnDurable>) {
-        *self.on_durable.lock() = told;
+    pub(super) fn on_reported(&self, told: Option<OnReported>) {
+        *self.on_reported.lock() = told;
+    }
+
+    /// Another replica has the job: nothing is taken any more.
+    pub(super) fn let_go(&self) {
+        self.close();
+        self.left_out();
     }
 
     /// Encodes records into the buffer. What `encode` does besides is in the order of
@@ -203,13 +218,19 @@ impl BlockSource for Buffer {
             let is_last = state.last_report.is_none_or(|last| report_seq >= last);
             state.closed && state.count == 0 && is_last
         };
-        let mut told = self.on_durable.lock();
+        let mut told = self.on_reported.lock();
         if let Some(tell) = &*told {
-            tell(report_seq);
+            tell(Reported::Durable(report_seq));
         }
         if over {
             // Nothing follows the terminal.
             *told = None;
+        }
+    }
+
+    fn left_out(&self) {
+        if let Some(tell) = &*self.on_reported.lock() {
+            tell(Reported::Elsewhere);
         }
     }
 }
@@ -227,7 +248,7 @@ mod tests {
         let buffer = Buffer::new(1, Since::default());
         let heard = Arc::new(Mutex::new(Vec::new()));
         let hears = heard.clone();
-        buffer.on_durable(Some(Box::new(move |seq| hears.lock().push(seq))));
+        buffer.on_reported(Some(Box::new(move |what| hears.lock().push(what))));
         let end = JobEnd {
             status: "success".into(),
             ended_at_ms: 0,
@@ -248,6 +269,6 @@ mod tests {
         buffer.committed(1);
         buffer.committed(2);
         buffer.committed(2);
-        assert_eq!(*heard.lock(), [1, 2]);
+        assert_eq!(*heard.lock(), [1, 2].map(Reported::Durable));
     }
 }

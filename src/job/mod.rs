@@ -25,6 +25,7 @@ mod submit;
 
 pub(crate) use audit::subscribed as audit_subscribed;
 pub(crate) use batch::Batch;
+pub(crate) use buffer::Reported;
 pub use context::JobContext;
 pub use delegation::{Child, Delegation};
 pub use directory::{Agent, AgentDirectory, AgentRun, Provider, Resolved};

@@ -79,6 +79,9 @@ pub trait BlockSource: Send + Sync {
 
     /// Reports up to here are durable.
     fn committed(&self, _report_seq: u64) {}
+
+    /// A block with reports does not count: another replica has the job.
+    fn left_out(&self) {}
 }
 
 impl Block {

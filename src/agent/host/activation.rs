@@ -13,7 +13,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use super::applying::Applying;
 use super::outbox::Outbox;
 use super::place::Place;
-use crate::job::{Child, JobContext};
+use crate::job::{Child, JobContext, Reported};
 use crate::log::ReportMark;
 use crate::protocol::host::{AssignmentRef, HostReply, LossPolicy, Report};
 
@@ -176,9 +176,12 @@ impl Activation {
         }
         // Kept until the terminal is durable, or until it is taken from the host.
         let (activation, outbox) = (self.clone(), outbox.clone());
-        self.job.on_durable(Some(Box::new(move |seq| {
-            activation.acked.fetch_max(seq, Ordering::AcqRel);
-            outbox.ack(activation.clone());
+        self.job.on_reported(Some(Box::new(move |what| match what {
+            Reported::Durable(seq) => {
+                activation.acked.fetch_max(seq, Ordering::AcqRel);
+                outbox.ack(activation.clone());
+            }
+            Reported::Elsewhere => outbox.set_moved(),
         })));
     }
 
@@ -218,7 +221,7 @@ impl Activation {
 
     /// Nobody is told any more.
     pub fn detach(&self) {
-        self.job.on_durable(None);
+        self.job.on_reported(None);
     }
 
     /// When a batch of reports is done, or cut off.
@@ -262,7 +265,8 @@ impl Activation {
 
     /// Nobody waits any more for the host of one that was recovered.
     pub fn forsake(self: &Arc<Self>) {
-        let tell = (!self.is_over()).then_some("the job is over");
+        let here = !self.is_over() && !self.job.is_elsewhere();
+        let tell = here.then_some("the job is over");
         self.move_to(Phase::Lost("the job is over".into()));
         if let Some(place) = self.adopted_by() {
             place.host.drop_activation(self, tell);

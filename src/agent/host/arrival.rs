@@ -107,7 +107,9 @@ impl Connection {
         if held.is_empty() {
             return Ok(());
         }
-        let came = elsewhere.fetch(held, dial).await.map_err(no_store)?;
+        // To its end, whatever becomes of this connection.
+        let fetched = tokio::spawn(elsewhere.fetch(held, dial)).await;
+        let came = fetched.map_err(|_| taken_over())?.map_err(no_store)?;
         // Taken up, they wait for their host: a moment after they have come.
         let waiting = self.hosts.until_orphans(&came);
         let waited = tokio::time::timeout(TAKE_UP_TIMEOUT, waiting).await;

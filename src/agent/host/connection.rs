@@ -120,7 +120,10 @@ impl Connection {
         self.hosts.announce(&self.host, register);
         self.is_there(displaced)?;
         if let Some(elsewhere) = self.hosts.elsewhere.get() {
-            self.fetch(elsewhere.as_ref(), register, dial).await?;
+            tokio::select! {
+                fetched = self.fetch(elsewhere.as_ref(), register, dial) => fetched?,
+                () = displaced.cancelled() => return Err(taken_over()),
+            }
             self.is_there(displaced)?;
             self.is_last(dial, log).await?;
             elsewhere.came(self.host.key(), dial).await;
@@ -176,6 +179,9 @@ impl Connection {
         // Set once the host was silent for too long: it is lost then, unless it is heard first.
         let mut give_up_at = None;
         loop {
+            if host.outbox.has_moved() {
+                return taken_over();
+            }
             tokio::select! {
                 () = &mut displaced => return taken_over(),
                 departure = &mut turn => return self.say_away(departure).await,
@@ -375,6 +381,10 @@ impl Connection {
     }
 
     async fn revoked(&self, of: AssignmentRef) -> Result<(), HostRefusal> {
+        if self.host.outbox.has_moved() {
+            // It is, where the host has dialled.
+            return Err(taken_over());
+        }
         let reason = "it is not (or no longer) this host's".into();
         self.say(HostReply::Revoked { of, reason }).await
     }

@@ -70,7 +70,8 @@ struct Offered {
 impl Drop for Offered {
     fn drop(&mut self) {
         let reason = "the job is over";
-        let tell = (!self.activation.is_over()).then_some(reason);
+        let has_moved = self.activation.job.is_elsewhere();
+        let tell = (!self.activation.is_over() && !has_moved).then_some(reason);
         self.place.host.drop_activation(&self.activation, tell);
         self.activation.move_to(Phase::Lost(reason.into()));
         if !self.activation.is_completed() {

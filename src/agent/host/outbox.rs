@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -17,6 +18,8 @@ use crate::protocol::host::HostReply;
 pub(super) struct Outbox {
     state: Mutex<State>,
     more: Notify,
+    /// A job of the host went to another replica, where it has dialled.
+    moved: AtomicBool,
 }
 
 #[derive(Default)]
@@ -83,8 +86,20 @@ impl Outbox {
         state.replies.is_empty() && state.acks.is_empty()
     }
 
+    /// Nothing is said of that here. The host may have given that dial up and be at work on
+    /// the job: it dials anew, and has it again.
+    pub fn set_moved(&self) {
+        self.moved.store(true, Ordering::Release);
+        self.more.notify_one();
+    }
+
+    pub fn has_moved(&self) -> bool {
+        self.moved.load(Ordering::Acquire)
+    }
+
     /// A new connection is told anew what still holds.
     pub fn clear(&self) {
+        self.moved.store(false, Ordering::Release);
         let mut state = self.state.lock();
         state.replies.clear();
         for activation in state.acks.drain(..) {

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::buffer::{Buffer, OnDurable, Since};
+use super::buffer::{Buffer, OnReported, Since};
 use super::grant::Grant;
 use super::places::{Place, Places};
 use super::{Limits, now};
@@ -42,6 +42,8 @@ struct Shared {
     grant: Option<Grant>,
     /// Its terminal has been written.
     over: CancellationToken,
+    /// Another replica has it.
+    elsewhere: AtomicBool,
     created_at: Timestamp,
     /// Left when the terminal is written, before anybody can read it.
     place: Mutex<Option<Place>>,
@@ -89,6 +91,7 @@ impl JobContext {
             result_started: AtomicBool::new(false),
             grant: None,
             over: CancellationToken::new(),
+            elsewhere: AtomicBool::new(false),
             place: Mutex::default(),
             created_at: Timestamp(row.created_at_ms),
             begun: AtomicBool::new(since.last_seq > 0),
@@ -177,9 +180,15 @@ impl JobContext {
 
     /// Nothing is taken of it any more.
     pub(super) fn let_go(&self) {
-        self.shared.buffer.close();
+        self.shared.elsewhere.store(true, Ordering::Release);
+        self.shared.buffer.let_go();
         drop(self.shared.place.lock().take());
         self.shared.over.cancel();
+    }
+
+    /// Whether another replica has it, to which its host has gone.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.shared.elsewhere.load(Ordering::Acquire)
     }
 
     /// Its agent has done what it does before it first waits.
@@ -316,9 +325,9 @@ impl JobContext {
         &self.shared.limits
     }
 
-    /// Calls back, on the log's thread, when reports are durable.
-    pub(crate) fn on_durable(&self, told: Option<OnDurable>) {
-        self.shared.buffer.on_durable(told);
+    /// Calls back when reports are durable, on the log's thread, or will not be.
+    pub(crate) fn on_reported(&self, told: Option<OnReported>) {
+        self.shared.buffer.on_reported(told);
     }
 
     /// 32 hex digits; hand it to whatever the agent calls.

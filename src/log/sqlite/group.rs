@@ -101,8 +101,9 @@ impl Told {
             let _ = answer.send(Ok(outcome));
         }
         for (source, report_seq, block) in self.sources {
-            if !left_out.contains(&block) {
-                source.committed(report_seq);
+            match left_out.contains(&block) {
+                true => source.left_out(),
+                false => source.committed(report_seq),
             }
         }
     }
@@ -111,6 +112,7 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use parking_lot::Mutex;
     use tokio::sync::oneshot;
 
     use super::*;
@@ -157,7 +159,7 @@ mod tests {
     }
 
     /// Counts what it is told.
-    struct Heard(std::sync::atomic::AtomicU64);
+    struct Heard(Mutex<Vec<Option<u64>>>);
 
     impl BlockSource for Heard {
         fn take(&self) -> Option<PendingBlock> {
@@ -171,13 +173,16 @@ mod tests {
         }
 
         fn committed(&self, report_seq: u64) {
-            self.0
-                .fetch_add(report_seq, std::sync::atomic::Ordering::Relaxed);
+            self.0.lock().push(Some(report_seq));
+        }
+
+        fn left_out(&self) {
+            self.0.lock().push(None);
         }
     }
 
     /// A host was told that its reports are durable although their job was another
-    /// replica's by then: it forgot them, and nobody else had them.
+    /// replica's by then: it forgot them, and nobody else had them. Or it was told nothing.
     #[test]
     fn whoever_says_what_does_not_count_is_not_told_that_it_is_durable() {
         let heard = [(); 2].map(|()| Arc::new(Heard(Default::default())));
@@ -185,7 +190,7 @@ mod tests {
         let mut group = Group::default();
         group.add(items.collect(), usize::MAX);
         group.told.committed(Vec::new(), &[0]);
-        let told = heard.map(|source| source.0.load(std::sync::atomic::Ordering::Relaxed));
-        assert_eq!(told, [0, 5]);
+        let told = heard.map(|source| source.0.lock().clone());
+        assert_eq!(told, [[None], [Some(5)]]);
     }
 }

@@ -46,7 +46,8 @@ pub async fn export(
         })
         .await;
     };
-    let (committed, _nobody) = mpsc::channel(1);
+    // Nobody takes what is committed meanwhile, and nobody waits for that.
+    let (committed, _) = mpsc::channel(1);
     let options = OpenOptions {
         dir: dir.clone(),
         durability: Durability::Process,

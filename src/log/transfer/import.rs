@@ -57,7 +57,8 @@ fn stage(file: &Path, dir: &Path) -> Result<(Staged, File), Error> {
 }
 
 async fn into_cell(staged: Staged, dir: PathBuf, cluster: ClusterOptions) -> Result<Counts, Error> {
-    let (committed, _nobody) = mpsc::channel(1);
+    // Nobody takes what is committed meanwhile, and nobody waits for that.
+    let (committed, _) = mpsc::channel(1);
     let options = OpenOptions {
         dir: dir.clone(),
         durability: Durability::Process,
