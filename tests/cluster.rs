@@ -451,18 +451,16 @@ async fn a_replica_reads_on_when_the_server_that_it_reads_by_stands_still() {
 
 #[tokio::test]
 async fn a_replica_that_is_drained_is_not_missed() {
-    let (_cell, [a, b, _c]) = Cell::start();
+    let (_cell, [a, b, c]) = Cell::start();
     let mut submitter = Ws::connect(&a, ALICE).await;
     submitter.submit("sleeper", json!({ "ms": 600_000 })).await;
-    let stopped = Instant::now();
     assert!(a.terminate().await.success());
     let mut resumed = resume(&b, &submitter, 0).await;
     resumed.until_terminal().await;
-    assert!(
-        stopped.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        stopped.elapsed()
-    );
+    // Its work went when it left, not when nobody had heard of it for a while.
+    for replica in [&b, &c] {
+        assert!(!replica.log().contains("is not heard of"));
+    }
 }
 
 /// What a replica reads before it has joined waited for a reader that was not there yet.
