@@ -1,14 +1,12 @@
 //! Puts the parts together, binds the sockets, and takes them down again.
 
+mod cell;
 pub mod config;
 mod counted;
 mod hosting;
 mod listener;
-mod peers;
-mod presence;
 mod process;
 mod prompt;
-mod readers;
 pub mod retention;
 mod scrape;
 mod tls;
@@ -42,10 +40,10 @@ use crate::session::{self, Sessions};
 use crate::telemetry::{self, AgentSpans, Push, Telemetry, logs};
 use crate::transport::admin_service::Inspection;
 use crate::transport::{self, Cors};
+use cell::Membership;
 use config::Provisioning;
 use hosting::HostRights;
 use listener::Listener;
-use peers::Membership;
 use retention::Retention;
 use scrape::{Cell, Scrape, scraper};
 use tls::Tls;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use serde::{Deserialize, Serialize};
 
-use super::readers::Readers;
+use super::cell::Readers;
 use crate::fanout::Hub;
 use crate::job::now;
 use crate::log::{Command, Error, Log, StreamId};

@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::peers::Peers;
+use super::cell::Peers;
 use super::process;
 use crate::agent::host::Hosts;
 use crate::fanout::Place;

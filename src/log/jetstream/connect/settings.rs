@@ -3,6 +3,8 @@
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 
+use super::PAYLOAD_MIN;
+
 /// What is wrong with it, and what to do about that. Of the number of copies the caller
 /// decides.
 pub(super) fn amiss(config: &Config, subject: &str) -> Option<String> {
@@ -53,6 +55,13 @@ pub(super) fn amiss(config: &Config, subject: &str) -> Option<String> {
             config.max_bytes
         ));
     }
+    let largest = config.max_message_size;
+    if largest > 0 && (largest as usize) < PAYLOAD_MIN {
+        let edit = edit("--max-msg-size=-1");
+        return Some(format!(
+            "its max_msg_size is {largest}, and entries have up to {PAYLOAD_MIN} bytes; {edit}"
+        ));
+    }
     if config.no_ack {
         return Some(format!(
             "it acknowledges nothing (no_ack); {}",
@@ -88,7 +97,7 @@ mod tests {
     #[test]
     fn a_stream_that_does_not_keep_what_it_has_is_told_by_its_field() {
         assert_eq!(amiss(&well(), SUBJECT), None);
-        let spoilt: [(&str, Spoil); 8] = [
+        let spoilt: [(&str, Spoil); 9] = [
             ("storage", |c| c.storage = StorageType::Memory),
             ("retention", |c| c.retention = RetentionPolicy::WorkQueue),
             ("subjects", |c| c.subjects.push("other".into())),
@@ -96,6 +105,7 @@ mod tests {
             ("max_msgs_per_subject", |c| c.max_messages_per_subject = 1),
             ("max_age", |c| c.max_age = Duration::from_millis(500)),
             ("discard", |c| c.discard = DiscardPolicy::Old),
+            ("max_msg_size", |c| c.max_message_size = 2_000),
             ("no_ack", |c| c.no_ack = true),
         ];
         for (field, spoil) in spoilt {
