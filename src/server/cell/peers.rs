@@ -132,9 +132,10 @@ impl Peers {
         self.others.lock().len()
     }
 
-    /// Whether none of them is heard of that were.
+    /// Whether none of them is heard of, since this replica listens.
     pub fn all_silent(&self) -> bool {
-        let heard_at = *self.heard_at.lock();
+        let listens_since = (*self.hearing.lock()).map(|hearing| hearing.since);
+        let heard_at = (*self.heard_at.lock()).or(listens_since);
         self.count() > 0 && heard_at.is_some_and(|at| at.elapsed() > LOST_AFTER)
     }
 
@@ -179,6 +180,20 @@ mod tests {
             replica: OTHER,
             free: BTreeMap::new(),
         }
+    }
+
+    /// Its way to the servers was cut before the first word of another, and it never knew
+    /// that it was cut off.
+    #[tokio::test(start_paused = true)]
+    async fn who_has_heard_nobody_since_it_listens_knows_that_all_are_silent() {
+        let peers = Peers::default();
+        peers.heard_own();
+        pass(2 * LOST_AFTER, || {}).await;
+        assert!(!peers.all_silent(), "there is nobody");
+        peers.expect(OTHER);
+        assert!(peers.all_silent());
+        peers.heard(presence());
+        assert!(!peers.all_silent());
     }
 
     /// It heard itself again a moment before the other, which then had been silent for too
