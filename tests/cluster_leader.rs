@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 const STREAM: &str = "ARCP_LOG_arcpd";
 /// On a machine that has other work to do.
-const HEARD_WITHIN: Duration = Duration::from_secs(3);
+const HEARD_WITHIN: Duration = Duration::from_secs(5);
 /// A silence that is no more than a busy machine.
 const SILENCE: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 2;

@@ -25,7 +25,7 @@ const SHA256: [&str; 2] = [
     "06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb",
 ];
 /// For what a cluster agrees on; an election takes up to nine seconds of it.
-const AGREE_TIMEOUT: Duration = Duration::from_secs(60);
+const AGREE_TIMEOUT: Duration = Duration::from_secs(180);
 
 static NATS_SERVER: LazyLock<PathBuf> = LazyLock::new(|| {
     let bin = cached(&format!("nats-server-{VERSION}"), |into| {
