@@ -141,7 +141,7 @@ mod tests {
     use crate::drain::Drain;
     use crate::job::{AgentDirectory, Jobs, Limits};
     use crate::log::{Command, Durability, GrantRow, HostedRow, JobRow, Log, OpenOptions, Outcome};
-    use crate::protocol::host::Register;
+    use crate::protocol::host::{HostedAgent, LossPolicy, Register};
 
     struct Nobody;
 
@@ -207,6 +207,29 @@ mod tests {
         let (host, turn) = hosts.host_of("workers", &register());
         hosts.set_dial(&host, &turn.displaced, 4);
         assert!(turn.displaced.is_cancelled());
+    }
+
+    /// Its agents were listed, and its places counted, for as long as the process ran.
+    #[test]
+    fn a_host_that_goes_elsewhere_while_it_arrives_is_not_listed_here() {
+        let hosts = hosts();
+        let offers = Register {
+            agents: vec![HostedAgent {
+                name: "a".into(),
+                version: "1.0.0".into(),
+                max_in_flight: 0,
+                loss_policy: LossPolicy::Fail,
+                description: String::new(),
+                input_schema_json: String::new(),
+            }],
+            ..register()
+        };
+        let (host, turn) = hosts.host_of("workers", &offers);
+        hosts.set_dial(&host, &turn.displaced, 5);
+        hosts.came_elsewhere(&host.key(), at_another(6));
+        hosts.announce(&host, &offers);
+        hosts.arrive(&host, &offers);
+        assert_eq!((hosts.free().len(), hosts.places()), (0, (0, 0)));
     }
 
     /// With replicas that do not know of numbers: whoever speaks last.

@@ -190,6 +190,10 @@ impl Hosts {
     /// Its places can be occupied by what it holds; it is offered nothing yet.
     pub(super) fn announce(&self, host: &Arc<Host>, register: &Register) {
         let mut state = self.state.lock();
+        // Lost with its last connection's place: there is none for it any more.
+        if host.state.lock().lost {
+            return;
+        }
         self.offer(&mut state, host, register);
         state.placement.set_accepting(host.id, false);
     }
@@ -210,6 +214,9 @@ impl Hosts {
     pub(super) fn arrive(self: &Arc<Self>, host: &Arc<Host>, register: &Register) {
         let mut state = self.state.lock();
         let mut own = host.state.lock();
+        if own.lost {
+            return;
+        }
         if std::mem::replace(&mut own.listed, true) {
             own.agents.iter().for_each(|agent| state.known.leave(agent));
         }
