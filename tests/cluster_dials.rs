@@ -39,10 +39,15 @@ async fn a_dial_that_its_host_gave_up_takes_nothing_from_where_the_host_is() {
     let dialled = HostPeer::connect(&slow.address, elsewhere);
     let given_up = tokio::time::timeout(Duration::from_millis(500), dialled).await;
     assert!(given_up.is_err(), "the log does not answer there");
+    // It knows that by the time the log answers.
+    slow.until_metric("arcpd_connections_open", |open| open == 0)
+        .await;
     link.set(State::Whole);
     slow.until_logged("a host is gone").await;
 
-    ends_its_job(&b, "h", host, &of).await;
+    // On the stream that it has.
+    host.report(&of, vec![result(2, "5")]).await;
+    host.acked(2).await;
     let seen = client.until_terminal().await;
     assert_eq!(seen.last().unwrap()["payload"]["result"], 5);
 }

@@ -278,8 +278,7 @@ impl Nats {
         Pid::from_child(self.child.as_ref().expect("a server that runs"))
     }
 
-    /// What its monitor answers; None from one that does not.
-    /// Of clients, those of other servers apart.
+    /// What its clients call their connections, those of other servers apart.
     pub fn connections(&self) -> Vec<String> {
         let clients = self.monitored("/connz").expect("a server that answers");
         let clients = clients["connections"].as_array().expect("a list");
@@ -287,6 +286,7 @@ impl Nats {
         names.map(|name| name.unwrap_or_default().into()).collect()
     }
 
+    /// What its monitor answers; None from one that does not.
     fn monitored(&self, path: &str) -> Option<Value> {
         let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, self.monitor.number)).ok()?;
         // One that is paused takes connections and says nothing.
