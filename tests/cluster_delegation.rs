@@ -300,6 +300,8 @@ async fn a_child_that_is_made_while_others_are_taken_up_keeps_what_it_reserved()
     let mut client = Ws::connect(&first, ALICE).await;
     let agents = || ["boss", "a", "other"].map(agent).to_vec();
     drop(HostPeer::connect(&first.address, register("known", agents(), 1)).await);
+    // Or it is assigned the job, and the other replica waits for it to come back.
+    first.until_metric("arcpd_hosts", |hosts| hosts == 0).await;
     // They wait for a host, and the others are taken up after it.
     let others = ["other"; OTHERS].map(|agent| json!({ "agent": agent, "input": 1 }));
     for submit in std::iter::once(leading()).chain(others) {
