@@ -3,19 +3,48 @@
 mod support;
 
 use std::path::Path;
+use std::time::Duration;
 
 use arcpd::wire::proto;
 use arcpd::wire::proto::envelope::Payload;
 use futures_util::future::join_all;
 use serde_json::json;
+use support::both::{Client, Wire};
+use support::link::{Link, State};
 use support::nats::Nats;
 use support::*;
 
 const ROUNDS: usize = 20;
 
 fn replica(nats: &Nats, dir: &Path) -> Runtime {
-    let url = nats.url();
-    Runtime::spawn(serve(dir).args(["--cluster", &url, "--cluster-replication", "1"]))
+    replica_at(&nats.url(), dir)
+}
+
+fn replica_at(url: &str, dir: &Path) -> Runtime {
+    Runtime::spawn(serve(dir).args(["--cluster", url, "--cluster-replication", "1"]))
+}
+
+/// A replica, and one that has a link between itself and the server.
+async fn slow_and_other(nats: &Nats, dirs: &[tempfile::TempDir; 2]) -> (Link, Runtime, Runtime) {
+    let link = Link::start(nats.url().trim_start_matches("nats://").into()).await;
+    let through = format!("nats://{}", link.address);
+    let slow = tokio::task::block_in_place(|| replica_at(&through, dirs[0].path()));
+    (link, slow, replica(nats, dirs[1].path()))
+}
+
+/// A resume that is not answered while the log does not answer.
+async fn given_up(wire: Wire, address: &str, ticket: &(String, String)) {
+    let resumed = Client::open_at(wire, address, Some((ticket, 0)));
+    let resumed = tokio::time::timeout(Duration::from_millis(500), resumed).await;
+    assert!(resumed.is_err(), "the log does not answer there");
+}
+
+/// A session that is begun, and whose job has come to its end, after which nobody waits
+/// for the log who was there before.
+async fn serves(replica: &Runtime) {
+    let mut peer = Peer::connect(&replica.address, ALICE).await;
+    peer.submit("echo", json!(1)).await;
+    peer.until_terminal().await;
 }
 
 /// What a hello is answered with.
@@ -70,6 +99,50 @@ async fn of_two_resumes_in_the_same_moment_the_one_that_goes_on_can_be_resumed()
     }
     client.submit("echo", json!(2)).await;
     client.until_terminal().await;
+}
+
+/// Once the log answered, the session was taken from the connection at the other replica,
+/// for one that nobody had any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resume_that_its_client_gave_up_takes_nothing_from_where_the_client_is() {
+    let nats = Nats::single();
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let (link, slow, other) = slow_and_other(&nats, &dirs).await;
+    for wire in [Wire::Grpc, Wire::WebSocket] {
+        let ticket = Client::connect(wire, &other, ALICE).await.ticket();
+        link.set(State::Frozen);
+        given_up(wire, &slow.address, &ticket).await;
+        let mut client = Client::resume(wire, &other, &ticket).await;
+        link.set(State::Whole);
+        serves(&slow).await;
+        client.jobs().await;
+    }
+}
+
+/// The replica cannot know that nobody is there: the token that the client was given
+/// elsewhere was void, and its session could not be resumed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resume_that_seems_to_wait_leaves_the_client_the_token_that_it_has() {
+    let nats = Nats::single();
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let (link, slow, other) = slow_and_other(&nats, &dirs).await;
+    let road = Link::start(slow.address.clone()).await;
+    let by_road = road.address.to_string();
+    for wire in [Wire::Grpc, Wire::WebSocket] {
+        road.set(State::Whole);
+        let ticket = Client::connect(wire, &other, ALICE).await.ticket();
+        link.set(State::Frozen);
+        let mut resumed = std::pin::pin!(Client::open_at(wire, &by_road, Some((&ticket, 0))));
+        let waits = tokio::time::timeout(Duration::from_millis(500), &mut resumed).await;
+        assert!(waits.is_err(), "the log does not answer there");
+        road.set(State::Frozen);
+        let mut client = Client::resume(wire, &other, &ticket).await;
+        link.set(State::Whole);
+        // It is told that another connection has it, and then that is so.
+        while client.try_hear().await.is_some() {}
+        let mut client = Client::resume(wire, &other, &client.ticket()).await;
+        client.jobs().await;
+    }
 }
 
 /// One that left with the others went on to take over from them, was told that it was gone

@@ -352,7 +352,7 @@ impl Command {
 
 /// What the rules of a cell are: those up to here. All replicas of a cell decide as the
 /// one that knows least.
-pub const KNOWS: u32 = KNOWS_DIALS;
+pub const KNOWS: u32 = KNOWS_GIVEN;
 /// Blocks have the epoch of their job.
 pub(super) const KNOWS_EPOCHS: u32 = 1;
 /// Claims have the token that was seen.
@@ -365,6 +365,8 @@ pub(super) const KNOWS_PARTS: u32 = 3;
 pub(super) const KNOWS_ALL_CANCELS: u32 = 4;
 /// The dials of a host have numbers.
 pub(super) const KNOWS_DIALS: u32 = 5;
+/// The tokens count that were given since the one that is presented.
+pub(super) const KNOWS_GIVEN: u32 = 6;
 
 #[derive(Debug, PartialEq)]
 pub enum Outcome {

@@ -42,7 +42,7 @@ pub async fn attach(sessions: Arc<Sessions>, mut connection: Connection) {
     };
     // Over soon, and large: not part of what an idle session keeps.
     let resume = hello.resume.as_ref().map(|resume| resume.last_event_seq);
-    let opened = Box::pin(open(&sessions, &would_be, hello)).await;
+    let opened = Box::pin(open(&sessions, &would_be, hello, &mut connection)).await;
     let asked = Asked {
         context: &trace,
         via: connection.via(),

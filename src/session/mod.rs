@@ -28,7 +28,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::stream::Peekable;
+use futures_util::{FutureExt, Stream, StreamExt};
 use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
@@ -126,9 +127,11 @@ impl Goodbye {
     }
 }
 
+pub type Inbound = Peekable<Pin<Box<dyn Stream<Item = Result<Request, Invalid>> + Send>>>;
+
 /// A transport's two ends, whatever the transport.
 pub struct Connection {
-    pub inbound: Pin<Box<dyn Stream<Item = Result<Request, Invalid>> + Send>>,
+    pub inbound: Inbound,
     pub outbound: mpsc::Sender<Chunk>,
     pub encoding: Encoding,
     /// From `authorization: Bearer …` of the connection, for a hello without a token.
@@ -147,6 +150,14 @@ impl Connection {
             Encoding::Protobuf => Via::Session,
             Encoding::Json => Via::WebSocket,
         }
+    }
+
+    /// Whether the peer has hung up, as far as is known. A stream of HTTP/2 whose request
+    /// is over still has its response.
+    fn is_gone(&mut self) -> bool {
+        let inbound = Pin::new(&mut self.inbound);
+        let is_over = || matches!(inbound.peek().now_or_never(), Some(None));
+        self.outbound.is_closed() || self.encoding == Encoding::Json && is_over()
     }
 
     /// Ends the outbound side and reads on for a while: HTTP/2 resets a stream

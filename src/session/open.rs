@@ -4,11 +4,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
 
 use super::claim::Claim;
 use super::view::{self, Cursor, Op};
-use super::{Sessions, numbering, unavailable};
+use super::{Connection, Sessions, numbering, unavailable};
 use crate::fanout::Pin;
 use crate::job::now;
 use crate::log::{Command, Outcome, SessionRow, StreamId};
@@ -37,6 +36,7 @@ pub(super) async fn open(
     sessions: &Arc<Sessions>,
     new_id: &str,
     hello: Hello,
+    connection: &mut Connection,
 ) -> Result<Opened, Failure> {
     if hello.auth_scheme != "bearer"
         && !(hello.auth_scheme.is_empty() && hello.auth_token.is_empty())
@@ -50,7 +50,7 @@ pub(super) async fn open(
     let principal = sessions.authenticate(&hello.auth_token, Service::Session)?;
     match &hello.resume {
         None => open_new(sessions, new_id, principal, &hello).await,
-        Some(resume) => open_resumed(sessions, principal, resume, &hello).await,
+        Some(resume) => open_resumed(sessions, principal, resume, &hello, connection).await,
     }
 }
 
@@ -108,24 +108,24 @@ async fn open_resumed(
     principal: String,
     resume: &Resume,
     hello: &Hello,
+    connection: &mut Connection,
 ) -> Result<Opened, Failure> {
     let presented = hash(&resume.resume_token);
     let log = &sessions.log;
     log.caught_up().await.map_err(unavailable)?;
-    let row = match &*resume.session_id {
-        "" => log.session_by_token(presented.clone()).await,
-        id => log.session(id).await,
-    };
-    let mut row = row.map_err(unavailable)?.ok_or_else(expired)?;
-    if !may_resume(sessions, &row, &principal, &presented) {
-        return Err(expired());
-    }
+    let row = log.session_by_token(presented.clone()).await;
+    let row = row.map_err(unavailable)?;
+    let id = &resume.session_id;
+    let named = |row: &SessionRow| id.is_empty() || *id == row.id;
+    let row = row.filter(|row| named(row) && may_resume(sessions, row, &principal));
+    let mut row = row.ok_or_else(expired)?;
+    still_there(connection)?;
     if row.parked_at_ms.is_some() {
         sessions.check_room(&principal).await?;
     }
     let claim = sessions.claim(&row.id, &row.principal).await?;
     let token = new_token();
-    let resumed = take_up(sessions, &row.id, resume, &presented, &token).await;
+    let resumed = take_up(sessions, &row.id, resume, &presented, &token, connection).await;
     let (plan, op_count, pins, delegated) = match resumed {
         Ok(resumed) => resumed,
         Err(failure) => {
@@ -166,13 +166,25 @@ fn expired() -> Failure {
 
 /// Another replica has given a token since. A client that is still there has it, or
 /// resumes again with the one it presented: then that counts.
-fn not_claimed(row: &SessionRow, presented: &[u8]) -> Failure {
-    match has_token(row, presented) {
-        true => Failure::internal(
+async fn not_claimed(sessions: &Sessions, presented: &[u8]) -> Failure {
+    match sessions.log.session_by_token(presented.into()).await {
+        Ok(Some(_)) => Failure::internal(
             "resume: the session was taken up by another connection in the same moment; \
              resume it again",
         ),
-        false => expired(),
+        Ok(None) => expired(),
+        Err(error) => unavailable(error),
+    }
+}
+
+/// The log may not have answered for long: a client that went on elsewhere meanwhile is
+/// not to lose its session to a connection that nobody has any more.
+fn still_there(connection: &mut Connection) -> Result<(), Failure> {
+    match connection.is_gone() {
+        true => Err(Failure::internal(
+            "resume: the connection ended before the session was taken up; resume it again",
+        )),
+        false => Ok(()),
     }
 }
 
@@ -190,6 +202,7 @@ async fn take_up(
     resume: &Resume,
     presented: &[u8],
     token: &str,
+    connection: &mut Connection,
 ) -> Result<TakenUp, Failure> {
     // After the connection here that was displaced: what it claimed is seen. Of a single
     // process nobody else claims.
@@ -198,6 +211,7 @@ async fn take_up(
         false => None,
     };
     let (plan, ops, pins) = planned(sessions, id, resume).await?;
+    still_there(connection)?;
     let command = Command::ClaimSession {
         id: id.into(),
         presented_hash: presented.into(),
@@ -206,7 +220,7 @@ async fn take_up(
     };
     let claimed = sessions.log.execute(command).await.map_err(unavailable)?;
     if claimed == Outcome::Stale {
-        return Err(not_claimed(&session(sessions, id).await?, presented));
+        return Err(not_claimed(sessions, presented).await);
     }
     let (plan, ops, pins) = if sessions.log.is_replicated() {
         // The replica that had it may have changed the view until it was claimed.
@@ -239,19 +253,12 @@ async fn planned(
     Ok((plan, ops, pins))
 }
 
-fn may_resume(sessions: &Sessions, row: &SessionRow, principal: &str, presented: &[u8]) -> bool {
+fn may_resume(sessions: &Sessions, row: &SessionRow, principal: &str) -> bool {
     let window_ms = sessions.limits.resume_window.as_millis() as i64;
     let in_window = row
         .parked_at_ms
         .is_none_or(|parked| now().0 - parked <= window_ms);
-    row.principal == principal && has_token(row, presented) && in_window
-}
-
-fn has_token(row: &SessionRow, presented: &[u8]) -> bool {
-    let present = bool::from(row.token_hash.ct_eq(presented));
-    // The welcome with the present token may have been lost on its way.
-    let earlier = row.earlier_token_hash.as_ref();
-    present || earlier.is_some_and(|earlier| earlier.ct_eq(presented).into())
+    row.principal == principal && in_window
 }
 
 async fn execute(sessions: &Sessions, command: Command) -> Result<(), Failure> {

@@ -101,7 +101,8 @@ async fn session(
         inbound: super::until_broken(requests)
             // A broken stream is a client that has gone.
             .filter_map(move |frame| std::future::ready(received(frame, &metrics)))
-            .boxed(),
+            .boxed()
+            .peekable(),
         outbound,
         encoding: Encoding::Protobuf,
         bearer: super::bearer(&parts.headers),

@@ -91,7 +91,8 @@ async fn serve(
         .filter_map(move |frame| std::future::ready(request(frame, &broken)));
     let inbound = super::until_broken(frames)
         .filter_map(|frame| std::future::ready(frame.map_or_else(|Broken(last)| last, Some)))
-        .boxed();
+        .boxed()
+        .peekable();
     let connection = Connection {
         inbound,
         outbound,

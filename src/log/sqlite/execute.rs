@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decode::job_from_row;
-use super::{cancel, credential, hosted, import, ownership, trim, view_ops};
+use super::{cancel, credential, hosted, import, ownership, tokens, trim, view_ops};
 use crate::log::rows::KNOWS_CANCELS;
 use crate::log::{Command, JobRow, Outcome, PendingBlock, Position, TraceRow};
 
@@ -87,22 +87,8 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
             presented_hash,
             token_hash,
             seen_hash: _,
-        } => {
-            let claimed = connection
-                .prepare_cached(
-                    "UPDATE session SET token_hash = ?3, earlier_token_hash = ?2, parked_at_ms = NULL
-                     WHERE id = ?1 AND (token_hash = ?2 OR earlier_token_hash = ?2)",
-                )?
-                .execute(params![id, presented_hash, token_hash])?;
-            if claimed == 0 {
-                return Ok(Outcome::Stale);
-            }
-        }
-        Command::ConfirmToken { id } => {
-            connection
-                .prepare_cached("UPDATE session SET earlier_token_hash = NULL WHERE id = ?1")?
-                .execute(params![id])?;
-        }
+        } => return tokens::claim(connection, id, presented_hash, token_hash),
+        Command::ConfirmToken { id } => tokens::confirm(connection, id)?,
         Command::ParkAll { at_ms } => {
             connection
                 .prepare_cached("UPDATE session SET parked_at_ms = ?1 WHERE parked_at_ms IS NULL")?

@@ -24,6 +24,7 @@ mod seek;
 mod stats;
 pub(in crate::log) mod tables;
 pub(in crate::log) mod tally;
+mod tokens;
 mod trace;
 mod trim;
 pub(in crate::log) mod view_ops;

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decode::job_from_row;
 use super::execute::execute;
-use super::{Log, credential, dials, hosted, import, view_ops};
+use super::{Log, credential, dials, hosted, import, tokens, view_ops};
 use crate::log::rows::{KNOWS_CLAIMS, KNOWS_EPOCHS};
 use crate::log::{Command, Error, JobRow, Outcome, PendingBlock, ReplicaNumber, StreamId};
 
@@ -163,6 +163,7 @@ pub(in crate::log) fn receive(
                 )?
                 .execute(params![origin, name, knows])?;
             dials::forget(connection)?;
+            tokens::forget_all(connection)?;
             (connection.last_insert_rowid(), 0, false)
         }
         (None, _) => return Ok(Verdict::Gap),

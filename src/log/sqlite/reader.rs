@@ -97,19 +97,6 @@ impl Log {
         .await
     }
 
-    /// The session whose resume token has this hash, the present or the one before.
-    pub async fn session_by_token(&self, hash: Vec<u8>) -> Result<Option<SessionRow>, Error> {
-        self.read(move |connection| {
-            connection
-                .prepare_cached(
-                    "SELECT * FROM session WHERE token_hash = ?1 OR earlier_token_hash = ?1",
-                )?
-                .query_row(params![hash], session_from_row)
-                .optional()
-        })
-        .await
-    }
-
     pub async fn job(&self, id: &str) -> Result<Option<JobRow>, Error> {
         let id = id.to_owned();
         self.read(move |connection| {

@@ -13,7 +13,7 @@ const APPLICATION_ID: i64 = 0x6172_6370;
 const CACHE_KIB: i64 = 16 * 1024;
 /// What each version of the format added to the one before. A store is brought
 /// up step by step when it is opened; a step, once released, is never changed.
-const STEPS: [&str; 16] = [
+const STEPS: [&str; 17] = [
     FIRST,
     RECENT_VIEW_OPS,
     HOSTED,
@@ -30,6 +30,7 @@ const STEPS: [&str; 16] = [
     LAST_ENTRY,
     CANCELS,
     DIALS,
+    GIVEN_TOKENS,
 ];
 /// `PRAGMA user_version`: how many of the steps a store has.
 pub(in crate::log) const FORMAT: i64 = STEPS.len() as i64;
@@ -168,6 +169,14 @@ CREATE TABLE host_dial (
   principal TEXT NOT NULL, instance_id TEXT NOT NULL, sequence INTEGER NOT NULL,
   PRIMARY KEY (principal, instance_id)) WITHOUT ROWID;
 CREATE INDEX host_dial_sequence ON host_dial (sequence);
+";
+
+/// Resume tokens that count beside the two of the session's row, in the order in which
+/// they were given.
+const GIVEN_TOKENS: &str = "
+CREATE TABLE given_token (
+  hash BLOB PRIMARY KEY, session_id TEXT NOT NULL, no INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX given_token_session ON given_token (session_id, no);
 ";
 
 // A row of its own cost a job two writes more.

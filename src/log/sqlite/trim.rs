@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::{Log, view_ops};
+use super::{Log, tokens, view_ops};
 use crate::log::{Error, Position, StreamId};
 
 /// Ended jobs the file could do without, oldest end first.
@@ -100,6 +100,7 @@ pub(super) fn forget(
         )?
         .execute(params![parked_before_ms])?;
     view_ops::forget(connection, parked_before_ms)?;
+    tokens::forget(connection, parked_before_ms)?;
     connection
         .prepare_cached("DELETE FROM session WHERE parked_at_ms < ?1")?
         .execute(params![parked_before_ms])?;
