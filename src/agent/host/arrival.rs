@@ -109,13 +109,15 @@ impl Connection {
         }
         // To its end, whatever becomes of this connection.
         let fetched = tokio::spawn(elsewhere.fetch(held, dial)).await;
-        let came = fetched.map_err(|_| taken_over())?.map_err(no_store)?;
+        let not_here = || HostRefusal::Unavailable("its jobs are not here yet; dial again".into());
+        // Cut short: the runtime ends.
+        let came = fetched.map_err(|_| not_here())?.map_err(no_store)?;
         // Taken up, they wait for their host: a moment after they have come.
         let waiting = self.hosts.until_orphans(&came);
         let waited = tokio::time::timeout(TAKE_UP_TIMEOUT, waiting).await;
         waited.map_err(|_| {
             tracing::warn!(jobs = ?came, "jobs that were fetched do not wait for their host");
-            HostRefusal::Unavailable("its jobs are not here yet; dial again".into())
+            not_here()
         })
     }
 
