@@ -339,6 +339,17 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether it changes more rows than it names.
+    pub(super) fn is_wide(&self) -> bool {
+        matches!(
+            self,
+            Self::TrimJobs { .. }
+                | Self::Inherit { .. }
+                | Self::ImportEnd { .. }
+                | Self::Forget { .. }
+        )
+    }
+
     /// About how large it is; what is small whoever sends it counts nothing.
     pub(super) fn bytes(&self) -> usize {
         match self {

@@ -1,11 +1,13 @@
 //! Applies what the stream has, in its order, to this replica's file, and publishes it
-//! here. It has the thread to itself, but for what reads the stream.
+//! here. It is a task among the sessions': what it does at once is a matter of microseconds,
+//! for the rest the runtime has another thread.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rusqlite::Connection;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -19,14 +21,17 @@ use crate::log::sqlite::apply::Applied;
 use crate::log::sqlite::health::Part;
 use crate::log::sqlite::ownership::Verdict;
 use crate::log::sqlite::{State, unavailable, view_ops};
-use crate::log::{Block, Command, Error, Position, ReplicaNumber};
+use crate::log::{Block, Command, Durability, Error, Position, ReplicaNumber};
 use crate::protocol::Timestamp;
 
+/// To apply so much takes no longer than to wake a thread.
+const SHORT_BYTES: usize = 16 * 1024;
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
 pub(super) struct Applier {
     pub connection: Connection,
+    pub durability: Durability,
     pub state: Arc<State>,
     pub outstanding: Arc<Outstanding>,
     pub followed: Arc<Followed>,
@@ -66,7 +71,7 @@ impl Applier {
             };
             let mut retry = RETRY_MIN;
             let done = loop {
-                match self.commit(&entries) {
+                match self.commit_aside(&entries) {
                     Ok(done) => {
                         self.state.health.set(Part::Commit, true);
                         break done;
@@ -86,6 +91,20 @@ impl Applier {
             for (read, done) in entries.into_iter().zip(done) {
                 self.publish(read, done).await;
             }
+        }
+    }
+
+    /// What may take long holds up nobody else's task.
+    fn commit_aside(&mut self, entries: &[Read]) -> Result<Vec<Done>, Error> {
+        let bytes: usize = entries.iter().map(|read| read.bytes).sum();
+        let mut commands = entries.iter().flat_map(|read| &read.entry.commands);
+        let is_short = bytes <= SHORT_BYTES
+            && self.durability == Durability::Process
+            && !commands.any(Command::is_wide);
+        // On a runtime of one thread there is no other.
+        match is_short || Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+            true => self.commit(entries),
+            false => tokio::task::block_in_place(|| self.commit(entries)),
         }
     }
 

@@ -23,6 +23,7 @@ const REST: Duration = Duration::from_millis(5);
 pub(super) struct Read {
     pub sequence: u64,
     pub published_at_ns: i64,
+    pub bytes: usize,
     pub entry: Entry,
 }
 
@@ -100,6 +101,7 @@ impl Collect {
         Ok(Read {
             sequence,
             published_at_ns,
+            bytes: bytes.len(),
             entry,
         })
     }

@@ -6,9 +6,10 @@
 //!  (what waits)   entry              (R3)    (every replica's)
 //! ```
 //!
-//! Those that send are tasks among the sessions and jobs, those that read have a thread to
-//! themselves: an event wakes one thread on its way to the stream's socket, and one more
-//! on its way from there to whom it is for.
+//! All are tasks among the sessions and jobs: a task that is woken by the one before it runs
+//! on the same thread, so an event wakes one thread on its way to the stream's socket, and
+//! one on its way from there to its client's. Each that is to be woken costs tens of
+//! microseconds, and more where all are busy.
 //!
 //! What is sent is a group of commands and blocks, an *entry*, and what it does is decided
 //! where it is applied, by the entry and the store alone: so it is the same on every
@@ -31,7 +32,6 @@ mod followed;
 mod gather;
 mod news;
 mod outstanding;
-mod own_thread;
 mod place;
 mod publisher;
 mod reading;
@@ -45,11 +45,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::sqlite::queue::Queue;
-use super::sqlite::{Files, State, tally, unavailable};
+use super::sqlite::{End, Files, State, end_of, tally, unavailable};
 use super::{Block, Command, Error, KNOWS, Log, OpenOptions, ReplicaNumber};
 use applier::Applier;
 use collect::Collect;
@@ -59,7 +59,6 @@ pub use followed::Followed;
 use gather::Gather;
 pub use news::News;
 use outstanding::Outstanding;
-use own_thread::OwnThread;
 use place::Place;
 use publisher::Publisher;
 use reading::Reading;
@@ -137,7 +136,7 @@ impl Log {
         let identity = info.config.metadata.get(FORMAT_KEY).cloned();
         let identity = identity.ok_or_else(|| refused(&cluster, "it is not a log of arcpd"))?;
         let (first, last) = (info.state.first_sequence, info.state.last_sequence);
-        let dir = options.dir.clone();
+        let (dir, durability) = (options.dir.clone(), options.durability);
         let files = tokio::task::spawn_blocking(move || Files::open(options));
         let files = files.await.map_err(|_| closed())??;
         let place = place::load(&files.connection, &identity, files.tail, &dir)?;
@@ -154,7 +153,6 @@ impl Log {
         }
         let state = files.state.clone();
         let followed = Arc::new(Followed::new(sequence, last));
-        let follower = OwnThread::start("log-applier")?;
         let begun = begin(
             cluster.clone(),
             identity,
@@ -163,7 +161,7 @@ impl Log {
             followed.clone(),
             dir,
         );
-        let (tail, reading) = follower.prepare(begun).await?;
+        let (tail, reading) = begun.await?;
         let origin = ulid::Ulid::generate().to_string();
         let outstanding = Arc::new(Outstanding::new());
         let (news_tx, mut news) = mpsc::unbounded_channel();
@@ -174,6 +172,7 @@ impl Log {
         (state.tally).change(tally::count(&files.connection).map_err(unavailable)?);
         let applier = Applier {
             connection: files.connection,
+            durability,
             state: state.clone(),
             outstanding: outstanding.clone(),
             followed: followed.clone(),
@@ -222,13 +221,15 @@ impl Log {
             publisher.run(entries).await;
             stopped.cancel();
         });
-        let threads = vec![
-            follower.run(async move {
-                tokio::join!(tail.run(reading, takers), applier.run(collect));
-            }),
-            files.checkpoint,
-        ];
-        let log = Self::assemble(queue, files.state, files.readers, threads, files.lock, true);
+        let (ended, end) = oneshot::channel::<()>();
+        tokio::spawn(async move {
+            // One task: what is read is applied without another being woken.
+            tokio::join!(tail.run(reading, takers), applier.run(collect));
+            drop(ended);
+        });
+        let follower: End = Box::new(move || drop(end.blocking_recv()));
+        let ends = vec![follower, end_of(files.checkpoint)];
+        let log = Self::assemble(queue, files.state, files.readers, ends, files.lock, true);
         if last > sequence {
             tracing::info!(entries = last - sequence, "reading what the log has");
         }
@@ -321,13 +322,6 @@ fn stream_name(cluster: &str) -> String {
 
 fn subject(cluster: &str) -> String {
     format!("arcp.{cluster}.log")
-}
-
-fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> std::thread::JoinHandle<()> {
-    std::thread::Builder::new()
-        .name(name.into())
-        .spawn(run)
-        .expect("a thread can be started while the process starts")
 }
 
 fn refused(cluster: &ClusterOptions, why: &str) -> Error {

@@ -88,7 +88,7 @@ struct Shared {
     queue: Arc<Queue>,
     state: Arc<State>,
     readers: reader::Pool,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    ends: Mutex<Vec<End>>,
     /// 0 where nobody else writes to it.
     replica: AtomicI64,
     is_replicated: bool,
@@ -96,6 +96,18 @@ struct Shared {
     denied: OnceLock<Denied>,
     /// Held for its lock: one process has the file.
     _lock: File,
+}
+
+/// Waits for the end of what works for the log, once that was told to end.
+pub(in crate::log) type End = Box<dyn FnOnce() + Send>;
+
+pub(in crate::log) fn end_of(thread: JoinHandle<()>) -> End {
+    Box::new(move || {
+        thread.thread().unpark();
+        if thread.join().is_err() {
+            tracing::error!("a thread of the log panicked");
+        }
+    })
 }
 
 /// What the writer tells the rest.
@@ -178,16 +190,16 @@ impl Log {
             committed,
             files.tail,
         );
-        let threads = vec![writer, files.checkpoint];
+        let ends = vec![end_of(writer), end_of(files.checkpoint)];
         let (readers, lock) = (files.readers, files.lock);
-        Ok(Self::assemble(queue, state, readers, threads, lock, false))
+        Ok(Self::assemble(queue, state, readers, ends, lock, false))
     }
 
     pub(in crate::log) fn assemble(
         queue: Arc<Queue>,
         state: Arc<State>,
         readers: reader::Pool,
-        threads: Vec<JoinHandle<()>>,
+        ends: Vec<End>,
         lock: File,
         is_replicated: bool,
     ) -> Self {
@@ -195,7 +207,7 @@ impl Log {
             queue,
             state,
             readers,
-            threads: Mutex::new(threads),
+            ends: Mutex::new(ends),
             replica: AtomicI64::new(0),
             is_replicated,
             denied: OnceLock::new(),
@@ -300,16 +312,12 @@ impl Log {
         }
     }
 
-    /// Commits what is pending and ends the threads. Blocks; call it off the runtime.
+    /// Commits what is pending and ends what works for it. Blocks; call it off the runtime.
     pub fn close(&self) {
         self.shared.state.closing.store(true, Ordering::Release);
         self.shared.queue.wake();
-        for thread in self.shared.threads.lock().drain(..) {
-            thread.thread().unpark();
-            if thread.join().is_err() {
-                tracing::error!("a thread of the log panicked");
-            }
-        }
+        let ends = std::mem::take(&mut *self.shared.ends.lock());
+        ends.into_iter().for_each(|end| end());
     }
 }
 
