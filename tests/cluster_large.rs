@@ -1,8 +1,9 @@
-//! Inputs as large as they may be, many at once.
+//! Inputs as large as they may be, many at once, or on a file that is slow.
 
 mod support;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use arcpd::wire::proto::SubmitJobRequest;
 use futures_util::future::join_all;
@@ -38,4 +39,30 @@ async fn a_burst_of_large_submits_is_taken_and_nobody_is_declared_gone() {
     assert_eq!(a.metric("arcpd_cluster_takeovers_total"), 0);
     assert_eq!(b.metric("arcpd_cluster_takeovers_total"), 0);
     assert_eq!(b.metric("arcpd_cluster_replicas"), 2);
+}
+
+/// The thread that applied it was the only one, and nobody else was served.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_entry_on_a_slow_file_holds_nobody_up_who_wants_something_else() {
+    let (nats, dir) = (Nats::single(), tempfile::tempdir().unwrap());
+    let cluster = ["--cluster", &nats.url(), "--cluster-replication", "1"];
+    let mut one_thread = serve(dir.path());
+    one_thread.args(cluster).env("TOKIO_WORKER_THREADS", "1");
+    let replica = tokio::task::block_in_place(|| Runtime::spawn(&mut one_thread));
+    let mut jobs = connect(&replica, ALICE).await;
+    let slow = rusqlite::Connection::open(dir.path().join("arcpd.db")).unwrap();
+    slow.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let request: SubmitJobRequest = of("word-count", json!({ "text": "w ".repeat(200_000) }));
+    let submitted = tokio::spawn(async move { jobs.submit_job(request).await });
+    let mut longest = Duration::ZERO;
+    // After five seconds: it was at work until then.
+    while !replica.log().contains("a commit failed") {
+        let asked = Instant::now();
+        assert_eq!(replica.admin_get("/livez").0, 200);
+        longest = longest.max(asked.elapsed());
+        look_again().await;
+    }
+    slow.execute_batch("ROLLBACK").unwrap();
+    submitted.await.unwrap().expect("taken");
+    assert!(longest < Duration::from_secs(2), "{longest:?}");
 }

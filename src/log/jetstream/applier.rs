@@ -1,6 +1,6 @@
 //! Applies what the stream has, in its order, to this replica's file, and publishes it
-//! here. It is a task among the sessions': what it does at once is a matter of microseconds,
-//! for the rest the runtime has another thread.
+//! here. It is a task among the sessions': what is short it does at once, and for what may
+//! be long the runtime gets another thread.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,7 +24,7 @@ use crate::log::sqlite::{State, unavailable, view_ops};
 use crate::log::{Block, Command, Durability, Error, Position, ReplicaNumber};
 use crate::protocol::Timestamp;
 
-/// To apply so much takes no longer than to wake a thread.
+/// Applied where it is: some hundred records. More is worth a thread that is woken.
 const SHORT_BYTES: usize = 16 * 1024;
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
