@@ -3,7 +3,6 @@
 mod support;
 
 use std::path::Path;
-use std::time::Duration;
 
 use arcpd::wire::proto;
 use arcpd::wire::proto::envelope::Payload;
@@ -13,6 +12,7 @@ use support::both::{Client, Wire};
 use support::link::{Link, State};
 use support::nats::Nats;
 use support::*;
+use tokio::task::JoinHandle;
 
 const ROUNDS: usize = 20;
 
@@ -32,15 +32,36 @@ async fn slow_and_other(nats: &Nats, dirs: &[tempfile::TempDir; 2]) -> (Link, Ru
     (link, slow, replica(nats, dirs[1].path()))
 }
 
-/// A resume that is not answered while the log does not answer.
-async fn given_up(wire: Wire, address: &str, ticket: &(String, String)) {
-    let resumed = Client::open_at(wire, address, Some((ticket, 0)));
-    let resumed = tokio::time::timeout(Duration::from_millis(500), resumed).await;
-    assert!(resumed.is_err(), "the log does not answer there");
+/// What clients have said to it.
+fn heard(replica: &Runtime) -> u64 {
+    ["grpc", "websocket"]
+        .map(|by| format!("arcpd_session_requests_total{{transport=\"{by}\"}}"))
+        .iter()
+        .map(|name| replica.metric(name))
+        .sum()
 }
 
-/// A session that is begun, and whose job has come to its end, after which nobody waits
-/// for the log who was there before.
+/// A resume that the replica has heard, and cannot answer while the log does not.
+async fn waiting(wire: Wire, replica: &Runtime, ticket: &(String, String)) -> JoinHandle<()> {
+    let before = heard(replica);
+    let (address, ticket) = (replica.address.clone(), ticket.clone());
+    let resume = tokio::spawn(async move {
+        let resumed = Client::open_at(wire, &address, Some((&ticket, 0))).await;
+        // Its connection stays, and it says nothing.
+        let _resumed = resumed.unwrap_or_else(|error| panic!("{error}"));
+        std::future::pending().await
+    });
+    let started = std::time::Instant::now();
+    while heard(replica) == before {
+        assert!(started.elapsed().as_secs() < 30, "it is not heard");
+        look_again().await;
+    }
+    assert!(!resume.is_finished(), "the log does not answer there");
+    resume
+}
+
+/// A session that is begun, and a job that comes to its end: whoever waited for the log
+/// before goes on before that.
 async fn serves(replica: &Runtime) {
     let mut peer = Peer::connect(&replica.address, ALICE).await;
     peer.submit("echo", json!(1)).await;
@@ -111,7 +132,10 @@ async fn a_resume_that_its_client_gave_up_takes_nothing_from_where_the_client_is
     for wire in [Wire::Grpc, Wire::WebSocket] {
         let ticket = Client::connect(wire, &other, ALICE).await.ticket();
         link.set(State::Frozen);
-        given_up(wire, &slow.address, &ticket).await;
+        let resume = waiting(wire, &slow, &ticket).await;
+        resume.abort();
+        // Its connection is closed with what it had.
+        assert!(resume.await.unwrap_err().is_cancelled());
         let mut client = Client::resume(wire, &other, &ticket).await;
         link.set(State::Whole);
         serves(&slow).await;
@@ -119,29 +143,24 @@ async fn a_resume_that_its_client_gave_up_takes_nothing_from_where_the_client_is
     }
 }
 
-/// The replica cannot know that nobody is there: the token that the client was given
+/// The replica cannot know that nobody listens there: the token that the client was given
 /// elsewhere was void, and its session could not be resumed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resume_that_seems_to_wait_leaves_the_client_the_token_that_it_has() {
     let nats = Nats::single();
     let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let (link, slow, other) = slow_and_other(&nats, &dirs).await;
-    let road = Link::start(slow.address.clone()).await;
-    let by_road = road.address.to_string();
     for wire in [Wire::Grpc, Wire::WebSocket] {
-        road.set(State::Whole);
         let ticket = Client::connect(wire, &other, ALICE).await.ticket();
         link.set(State::Frozen);
-        let mut resumed = std::pin::pin!(Client::open_at(wire, &by_road, Some((&ticket, 0))));
-        let waits = tokio::time::timeout(Duration::from_millis(500), &mut resumed).await;
-        assert!(waits.is_err(), "the log does not answer there");
-        road.set(State::Frozen);
+        let resume = waiting(wire, &slow, &ticket).await;
         let mut client = Client::resume(wire, &other, &ticket).await;
         link.set(State::Whole);
         // It is told that another connection has it, and then that is so.
         while client.try_hear().await.is_some() {}
         let mut client = Client::resume(wire, &other, &client.ticket()).await;
         client.jobs().await;
+        resume.abort();
     }
 }
 

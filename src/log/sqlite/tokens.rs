@@ -45,15 +45,15 @@ pub(super) fn claim(
     let Some((present, earlier)): Option<(Vec<u8>, Option<Vec<u8>>)> = tokens else {
         return Ok(Outcome::Stale);
     };
+    // The client has none from before the one it presents.
     if presented == present {
-        confirm(connection, id)?;
+        drop_to(connection, id, i64::MAX)?;
     } else {
-        let given = given_no(connection, id, presented)?;
-        if earlier.as_deref() != Some(presented) && given.is_none() {
-            return Ok(Outcome::Stale);
+        match given_no(connection, id, presented)? {
+            Some(no) => drop_to(connection, id, no)?,
+            None if earlier.as_deref() == Some(presented) => {}
+            None => return Ok(Outcome::Stale),
         }
-        // The client has none from before the one it presents.
-        drop_to(connection, id, given)?;
         if ownership::all_know(connection, KNOWS_GIVEN)? {
             keep(connection, id, &present)?;
         }
@@ -72,10 +72,7 @@ pub(super) fn confirm(connection: &Connection, id: &str) -> rusqlite::Result<()>
     connection
         .prepare_cached("UPDATE session SET earlier_token_hash = NULL WHERE id = ?1")?
         .execute(params![id])?;
-    connection
-        .prepare_cached("DELETE FROM given_token WHERE session_id = ?1")?
-        .execute(params![id])
-        .map(drop)
+    drop_to(connection, id, i64::MAX)
 }
 
 /// With the sessions that are forgotten.
@@ -103,10 +100,10 @@ fn given_no(connection: &Connection, id: &str, hash: &[u8]) -> rusqlite::Result<
         .optional()
 }
 
-fn drop_to(connection: &Connection, id: &str, given: Option<i64>) -> rusqlite::Result<()> {
+fn drop_to(connection: &Connection, id: &str, no: i64) -> rusqlite::Result<()> {
     connection
         .prepare_cached("DELETE FROM given_token WHERE session_id = ?1 AND no <= ?2")?
-        .execute(params![id, given])
+        .execute(params![id, no])
         .map(drop)
 }
 
@@ -117,5 +114,5 @@ fn keep(connection: &Connection, id: &str, hash: &[u8]) -> rusqlite::Result<()> 
     connection
         .prepare_cached("INSERT INTO given_token VALUES (?1, ?2, ?3)")?
         .execute(params![hash, id, last + 1])?;
-    drop_to(connection, id, Some(last + 1 - GIVEN_MAX))
+    drop_to(connection, id, last + 1 - GIVEN_MAX)
 }

@@ -106,3 +106,42 @@ fn what_was_given_since_counts_once_every_replica_knows_that() {
     let since = cell.say("a", claim(b"of a", b"of b 2", b"last"));
     assert_eq!(since, Outcome::Done);
 }
+
+/// One that was upgraded in place had kept none, and took the session up by another token
+/// than the others.
+#[test]
+fn no_token_counts_that_a_replica_which_begins_may_not_have_kept() {
+    let mut cell = Cell::of(["a", "b"]);
+    cell.session("a", b"first");
+    cell.say("a", claim(b"first", b"first", b"of a"));
+    cell.say("b", claim(b"first", b"of a", b"of b"));
+    cell.join("c", KNOWS);
+    let given = cell.say("a", claim(b"of a", b"of b", b"none"));
+    assert_eq!(given, Outcome::Stale);
+    let presented = cell.say("a", claim(b"first", b"of b", b"last"));
+    assert_eq!(presented, Outcome::Done);
+}
+
+#[test]
+fn what_was_given_goes_with_its_session() {
+    let mut cell = Cell::of(["a"]);
+    cell.session("a", b"first");
+    cell.say("a", claim(b"first", b"first", b"one"));
+    cell.say("a", claim(b"first", b"one", b"two"));
+    let given = |cell: &Cell| -> i64 {
+        let sql = "SELECT count(*) FROM given_token";
+        let count = cell.store.query_row(sql, [], |row| row.get(0));
+        count.unwrap()
+    };
+    assert_eq!(given(&cell), 1);
+    let id = "s".into();
+    cell.say("a", Command::ParkSession { id, at_ms: 1 });
+    cell.say(
+        "a",
+        Command::Forget {
+            parked_before_ms: 2,
+            ended_before_ms: 2,
+        },
+    );
+    assert_eq!(given(&cell), 0);
+}
