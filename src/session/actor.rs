@@ -6,11 +6,11 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::claim::Claim;
 use super::feed::{Feed, Next};
+use super::inbound::Said;
 use super::outbox::{Outbox, Run};
 use super::recent::Recent;
 use super::replay::Replay;
@@ -19,7 +19,7 @@ use super::view::{Cursor, Op};
 use super::{Connection, Goodbye, Sessions};
 use crate::credential::Held;
 use crate::fanout::Pin;
-use crate::log::{Block, Command, SessionRow, StreamId};
+use crate::log::{Block, Command, Outcome, SessionRow, StreamId};
 use crate::protocol::message::{Reply, ReplyBody};
 use crate::protocol::{ErrorCode, Failure, Request, RequestBody, TraceContext, feature};
 use crate::telemetry::Via;
@@ -99,23 +99,31 @@ pub(super) enum End {
 }
 
 impl Actor {
-    /// Returns whether the peer was told a last thing.
-    pub async fn run(mut self, connection: &mut Connection, claim: &Claim) -> bool {
-        let end = self.serve(connection, claim).await;
+    /// Returns whether the peer was told a last thing. The session is free before the peer
+    /// sees the end, and before that where another connection has it by then: whoever is back
+    /// does not wait until this one has read, or not, that it is over.
+    pub async fn run(mut self, connection: &mut Connection, claim: Claim) -> bool {
+        let end = self.serve(connection, &claim).await;
         let goodbye = match end {
             End::Close(goodbye) if !self.outbox.is_empty() => Some(goodbye),
             End::Close(_) | End::Gone => None,
         };
-        if let Some(goodbye) = goodbye {
-            // A peer that does not read its last message is not waited for, nor one
-            // that is back on another connection.
-            let limit = self.sessions.limits.hello_timeout;
-            let sent =
-                tokio::time::timeout(limit, self.outbox.send_rest(&connection.outbound, goodbye));
-            tokio::select! {
-                _ = sent => {}
-                () = claim.displaced.cancelled(), if !claim.displaced.is_cancelled() => {}
+        // A peer that does not read its last message is not waited for.
+        let limit = self.sessions.limits.hello_timeout;
+        let told = async {
+            if let Some(goodbye) = goodbye {
+                let sent = self.outbox.send_rest(&connection.outbound, goodbye);
+                let _ = tokio::time::timeout(limit, sent).await;
             }
+        };
+        tokio::pin!(told);
+        tokio::select! {
+            biased;
+            () = claim.displaced.cancelled() => {
+                drop(claim);
+                told.await;
+            }
+            () = &mut told => claim.park().await,
         }
         goodbye.is_some()
     }
@@ -140,13 +148,7 @@ impl Actor {
             // Not biased: a client that reads fast and one that asks without end
             // would each keep the other side waiting.
             tokio::select! {
-                () = claim.displaced.cancelled() => {
-                    self.reply(ReplyBody::Bye {
-                        reason: "resumed by another connection".into(),
-                        reconnect_after: None,
-                    });
-                    return End::Close(Goodbye::Done);
-                }
+                () = claim.displaced.cancelled() => return self.displaced(),
                 departure = &mut turn => {
                     self.reply(ReplyBody::Bye {
                         reason: format!("{}; resume", departure.cause.as_str()),
@@ -170,8 +172,8 @@ impl Actor {
                     self.last_inbound = Instant::now();
                     self.give_up_at = None;
                     // What was answered last may still be read.
-                    let Some(request) = request else { return End::Close(Goodbye::Done) };
-                    if let Err(end) = self.receive(request).await {
+                    let Some(said) = request else { return End::Close(Goodbye::Done) };
+                    if let Err(end) = self.receive(said).await {
                         return end;
                     }
                 }
@@ -331,14 +333,17 @@ impl Actor {
         self.features.iter().any(|f| f == feature)
     }
 
-    async fn receive(&mut self, request: Result<Request, crate::wire::Invalid>) -> Result<(), End> {
-        if self.row.earlier_token_hash.take().is_some() {
+    async fn receive(&mut self, said: Said) -> Result<(), End> {
+        if said.is_answer() && self.row.earlier_token_hash.take().is_some() {
             // The peer has the new token: it speaks after its welcome.
             let id = self.row.id.clone();
             let confirmed = self.sessions.log.execute(Command::ConfirmToken { id });
-            confirmed.await.map_err(|error| self.store_failed(error))?;
+            let confirmed = confirmed.await.map_err(|error| self.store_failed(error))?;
+            if confirmed == Outcome::Stale {
+                return Err(self.displaced());
+            }
         }
-        let request = match request {
+        let request = match said.request {
             Ok(request) => request,
             Err(invalid) => {
                 if invalid.of_submit {
@@ -396,6 +401,14 @@ impl Actor {
                 failure,
             },
         );
+    }
+
+    fn displaced(&mut self) -> End {
+        self.reply(ReplyBody::Bye {
+            reason: "resumed by another connection".into(),
+            reconnect_after: None,
+        });
+        End::Close(Goodbye::Done)
     }
 
     pub(super) fn fail(&mut self, failure: Failure) -> End {

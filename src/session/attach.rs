@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use futures_util::StreamExt;
 use secrecy::ExposeSecret;
 
 use super::actor::{Acks, Actor};
@@ -65,7 +64,7 @@ async fn first_frame(
         let text = format!("session.hello: none within {} seconds", limit.as_secs());
         return Err((None, Failure::invalid(text)));
     };
-    match first {
+    match first.map(|said| said.request) {
         Some(Ok(Request {
             id,
             body: RequestBody::Hello(hello),
@@ -194,10 +193,10 @@ async fn serve(sessions: Arc<Sessions>, mut connection: Connection, mut opened: 
     };
     let (via, metrics) = (connection.via(), sessions.jobs.telemetry().metrics.clone());
     metrics.session_attached(via, 1);
-    let told = actor.run(&mut connection, &claim).await;
+    // What is there by now is no answer to the welcome.
+    connection.inbound.look();
+    let told = actor.run(&mut connection, claim).await;
     metrics.session_attached(via, -1);
-    claim.park().await;
-    // After the claim: whoever has seen the stream end finds the session free.
     if told {
         connection.linger();
     }

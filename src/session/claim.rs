@@ -33,7 +33,7 @@ pub(super) struct Attached {
 /// Held by the connection that has the session; dropping it lets go.
 pub(super) struct Claim {
     sessions: Arc<Sessions>,
-    session_id: String,
+    pub session_id: String,
     generation: u64,
     /// Turns when another connection takes the session.
     pub displaced: CancellationToken,

@@ -11,6 +11,7 @@ mod back_pressure;
 mod claim;
 mod feed;
 mod heartbeat;
+mod inbound;
 mod inspect;
 mod jobs;
 mod numbering;
@@ -24,17 +25,15 @@ mod subscribe;
 mod view;
 mod watch;
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::Peekable;
-use futures_util::{FutureExt, Stream, StreamExt};
 use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio::sync::mpsc;
 
 pub use attach::attach;
+pub use inbound::Inbound;
 pub use inspect::{Live, Seen, Watched};
 pub use outbox::Chunk;
 pub use watch::Watch;
@@ -43,9 +42,8 @@ use crate::drain::{Drain, Stay};
 use crate::fanout::Hub;
 use crate::job::Jobs;
 use crate::log::Log;
-use crate::protocol::{Departure, ErrorCode, Failure, Request, TraceContext, feature};
+use crate::protocol::{Departure, ErrorCode, Failure, TraceContext, feature};
 use crate::telemetry::Via;
-use crate::wire::Invalid;
 
 /// Bounds of a session; every one is announced or documented.
 #[derive(Clone, Debug)]
@@ -127,8 +125,6 @@ impl Goodbye {
     }
 }
 
-pub type Inbound = Peekable<Pin<Box<dyn Stream<Item = Result<Request, Invalid>> + Send>>>;
-
 /// A transport's two ends, whatever the transport.
 pub struct Connection {
     pub inbound: Inbound,
@@ -152,12 +148,12 @@ impl Connection {
         }
     }
 
-    /// Whether the peer has hung up, as far as is known. A stream of HTTP/2 whose request
-    /// is over still has its response.
+    /// Whether the peer has hung up or is about to, as far as is known. A stream of HTTP/2
+    /// whose request is over still has its response.
     fn is_gone(&mut self) -> bool {
-        let inbound = Pin::new(&mut self.inbound);
-        let is_over = || matches!(inbound.peek().now_or_never(), Some(None));
-        self.outbound.is_closed() || self.encoding == Encoding::Json && is_over()
+        self.inbound.look();
+        let hung_up = self.encoding == Encoding::Json && self.inbound.is_over();
+        self.outbound.is_closed() || hung_up || self.inbound.has_left()
     }
 
     /// Ends the outbound side and reads on for a while: HTTP/2 resets a stream
@@ -167,8 +163,7 @@ impl Connection {
             inbound, outbound, ..
         } = self;
         drop(outbound);
-        let rest = inbound.for_each(|_| std::future::ready(()));
-        tokio::spawn(tokio::time::timeout(LINGER, rest));
+        tokio::spawn(tokio::time::timeout(LINGER, inbound.rest()));
     }
 }
 

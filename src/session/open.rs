@@ -10,7 +10,7 @@ use super::view::{self, Cursor, Op};
 use super::{Connection, Sessions, numbering, unavailable};
 use crate::fanout::Pin;
 use crate::job::now;
-use crate::log::{Command, Outcome, SessionRow, StreamId};
+use crate::log::{Command, Error, Outcome, SessionRow, StreamId};
 use crate::protocol::message::{Hello, Profile, Resume};
 use crate::protocol::{ErrorCode, Failure};
 use crate::telemetry::Service;
@@ -61,6 +61,10 @@ async fn open_new(
     hello: &Hello,
 ) -> Result<Opened, Failure> {
     sessions.check_room(&principal).await?;
+    // What would be refused needs no claim, which would have to be parked for certain.
+    if let Some(failing) = sessions.log.failing() {
+        return Err(unavailable(Error::Unavailable(failing)));
+    }
     let claim = sessions.claim(session_id, &principal).await?;
     let token = new_token();
     let features = sessions.features(&hello.features);
@@ -125,7 +129,7 @@ async fn open_resumed(
     }
     let claim = sessions.claim(&row.id, &row.principal).await?;
     let token = new_token();
-    let resumed = take_up(sessions, &row.id, resume, &presented, &token, connection).await;
+    let resumed = take_up(sessions, &claim, resume, (&presented, &token), connection).await;
     let (plan, op_count, pins, delegated) = match resumed {
         Ok(resumed) => resumed,
         Err(failure) => {
@@ -164,14 +168,18 @@ fn expired() -> Failure {
     )
 }
 
+fn another_has_it() -> Failure {
+    Failure::internal(
+        "resume: the session was taken up by another connection in the same moment; \
+         resume it again",
+    )
+}
+
 /// Another replica has given a token since. A client that is still there has it, or
 /// resumes again with the one it presented: then that counts.
 async fn not_claimed(sessions: &Sessions, presented: &[u8]) -> Failure {
     match sessions.log.session_by_token(presented.into()).await {
-        Ok(Some(_)) => Failure::internal(
-            "resume: the session was taken up by another connection in the same moment; \
-             resume it again",
-        ),
+        Ok(Some(_)) => another_has_it(),
         Ok(None) => expired(),
         Err(error) => unavailable(error),
     }
@@ -198,12 +206,12 @@ type TakenUp = (view::Plan, u32, Vec<Pin>, (Vec<StreamId>, Vec<StreamId>));
 /// Where the stream goes on, with the token changed for a new one.
 async fn take_up(
     sessions: &Sessions,
-    id: &str,
+    claim: &Claim,
     resume: &Resume,
-    presented: &[u8],
-    token: &str,
+    (presented, token): (&[u8], &str),
     connection: &mut Connection,
 ) -> Result<TakenUp, Failure> {
+    let id = &claim.session_id;
     // After the connection here that was displaced: what it claimed is seen. Of a single
     // process nobody else claims.
     let seen_hash = match sessions.log.is_replicated() {
@@ -212,8 +220,12 @@ async fn take_up(
     };
     let (plan, ops, pins) = planned(sessions, id, resume).await?;
     still_there(connection)?;
+    // A token that nobody goes on with would be one more that counts.
+    if claim.displaced.is_cancelled() {
+        return Err(another_has_it());
+    }
     let command = Command::ClaimSession {
-        id: id.into(),
+        id: id.clone(),
         presented_hash: presented.into(),
         token_hash: hash(token),
         seen_hash,

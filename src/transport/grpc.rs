@@ -24,7 +24,7 @@ use tonic_health::server::HealthService;
 use super::status::away;
 use super::{MESSAGE_BYTES_MAX, OUTBOUND_CHUNKS_MAX, call};
 use crate::drain::{Drain, Stay};
-use crate::session::{Connection, Encoding, Goodbye, Sessions, attach};
+use crate::session::{Connection, Encoding, Goodbye, Inbound, Sessions, attach};
 use crate::telemetry::{Metrics, Via};
 use crate::wire::{DESCRIPTOR_SET, Invalid, proto, request_from_proto};
 
@@ -98,11 +98,11 @@ async fn session(
     let (outbound, chunks) = mpsc::channel(OUTBOUND_CHUNKS_MAX);
     let metrics = sessions.jobs.telemetry().metrics.clone();
     let connection = Connection {
-        inbound: super::until_broken(requests)
-            // A broken stream is a client that has gone.
-            .filter_map(move |frame| std::future::ready(received(frame, &metrics)))
-            .boxed()
-            .peekable(),
+        inbound: Inbound::new(
+            super::until_broken(requests)
+                // A broken stream is a client that has gone.
+                .filter_map(move |frame| std::future::ready(received(frame, &metrics))),
+        ),
         outbound,
         encoding: Encoding::Protobuf,
         bearer: super::bearer(&parts.headers),

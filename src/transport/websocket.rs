@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::{MESSAGE_BYTES_MAX, OUTBOUND_CHUNKS_MAX};
 use crate::drain::Stay;
 use crate::protocol::TraceContext;
-use crate::session::{Chunk, Connection, Encoding, Goodbye, Sessions, attach};
+use crate::session::{Chunk, Connection, Encoding, Goodbye, Inbound, Sessions, attach};
 use crate::telemetry::Via;
 use crate::wire::{Invalid, parse_json};
 
@@ -90,11 +90,9 @@ async fn serve(
         })
         .filter_map(move |frame| std::future::ready(request(frame, &broken)));
     let inbound = super::until_broken(frames)
-        .filter_map(|frame| std::future::ready(frame.map_or_else(|Broken(last)| last, Some)))
-        .boxed()
-        .peekable();
+        .filter_map(|frame| std::future::ready(frame.map_or_else(|Broken(last)| last, Some)));
     let connection = Connection {
-        inbound,
+        inbound: Inbound::new(inbound),
         outbound,
         encoding: Encoding::Json,
         bearer,

@@ -26,6 +26,8 @@ use crate::protocol::Timestamp;
 
 /// Applied where it is: some hundred records. More is worth a thread that is woken.
 const SHORT_BYTES: usize = 16 * 1024;
+/// A commit that took longer says that the next one may, however short: the disk is slow.
+const SHORT_TIME: Duration = Duration::from_millis(10);
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
@@ -38,6 +40,8 @@ pub(super) struct Applier {
     pub committed: mpsc::Sender<Vec<Arc<Block>>>,
     pub news: mpsc::UnboundedSender<News>,
     pub tail: Position,
+    /// How long the last commit took.
+    pub took: Duration,
     /// Of the last entry that was applied.
     pub sequence: u64,
     /// This replica's life.
@@ -99,13 +103,18 @@ impl Applier {
         let bytes: usize = entries.iter().map(|read| read.bytes).sum();
         let mut commands = entries.iter().flat_map(|read| &read.entry.commands);
         let is_short = bytes <= SHORT_BYTES
+            && self.took <= SHORT_TIME
             && self.durability == Durability::Process
             && !commands.any(Command::is_wide);
         // On a runtime of one thread there is no other.
-        match is_short || Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
-            true => self.commit(entries),
-            false => tokio::task::block_in_place(|| self.commit(entries)),
-        }
+        let began = std::time::Instant::now();
+        let done =
+            match is_short || Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread {
+                true => self.commit(entries),
+                false => tokio::task::block_in_place(|| self.commit(entries)),
+            };
+        self.took = began.elapsed();
+        done
     }
 
     fn commit(&mut self, entries: &[Read]) -> Result<Vec<Done>, Error> {
@@ -159,6 +168,10 @@ impl Applier {
         });
         if let Verdict::Apply(replica) = verdict {
             if own {
+                // Before whoever waited goes on, and asks for more.
+                if self.state.health.set(Part::Publish, true) {
+                    tracing::info!("the replicated log answers again");
+                }
                 // Who has left is inherited from, and that is no news for it.
                 let leaves = entry
                     .commands
