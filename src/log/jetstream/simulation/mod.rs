@@ -7,27 +7,29 @@
 //! publisher and a job's owner do, and, in the modules below, a keeper of keys, an agent
 //! that delegates, and an import.
 
+mod agreement;
 mod children;
 mod imported;
 mod keys;
+mod owner;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rusqlite::Connection;
 
+use agreement::rows;
 use keys::{For, Upstream};
 
 use super::entry::Entry;
 use crate::log::sqlite::ownership::Verdict;
-use crate::log::sqlite::tally::{self, Of, Tally};
+use crate::log::sqlite::tally::Tally;
 use crate::log::sqlite::{schema, view_ops};
 use crate::log::{
-    Command, GrantRow, JobEnd, JobRow, KNOWS, Outcome, PendingBlock, Position, ReplicaNumber,
-    StreamId, first_stream,
+    Command, GrantRow, JobRow, KNOWS, Outcome, PendingBlock, Position, ReplicaNumber, StreamId,
+    first_stream,
 };
 
 const REPLICAS: usize = 3;
@@ -304,202 +306,6 @@ impl World {
     fn kill(&mut self, who: usize) {
         self.replicas[who].life = None;
     }
-
-    fn submit(&mut self, who: usize) {
-        let key = self.random.random_range(0..KEYS);
-        let Some(stream) = self.next_stream(who) else {
-            return;
-        };
-        let command = Command::CreateJob {
-            job: Box::new(job(stream, key)),
-            op: None,
-            hosted: None,
-            credentials: Vec::new(),
-            trace: None,
-            owner: self.elsewhere(who),
-        };
-        self.send(who, vec![command], Vec::new());
-    }
-
-    /// Of a replica that has joined.
-    fn next_stream(&mut self, who: usize) -> Option<StreamId> {
-        let life = self.replicas[who].life.as_mut()?;
-        life.replica?;
-        life.next_stream += 1;
-        Some(life.next_stream - 1)
-    }
-
-    /// Now and then another one is to have a job.
-    fn elsewhere(&mut self, who: usize) -> Option<ReplicaNumber> {
-        let other = self.random.random_bool(0.2).then(|| self.another(who));
-        other.flatten()
-    }
-
-    /// Jobs that the store says are its own and that it does not run yet.
-    fn take_up(&mut self, who: usize) {
-        let replica = &mut self.replicas[who];
-        let Some(life) = &mut replica.life else {
-            return;
-        };
-        let Some(number) = life.replica else {
-            return;
-        };
-        let own = rows(
-            &replica.store,
-            "SELECT owner.stream, coalesce((SELECT max(first_seq + count) FROM block
-               WHERE block.stream = owner.stream), 1), replica, epoch FROM owner",
-        );
-        let own: HashMap<StreamId, (i64, u64)> = own
-            .into_iter()
-            .filter(|row| row[2] == number)
-            .map(|row| (row[0], (row[3], row[1] as u64)))
-            .collect();
-        // What went and came back is taken up anew.
-        let same = |stream: &StreamId, epoch: i64| own.get(stream).is_some_and(|of| of.0 == epoch);
-        life.jobs.retain(|stream, (epoch, _)| same(stream, *epoch));
-        for (stream, of) in own {
-            life.jobs.entry(stream).or_insert(of);
-        }
-    }
-
-    /// Records of a job that it runs, the last of them perhaps.
-    fn report(&mut self, who: usize) {
-        let Some(life) = &mut self.replicas[who].life else {
-            return;
-        };
-        let mut jobs: Vec<_> = life.jobs.keys().copied().collect();
-        jobs.sort_unstable();
-        let Some(stream) = jobs.choose(&mut self.random).copied() else {
-            return;
-        };
-        let count: u32 = self.random.random_range(1..4);
-        let ends = self.random.random_bool(0.15);
-        let (epoch, next) = life.jobs.get_mut(&stream).expect("chosen from them");
-        let block = PendingBlock {
-            stream,
-            first_seq: *next,
-            count,
-            data: Bytes::from(vec![0; count as usize]),
-            terminal: ends.then(|| JobEnd {
-                status: "success".into(),
-                ended_at_ms: 1,
-            }),
-            mark: None,
-            spent_json: None,
-            traced: false,
-            epoch: *epoch as u64,
-        };
-        *next += u64::from(count);
-        if ends {
-            // Nothing follows, whatever becomes of it.
-            life.jobs.remove(&stream);
-        }
-        self.send(who, Vec::new(), vec![block]);
-    }
-
-    fn give_away(&mut self, who: usize) {
-        let Some(to) = self.another(who) else {
-            return;
-        };
-        let Some(life) = &self.replicas[who].life else {
-            return;
-        };
-        let Some(stream) = life.jobs.keys().min().copied() else {
-            return;
-        };
-        let moved = Command::MoveJob {
-            stream,
-            job_id: format!("job_{stream}"),
-            to,
-            token_hash: None,
-            dial: None,
-        };
-        self.send(who, vec![moved], Vec::new());
-    }
-
-    /// Rightly or not: it may only have been slow.
-    fn declare_gone(&mut self, who: usize) {
-        let Some(replica) = self.another(who) else {
-            return;
-        };
-        let gone = Command::Inherit { replica, at_ms: 1 };
-        self.send(who, vec![gone], Vec::new());
-    }
-
-    /// As this replica's store has it.
-    fn another(&mut self, who: usize) -> Option<ReplicaNumber> {
-        let own = self.replicas[who].life.as_ref()?.replica?;
-        let known = "SELECT number FROM replica WHERE heir IS NULL";
-        let known = rows(&self.replicas[who].store, known);
-        let others: Vec<_> = known.iter().map(|row| row[0]).collect();
-        let others: Vec<_> = others.into_iter().filter(|other| *other != own).collect();
-        others.choose(&mut self.random).copied()
-    }
-
-    // --- the end ---
-
-    /// All arrives, and all that runs reads it: until nobody has anything to send.
-    fn settle(&mut self) {
-        for _ in 0..300 {
-            for who in 0..REPLICAS {
-                if self.replicas[who].life.is_none() {
-                    self.start(who);
-                }
-                self.again(who);
-                // What has to go is seen to, and no new keys are made.
-                self.keep(who, false);
-            }
-            // Each in its own order, which the repeats see to.
-            self.stream.append(&mut self.network);
-            for who in 0..REPLICAS {
-                self.apply_to(who, self.stream.len());
-            }
-            let idle = |replica: &Replica| {
-                let life = replica.life.as_ref();
-                life.is_some_and(|life| life.unapplied.is_empty())
-            };
-            if self.replicas.iter().all(idle) && self.network.is_empty() {
-                return;
-            }
-        }
-        panic!("it does not come to rest");
-    }
-
-    fn check(&self) {
-        let all = dump(&self.replicas[0].store);
-        for other in &self.replicas[1..] {
-            assert_eq!(dump(&other.store), all, "replicas differ");
-        }
-        for Replica { store, tally, .. } in &self.replicas {
-            let counted = Tally::default();
-            counted.change(tally::count(store).unwrap());
-            assert_eq!(tally.sorted(Of::Jobs), counted.sorted(Of::Jobs));
-        }
-        let store = &self.replicas[0].store;
-        for (key, job) in &self.told {
-            let sql = format!("SELECT count(*) FROM job WHERE id = '{job}'");
-            assert_eq!(rows(store, &sql)[0][0], 1, "job of key {key} is lost");
-        }
-        let twice = "SELECT count(*) FROM job WHERE idempotency_key IS NOT NULL
-                     GROUP BY idempotency_key HAVING count(*) > 1";
-        assert!(rows(store, twice).is_empty(), "a key has two jobs");
-        let blocks = "SELECT stream, first_seq, count, terminal FROM block ORDER BY position";
-        let mut next: HashMap<i64, Option<i64>> = HashMap::new();
-        for row in rows(store, blocks) {
-            let [stream, first, count, terminal] = row[..] else {
-                panic!("{row:?}")
-            };
-            let expected = next.entry(stream).or_insert(Some(1));
-            assert_eq!(*expected, Some(first), "records of job {stream}");
-            *expected = (terminal == 0).then_some(first + count);
-        }
-        // Nobody has a job of somebody who is gone and inherited from.
-        let orphans = "SELECT owner.stream FROM owner JOIN replica ON number = replica
-                       WHERE heir IS NOT NULL";
-        assert!(rows(store, orphans).is_empty(), "a job nobody runs");
-        self.check_keys();
-        self.check_import();
-    }
 }
 
 pub(super) fn job(stream: StreamId, key: u8) -> JobRow {
@@ -524,42 +330,6 @@ pub(super) fn job(stream: StreamId, key: u8) -> JobRow {
             ..GrantRow::default()
         },
     }
-}
-
-fn rows(store: &Connection, sql: &str) -> Vec<Vec<i64>> {
-    let mut statement = store.prepare(sql).unwrap();
-    let columns = statement.column_count();
-    let rows = statement.query_map([], |row| (0..columns).map(|i| row.get(i)).collect());
-    rows.unwrap().map(Result::unwrap).collect()
-}
-
-/// Every row of every table, as text.
-fn dump(store: &Connection) -> Vec<String> {
-    let mut tables = store
-        .prepare("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name")
-        .unwrap();
-    let tables: Vec<String> = tables
-        .query_map([], |row| row.get(0))
-        .unwrap()
-        .map(Result::unwrap)
-        .collect();
-    let mut all = Vec::new();
-    for table in tables {
-        let mut statement = store.prepare(&format!("SELECT * FROM {table}")).unwrap();
-        let columns = statement.column_count();
-        let mut of_table: Vec<String> = statement
-            .query_map([], |row| {
-                let values = (0..columns).map(|i| row.get::<_, rusqlite::types::Value>(i));
-                let values: Result<Vec<_>, _> = values.collect();
-                Ok(format!("{table} {:?}", values?))
-            })
-            .unwrap()
-            .map(Result::unwrap)
-            .collect();
-        of_table.sort();
-        all.append(&mut of_table);
-    }
-    all
 }
 
 fn play(seed: u64) -> World {
