@@ -12,6 +12,9 @@ use support::jobs::{connect, of};
 use support::nats::Nats;
 use support::*;
 
+/// More than may be on its way to the stream and back, with 4 kB each.
+const EVENTS: u64 = 20_000;
+
 fn replica(nats: &Nats, dir: &Path) -> Runtime {
     let cluster = ["--cluster", &nats.url(), "--cluster-replication", "1"];
     Runtime::spawn(serve(dir).args(cluster))
@@ -65,4 +68,43 @@ async fn a_large_entry_on_a_slow_file_holds_nobody_up_who_wants_something_else()
     slow.execute_batch("ROLLBACK").unwrap();
     submitted.await.unwrap().expect("taken");
     assert!(longest < Duration::from_secs(2), "{longest:?}");
+}
+
+/// As long as its file took nothing, a replica sent all that it had not applied twice a second,
+/// though the stream had it, and a command that came then was not answered at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_cannot_commit_refuses_and_sends_nothing_again() {
+    let (nats, dir) = (Nats::single(), tempfile::tempdir().unwrap());
+    let replica = tokio::task::block_in_place(|| replica(&nats, dir.path()));
+    let client = async_nats::connect(nats.url()).await.unwrap();
+    let jetstream = async_nats::jetstream::new(client);
+    let sent = async || {
+        let stream = jetstream.get_stream("ARCP_LOG_arcpd").await.unwrap();
+        stream.cached_info().state.messages
+    };
+    let mut peer = Peer::connect(&replica.address, ALICE).await;
+    let input = json!({ "events": EVENTS, "bytes": 4_000, "pause_every": 100, "pause_ms": 1 });
+    peer.submit("firehose", input).await;
+    let full = rusqlite::Connection::open(dir.path().join("arcpd.db")).unwrap();
+    full.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // Each takes five seconds.
+    let failed = async |times| {
+        while replica.log().matches("a commit failed").count() < times {
+            look_again().await;
+        }
+    };
+    failed(1).await;
+    let before = sent().await;
+    let began = Instant::now();
+    let mut jobs = connect(&replica, ALICE).await;
+    let request: SubmitJobRequest = of("echo", json!(1));
+    let refused = jobs.submit_job(request).await.unwrap_err();
+    assert!(refused.message().contains("not available"), "{refused}");
+    assert!(began.elapsed() < Duration::from_secs(5), "{refused}");
+    failed(2).await;
+    let after = sent().await;
+    assert!(after - before < 16, "{before} messages, then {after}");
+    full.execute_batch("ROLLBACK").unwrap();
+    let seen = peer.until_terminal().await;
+    assert_eq!(seqs(&seen), (1..=EVENTS + 1).collect::<Vec<_>>());
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::entry::Entry;
@@ -16,6 +16,7 @@ use crate::log::sqlite::State;
 
 /// Entries in one transaction.
 const BATCH: usize = 256;
+const BATCH_KIB: u32 = 4 * 1024;
 /// For what nobody here waits for.
 const REST: Duration = Duration::from_millis(5);
 
@@ -29,16 +30,23 @@ pub(super) struct Read {
 
 pub(super) struct Collect {
     pub received: mpsc::Receiver<Received>,
+    /// In KiB, for what is received.
+    pub room: Arc<Semaphore>,
     pub state: Arc<State>,
     /// This replica's life.
     pub origin: String,
     /// Of the last entry that came.
     pub sequence: u64,
+    /// Of the room, by those that were taken last.
+    pub taken: u32,
 }
 
 impl Collect {
     /// `None` when nobody reads the stream any more; an error when it cannot be followed.
+    /// Those that were given before are applied.
     pub async fn next(&mut self) -> Option<Result<Vec<Read>, String>> {
+        self.room
+            .add_permits(std::mem::take(&mut self.taken) as usize);
         let first = self.received.recv().await?;
         Some(self.with(first).await)
     }
@@ -48,7 +56,7 @@ impl Collect {
         let first = self.decode(first)?;
         let mut awaited = self.is_awaited(&first.entry);
         let mut entries = vec![first];
-        while entries.len() < BATCH {
+        while entries.len() < BATCH && self.taken < BATCH_KIB {
             let next = match self.received.try_recv() {
                 Ok(next) => next,
                 Err(_) if awaited => break,
@@ -77,6 +85,7 @@ impl Collect {
     }
 
     fn decode(&mut self, received: Received) -> Result<Read, String> {
+        self.taken += received.kib();
         let Received {
             sequence,
             published_at_ns,
@@ -165,9 +174,11 @@ mod tests {
         let (sent, received) = mpsc::channel(16);
         let collect = Collect {
             received,
+            room: Arc::new(Semaphore::new(0)),
             state,
             origin: "own".into(),
             sequence: 0,
+            taken: 0,
         };
         (collect, Stream { sent, sequence: 0 })
     }
@@ -189,6 +200,21 @@ mod tests {
         };
         let ((came, after), ()) = tokio::join!(come(&mut collect), later);
         assert_eq!((came, after), (2, REST));
+    }
+
+    /// What was read and not applied was bounded by its number alone: a gigabyte of it.
+    #[tokio::test]
+    async fn what_is_applied_gives_back_its_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut collect, mut stream) = opened(dir.path());
+        for _ in 0..2 {
+            stream.has(vec![Command::Barrier], &[]).await;
+        }
+        assert_eq!(come(&mut collect).await.0, 2);
+        assert_eq!(collect.room.available_permits(), 0);
+        stream.has(vec![Command::Barrier], &[]).await;
+        assert_eq!(come(&mut collect).await.0, 1);
+        assert_eq!(collect.room.available_permits(), 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -23,6 +23,8 @@ const ENTRY_BYTES: usize = 256 * 1024;
 /// Entries on their way beside which no other is made at once: what comes meanwhile is one
 /// larger entry, which costs the servers and each replica less than many small ones.
 const UNDER_WAY: usize = 4;
+/// How often it is looked whether what waits for room is to be refused.
+const LOOK: Duration = Duration::from_millis(250);
 /// A log that answers late is sent more all the same.
 const REST_MAX: Duration = Duration::from_millis(20);
 
@@ -47,6 +49,7 @@ impl Gather {
     pub async fn run(mut self) {
         let (mut busy, mut alive) = (false, true);
         loop {
+            self.until_room().await;
             self.outstanding.until_fewer(UNDER_WAY, REST_MAX).await;
             if busy {
                 // Whoever is about to say something does it first.
@@ -69,6 +72,16 @@ impl Gather {
             busy = group.is_large();
             if alive && !group.is_empty() {
                 alive = self.send(group).await;
+            }
+        }
+    }
+
+    /// Once there is room for an entry, or nobody takes any. A command that comes meanwhile
+    /// is refused as soon as the log fails: there may be no room for as long as that lasts.
+    async fn until_room(&self) {
+        while let Err(_elapsed) = tokio::time::timeout(LOOK, self.entries.reserve()).await {
+            if let Some(failing) = self.state.health.failing() {
+                self.queue.refuse(&Error::Unavailable(failing.into()));
             }
         }
     }

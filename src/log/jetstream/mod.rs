@@ -45,7 +45,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::sqlite::queue::Queue;
@@ -66,8 +66,9 @@ use tail::{Tail, Takers};
 
 /// Entries on their way from where they are made to the connection.
 const HANDED_MAX: usize = 16;
-/// Entries that were read and not applied.
+/// Entries that were read and not applied, and their bytes.
 const RECEIVED_MAX: usize = 1024;
+const RECEIVED_KIB: usize = 32 * 1024;
 /// Nothing applied or heard for so long: something was lost, or nobody is there.
 const STALL: Duration = Duration::from_secs(2);
 /// From a start until the stream is read, where its servers have just begun too.
@@ -166,6 +167,7 @@ impl Log {
         let outstanding = Arc::new(Outstanding::new());
         let (news_tx, mut news) = mpsc::unbounded_channel();
         let (received_tx, received) = mpsc::channel(RECEIVED_MAX);
+        let room = Arc::new(Semaphore::new(RECEIVED_KIB));
         let (entries_tx, entries) = mpsc::channel(HANDED_MAX);
         let queue = Arc::new(Queue::default());
         let fenced = CancellationToken::new();
@@ -179,6 +181,7 @@ impl Log {
             committed,
             news: news_tx.clone(),
             tail: files.tail,
+            took: Duration::ZERO,
             sequence,
             origin: origin.clone(),
             me: None,
@@ -187,9 +190,11 @@ impl Log {
         };
         let collect = Collect {
             received,
+            room: room.clone(),
             state: state.clone(),
             origin: origin.clone(),
             sequence,
+            taken: 0,
         };
         let gather = Gather {
             origin,
@@ -213,6 +218,7 @@ impl Log {
         };
         let takers = Takers {
             received: received_tx,
+            room,
             news: news_tx,
             stopped: stopped.clone(),
         };
@@ -221,6 +227,8 @@ impl Log {
             publisher.run(entries).await;
             stopped.cancel();
         });
+        // Where joining is given up, too.
+        let stops = takers.stopped.clone().drop_guard();
         let (ended, end) = oneshot::channel::<()>();
         tokio::spawn(async move {
             // One task: what is read is applied without another being woken.
@@ -254,6 +262,7 @@ impl Log {
             error = refused => return Err(error),
         };
         log.set_replica(number);
+        stops.disarm();
         Ok((
             log,
             Joined {

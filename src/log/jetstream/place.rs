@@ -9,6 +9,7 @@ use std::path::Path;
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::RECEIVED_KIB;
 use super::entry::Entry;
 use crate::log::sqlite::{ownership, schema, unavailable};
 use crate::log::{Error, Position};
@@ -20,6 +21,14 @@ pub(super) struct Received {
     /// When the servers had it, in nanoseconds since 1970.
     pub published_at_ns: i64,
     pub bytes: Bytes,
+}
+
+impl Received {
+    /// What it takes of the room for what is not applied. One that is larger than that has
+    /// all of it.
+    pub fn kib(&self) -> u32 {
+        (self.bytes.len() / 1024 + 1).min(RECEIVED_KIB) as u32
+    }
 }
 
 /// What an entry is recognised by.

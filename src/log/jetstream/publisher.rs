@@ -2,7 +2,8 @@
 //!
 //! An entry may arrive twice or ahead of one that was lost: whoever applies it sees
 //! that by its number and leaves it alone, so all that is done here is to send those
-//! that were not applied, in order, until they are.
+//! that were not applied, in order, until they are. What the stream has taken and this
+//! replica has not come to yet is not sent again: that would be more to come to.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -50,9 +51,15 @@ pub(super) struct Publisher {
     pub stopped: CancellationToken,
 }
 
+struct Unapplied {
+    sent: Sent,
+    /// Where the stream says that it is.
+    taken_at: Option<u64>,
+}
+
 struct Sending {
     to: Publisher,
-    unapplied: VecDeque<Sent>,
+    unapplied: VecDeque<Unapplied>,
     acks: FuturesUnordered<BoxFuture<'static, Answered>>,
     /// When they are sent again.
     again_at: Option<Instant>,
@@ -70,8 +77,8 @@ struct Sending {
     applied_at: Instant,
 }
 
-/// What was applied when an entry was sent, and what was said to that.
-type Answered = (u64, Result<PublishAck, PublishError>);
+/// The number of an entry, what was applied when it was sent, and what was said to that.
+type Answered = (u64, u64, Result<PublishAck, PublishError>);
 
 impl Publisher {
     /// Ends once its sender has ended and all has been applied, or when it is stopped.
@@ -103,12 +110,15 @@ impl Publisher {
                     Some(entry) => sending.first(entry).await,
                     None => open = false,
                 },
-                Some((before, acked)) = sending.acks.next() => match acked {
+                Some((number, before, acked)) = sending.acks.next() => match acked {
                     Ok(ack) if ack.sequence <= before => {
                         sending.broken(ack.sequence, before);
                         break;
                     }
-                    Ok(_) => sending.rest().await,
+                    Ok(ack) => {
+                        sending.taken(number, ack.sequence);
+                        sending.rest().await;
+                    }
                     Err(error) => sending.failed(&error.to_string()),
                 },
                 changed = applied.changed(), if sending.waits(open) => match changed {
@@ -142,7 +152,7 @@ async fn until(at: Option<Instant>) {
 impl Sending {
     /// For one more, whatever its size.
     fn has_room(&self) -> bool {
-        let bytes = self.unapplied.iter().map(|sent| sent.bytes.len());
+        let bytes = self.unapplied.iter().map(|entry| entry.sent.bytes.len());
         self.unapplied.len() < WINDOW && bytes.sum::<usize>() < WINDOW_BYTES
     }
 
@@ -159,17 +169,21 @@ impl Sending {
         }
         // Those before it are to be sent again, and it after them.
         if self.again_at.is_none() && self.probe.is_none() {
-            self.publish(entry.bytes.clone()).await;
+            self.publish(entry.number, entry.bytes.clone()).await;
         }
-        self.unapplied.push_back(entry);
+        self.unapplied.push_back(Unapplied {
+            sent: entry,
+            taken_at: None,
+        });
     }
 
-    async fn publish(&mut self, bytes: bytes::Bytes) {
+    async fn publish(&mut self, number: u64, bytes: bytes::Bytes) {
         let applied = self.to.followed.sequence();
         let published = self.to.jetstream.publish(self.to.subject.clone(), bytes);
         match tokio::time::timeout(HAND_OVER, published).await {
             Ok(Ok(ack)) => {
-                let acked = ack.into_future().map(move |acked| (applied, acked));
+                let acked = ack.into_future();
+                let acked = acked.map(move |acked| (number, applied, acked));
                 self.acks.push(acked.boxed());
             }
             Ok(Err(error)) => self.failed(&error.to_string()),
@@ -187,6 +201,19 @@ impl Sending {
         let _ = (self.to.news).send(News::Lost(broken.advice(&self.to.stream)));
     }
 
+    fn taken(&mut self, number: u64, sequence: u64) {
+        let mut unapplied = self.unapplied.iter_mut();
+        if let Some(entry) = unapplied.find(|entry| entry.sent.number == number) {
+            entry.taken_at = Some(sequence);
+        }
+    }
+
+    /// Whether the first is in the stream, and this replica has not come to it.
+    fn is_to_come(&self) -> bool {
+        let taken_at = self.unapplied.front().and_then(|first| first.taken_at);
+        taken_at.is_some_and(|sequence| self.to.followed.sequence() < sequence)
+    }
+
     fn failed(&mut self, error: &str) {
         if self.again_at.is_none() {
             tracing::warn!(error, "an entry was not acknowledged; it is sent again");
@@ -199,7 +226,7 @@ impl Sending {
         if applied == self.own_applied {
             return;
         }
-        while (self.unapplied.front()).is_some_and(|first| first.number <= applied) {
+        while (self.unapplied.front()).is_some_and(|first| first.sent.number <= applied) {
             self.unapplied.pop_front();
         }
         self.own_applied = applied;
@@ -222,10 +249,10 @@ impl Sending {
         self.again_at = None;
         self.acks.clear();
         self.probe = None;
-        if let Some(Sent { number, bytes }) = self.unapplied.front() {
-            let (number, bytes) = (*number, bytes.clone());
+        if let Some(Unapplied { sent, .. }) = self.unapplied.front() {
+            let (number, bytes) = (sent.number, sent.bytes.clone());
             self.probe = Some(number);
-            self.publish(bytes).await;
+            self.publish(number, bytes).await;
         }
     }
 
@@ -235,12 +262,12 @@ impl Sending {
             return;
         };
         for index in 0..self.unapplied.len() {
-            let Sent { number, bytes } = &self.unapplied[index];
+            let Sent { number, bytes } = &self.unapplied[index].sent;
             if *number <= probe {
                 continue;
             }
-            let bytes = bytes.clone();
-            self.publish(bytes).await;
+            let (number, bytes) = (*number, bytes.clone());
+            self.publish(number, bytes).await;
             if self.again_at.is_some() {
                 return;
             }
@@ -285,7 +312,9 @@ impl Sending {
         }
         if stalled {
             self.to.outstanding.refuse_late();
-            self.failed("nothing was applied for a while");
+            if !self.is_to_come() {
+                self.failed("nothing was applied for a while");
+            }
         }
     }
 }

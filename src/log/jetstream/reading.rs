@@ -11,6 +11,9 @@ use super::place::Received;
 
 /// Asked for at once.
 const BATCH: usize = 500;
+/// The same in bytes: a server has room for four times as many before it counts its client as
+/// too slow, and leaves out what comes.
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// A server says so often that it has nothing.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Its server forgets a consumer that nobody reads by.
@@ -45,6 +48,7 @@ pub(super) async fn consumer_at(
 impl Reading {
     pub async fn by(consumer: &Consumer<Config>) -> Result<Self, String> {
         let messages = consumer.stream().max_messages_per_batch(BATCH);
+        let messages = messages.max_bytes_per_batch(BATCH_BYTES);
         let messages = messages.heartbeat(HEARTBEAT).messages().await;
         Ok(Self {
             messages: messages.map_err(|error| error.to_string())?,
