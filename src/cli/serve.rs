@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use anyhow::bail;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::log::Durability;
 use crate::server::config::Settings;
 use crate::server::{Config, Hosting, ListenerLimits, Server, TlsFiles, Tokens};
 use crate::telemetry::{self, logs};
+
+const SIGXFSZ: i32 = rustix::process::Signal::XFSZ.as_raw();
 
 /// Every one may also be in the file and, as ARCPD_<NAME>, in the environment.
 #[derive(clap::Args, Serialize)]
@@ -106,6 +109,8 @@ impl Serve {
             );
         }
         let mut stop = Box::pin(stop_signal()?);
+        // A file that may not grow (`ulimit -f`) is a commit that fails, not the end.
+        let _file_size = signal(SignalKind::from_raw(SIGXFSZ))?;
         let bound = Server::bind(Config {
             log_filter: Some(filter),
             ..config(settings)?
@@ -115,7 +120,9 @@ impl Serve {
             bound = bound => bound?,
             () = &mut stop => {
                 tracing::info!("told to stop before it was ready");
-                return Ok(());
+                // At once: what has begun may be waiting for servers, or for a disk, and
+                // nobody was told of anything.
+                std::process::exit(0);
             }
         };
         let (listen, admin_listen) = (server.address()?, server.admin_address()?);
@@ -189,7 +196,6 @@ fn tokens(settings: &Settings) -> anyhow::Result<Tokens> {
 }
 
 fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
     let (mut term, mut int) = (
         signal(SignalKind::terminate())?,
         signal(SignalKind::interrupt())?,

@@ -53,6 +53,8 @@ const COMMITTED_GROUPS_MAX: usize = 1024;
 
 /// To tell the other replicas of an exit.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A commit that is on its way may take so long.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a collector that is slow or down may add to an exit.
 const TELEMETRY_FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -287,7 +289,15 @@ impl Server {
                 tracing::warn!(%error, "the other replicas were not told");
             }
         }
-        tokio::task::spawn_blocking(move || log.close()).await?;
+        let closed = tokio::task::spawn_blocking(move || log.close());
+        match tokio::time::timeout(CLOSE_TIMEOUT, closed).await {
+            Ok(closed) => closed?,
+            Err(_) => anyhow::bail!(
+                "the store did not close within {} s: its disk does not answer. What was \
+                 acknowledged is kept; look at the disk before the next start",
+                CLOSE_TIMEOUT.as_secs()
+            ),
+        }
         // The last terminals are in the trace once the dispatcher has passed them on.
         self.dispatched.await?;
         let telemetry = sessions.jobs.telemetry();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 
 use super::Durability;
 use crate::log::{Error, Position};
@@ -211,17 +211,28 @@ pub(in crate::log) fn open_writer(
         path: path.display().to_string(),
         detail,
     };
-    let connection = Connection::open(path).map_err(|e| foreign(e.to_string()))?;
-    prepare(&connection, durability).map_err(|e| foreign(e.to_string()))?;
+    // A disk that fails says nothing of what is on it.
+    let failed = |error: rusqlite::Error| match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::ReadOnly) => {
+            let why = format!("{error}: make room, or look at the disk, and start again");
+            Error::Io {
+                path: path.display().to_string(),
+                source: std::io::Error::other(why),
+            }
+        }
+        _ => foreign(error.to_string()),
+    };
+    let connection = Connection::open(path).map_err(failed)?;
+    prepare(&connection, durability).map_err(failed)?;
     let query = |pragma: &str| {
         connection
             .pragma_query_value(None, pragma, |row| row.get::<_, i64>(0))
-            .map_err(|e| foreign(e.to_string()))
+            .map_err(failed)
     };
     let (application, found) = (query("application_id")?, query("user_version")?);
     let tables: i64 = connection
         .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(|e| foreign(e.to_string()))?;
+        .map_err(failed)?;
     if tables > 0 && application != APPLICATION_ID {
         return Err(foreign("it is another program's database".into()));
     }
@@ -234,10 +245,10 @@ pub(in crate::log) fn open_writer(
             expected: FORMAT,
         });
     }
-    bring_up(&connection, found).map_err(|e| foreign(e.to_string()))?;
+    bring_up(&connection, found).map_err(failed)?;
     let tail = connection
         .query_row(TAIL, [], |row| row.get(0))
-        .map_err(|e| foreign(e.to_string()))?;
+        .map_err(failed)?;
     Ok((connection, tail))
 }
 

@@ -95,8 +95,9 @@ async fn bring(log: &Log, joined: &mut Joined, staged: Staged) -> Result<Counts,
     let other = |row: &&ReplicaRow| !row.gone && row.number != joined.number;
     if let Some(other) = others.iter().find(other) {
         return Err(Error::NotEmpty(format!(
-            "replica {} ({}) is in the cell; stop all of them (of one that was killed the others \
-             learn within seconds: start one, wait ten, and stop it)",
+            "replica {} ({}) is in the cell; stop all of them. Of one that was killed the others \
+             learn within seconds: start one, wait ten, and stop it. Where it was an import that \
+             was killed there are no others: remove the stream, or choose another cluster.name",
             other.number, other.name
         )));
     }
