@@ -261,6 +261,28 @@ async fn on_a_full_disk_nothing_is_lost_and_the_rest_waits() {
     assert_eq!(seqs(&client.seen), (1..=401).collect::<Vec<_>>());
 }
 
+/// It stayed ready for as long as a disk did not answer, and clients came.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_stands_still_makes_it_not_ready_before_it_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    let still = rusqlite::Connection::open(dir.path().join("arcpd.db")).unwrap();
+    still.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let submit = proto::JobSubmit {
+        agent: "echo".into(),
+        ..Default::default()
+    };
+    peer.send("", Payload::JobSubmit(submit)).await;
+    while runtime.admin_get("/readyz").0 == 200 {
+        look_again().await;
+    }
+    assert!(!runtime.log().contains("a commit failed"));
+    still.execute_batch("ROLLBACK").unwrap();
+    peer.until_terminal().await;
+    assert_eq!(runtime.admin_get("/readyz").0, 200);
+}
+
 /// It was answered, and a crash before there was room again would have lost it.
 #[tokio::test]
 async fn a_cancel_that_the_store_does_not_take_is_refused_and_can_be_said_again() {

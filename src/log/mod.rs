@@ -65,3 +65,13 @@ pub enum Error {
     #[error("the store is not available: {0}")]
     Unavailable(String),
 }
+
+impl Error {
+    /// What the store is not available for.
+    fn why(&self) -> String {
+        match self {
+            Self::Unavailable(why) => why.clone(),
+            other => other.to_string(),
+        }
+    }
+}

@@ -89,10 +89,7 @@ impl Group {
 
 impl Told {
     pub fn refuse(&mut self, error: &Error) {
-        let why = match error {
-            Error::Unavailable(why) => why.clone(),
-            other => other.to_string(),
-        };
+        let why = error.why();
         for answer in self.answers.drain(..) {
             // A caller that went away needs no answer.
             let _ = answer.send(Err(Error::Unavailable(why.clone())));

@@ -2,6 +2,13 @@
 //! does well hides none that fails.
 
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// A commit that has not ended after so long stands for one that fails: a disk that does not
+/// answer says nothing.
+const COMMIT_MAX: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::log) enum Part {
@@ -33,6 +40,8 @@ impl Part {
 #[derive(Default)]
 pub(in crate::log) struct Health {
     failing: AtomicU8,
+    /// Since when a commit is on its way.
+    committing: Mutex<Option<Instant>>,
 }
 
 impl Health {
@@ -44,6 +53,21 @@ impl Health {
             false => self.failing.fetch_or(bit, Ordering::Relaxed),
         };
         (before & bit == 0) != well
+    }
+
+    pub fn commit_begins(&self) {
+        *self.committing.lock() = Some(Instant::now());
+    }
+
+    pub fn commit_has_ended(&self) {
+        *self.committing.lock() = None;
+    }
+
+    /// What is not well for whoever may go elsewhere.
+    pub fn not_well(&self) -> Option<Part> {
+        let since = *self.committing.lock();
+        let stands = since.is_some_and(|since| since.elapsed() > COMMIT_MAX);
+        self.failing_part().or(stands.then_some(Part::Commit))
     }
 
     /// What fails first, if anything does.

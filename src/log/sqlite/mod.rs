@@ -250,15 +250,15 @@ impl Log {
         self.shared.state.committed.load(Ordering::Acquire)
     }
 
-    /// False while commits fail, and in a cell while its log does not answer, cannot be
+    /// False while commits fail or one stands still, and in a cell while its log does not answer, cannot be
     /// read, or is not followed.
     pub fn healthy(&self) -> bool {
-        self.shared.state.health.failing().is_none()
+        self.shared.state.health.not_well().is_none()
     }
 
     /// Why it is not healthy, if so.
     pub fn failing(&self) -> Option<String> {
-        let part = self.shared.state.health.failing_part()?;
+        let part = self.shared.state.health.not_well()?;
         let failing = part.failing();
         let denied = self.shared.denied.get().filter(|_| part != Part::Commit);
         Some(match denied.and_then(Denied::lately) {

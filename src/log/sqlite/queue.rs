@@ -85,13 +85,14 @@ impl Queue {
 
     /// Refuses the commands that wait; what jobs have said stays.
     pub fn refuse(&self, error: &Error) {
+        let why = error.why();
         let mut waiting = self.waiting.lock();
         for item in waiting.drain().items {
             match item {
                 Item::Source(_) => waiting.push(item),
                 // A caller that went away needs no answer.
                 Item::Command(_, answer) => {
-                    let _ = answer.send(Err(Error::Unavailable(error.to_string())));
+                    let _ = answer.send(Err(Error::Unavailable(why.clone())));
                 }
             }
         }

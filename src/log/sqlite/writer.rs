@@ -77,7 +77,10 @@ impl Writer {
     /// Commits the group; false when it failed and its blocks are kept.
     fn commit(&mut self) -> bool {
         let began = std::time::Instant::now();
-        match write(&mut self.connection, &self.group, self.tail) {
+        self.state.health.commit_begins();
+        let written = write(&mut self.connection, &self.group, self.tail);
+        self.state.health.commit_has_ended();
+        match written {
             Ok(applied) => {
                 let group = std::mem::take(&mut self.group);
                 let stats = &self.state.stats;
