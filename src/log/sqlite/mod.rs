@@ -250,8 +250,8 @@ impl Log {
         self.shared.state.committed.load(Ordering::Acquire)
     }
 
-    /// False while commits fail or one stands still, and in a cell while its log does not answer, cannot be
-    /// read, or is not followed.
+    /// False while commits fail or one stands still, and in a cell while its log does not
+    /// answer, cannot be read, or is not followed.
     pub fn healthy(&self) -> bool {
         self.shared.state.health.not_well().is_none()
     }
