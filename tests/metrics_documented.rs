@@ -117,8 +117,9 @@ async fn what_is_documented_moves_when_something_happens() {
     // It is cut off and comes back; another one stays away, a third is of WebSocket.
     let (session, token) = (slow.session_id.clone(), slow.resume_token.clone());
     drop(slow);
-    let resumed = Peer::resume(&runtime.address, BOB, &session, &token, 1 << 40).await;
-    drop(resumed);
+    let mut ahead = Peer::resume(&runtime.address, BOB, &session, &token, 1 << 40).await;
+    assert_eq!(ahead.error().await.code, "RESUME_WINDOW_EXPIRED");
+    drop(ahead);
     let resumed = Peer::resume(&runtime.address, BOB, &session, &token, 1).await;
     drop(resumed.welcomed().await);
     let mut ws = Ws::connect(&runtime, BOB).await;
