@@ -93,6 +93,13 @@ async fn a_replica_that_cannot_commit_refuses_and_sends_nothing_again() {
             look_again().await;
         }
     };
+    let why = loop {
+        match replica.admin_get("/readyz") {
+            (200, _) => look_again().await,
+            (_, why) => break why,
+        }
+    };
+    assert!(!why.contains("does not answer"), "it is the file: {why}");
     failed(1).await;
     let before = sent().await;
     let began = Instant::now();

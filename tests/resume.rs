@@ -62,13 +62,9 @@ async fn who_resumes_does_not_wait_for_its_own_connection_that_is_stuck() {
         let mut stuck = Client::connect(wire, &runtime, ALICE).await;
         let input = json!({ "events": EVENTS, "bytes": 512 });
         stuck.submit("firehose", input, Value::Null).await;
-        let mut other = stuck.another(&runtime, ALICE).await;
-        while other
-            .jobs()
-            .await
-            .iter()
-            .any(|job| job["status"] == "running")
-        {}
+        runtime
+            .until_metric("arcpd_jobs_running", |jobs| jobs == 0)
+            .await;
         let began = Instant::now();
         let client = Client::resume(wire, &runtime, &stuck.ticket()).await;
         assert!(began.elapsed() < SOON, "after {:?}", began.elapsed());

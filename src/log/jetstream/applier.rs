@@ -75,7 +75,10 @@ impl Applier {
             };
             let mut retry = RETRY_MIN;
             let done = loop {
-                match self.commit_aside(&entries) {
+                self.state.health.commit_begins();
+                let committed = self.commit_aside(&entries);
+                self.state.health.commit_has_ended();
+                match committed {
                     Ok(done) => {
                         self.state.health.set(Part::Commit, true);
                         break done;

@@ -294,7 +294,9 @@ impl Sending {
     fn look(&mut self) {
         let connected = self.to.client.connection_state() == Connected::Connected;
         let stalled = !self.unapplied.is_empty() && self.moved_at.elapsed() > STALL;
-        let (health, answers) = (&self.to.state.health, connected && !stalled);
+        // What the stream has and this replica has not come to is no fault of the stream.
+        let is_behind = stalled && self.is_to_come();
+        let (health, answers) = (&self.to.state.health, connected && (!stalled || is_behind));
         if health.set(Part::Publish, answers) {
             match answers {
                 true => tracing::info!("the replicated log answers again"),
@@ -302,7 +304,7 @@ impl Sending {
             }
         }
         // Before it has joined nobody asks, and a refusal would end the start.
-        let keeps_up = self.own_applied == 0 || !self.is_behind();
+        let keeps_up = self.own_applied == 0 || !(self.is_behind() || is_behind);
         if self.to.state.health.set(Part::Follow, keeps_up) {
             let lag = self.to.followed.lag();
             match keeps_up {
@@ -312,7 +314,7 @@ impl Sending {
         }
         if stalled {
             self.to.outstanding.refuse_late();
-            if !self.is_to_come() {
+            if !is_behind {
                 self.failed("nothing was applied for a while");
             }
         }

@@ -67,7 +67,8 @@ impl Health {
     pub fn not_well(&self) -> Option<Part> {
         let since = *self.committing.lock();
         let stands = since.is_some_and(|since| since.elapsed() > COMMIT_MAX);
-        self.failing_part().or(stands.then_some(Part::Commit))
+        // What else fails in a cell fails because of it.
+        stands.then_some(Part::Commit).or(self.failing_part())
     }
 
     /// What fails first, if anything does.
