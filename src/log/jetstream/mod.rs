@@ -40,6 +40,7 @@ mod rules;
 #[cfg(test)]
 mod simulation;
 mod tail;
+mod takers;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,7 +63,8 @@ use outstanding::Outstanding;
 use place::Place;
 use publisher::Publisher;
 use reading::Reading;
-use tail::{Tail, Takers};
+use tail::Tail;
+use takers::Takers;
 
 /// Entries on their way from where they are made to the connection.
 const HANDED_MAX: usize = 16;
