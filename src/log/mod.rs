@@ -21,7 +21,7 @@ pub mod transfer;
 pub use block::{Block, BlockSource, JobEnd, PendingBlock, ReportMark, ResultMark};
 pub use rows::{
     Command, CredentialRow, CredentialState, GrantRow, HostKey, HostedAgentRow, HostedRow,
-    IssuedRow, JobRow, KNOWS, ListFilter, Outcome, SessionRow, TraceRow, ViewOpRow,
+    IssuedRow, JobRow, KNOWS, ListFilter, Outcome, PastOpRow, SessionRow, TraceRow, ViewOpRow,
 };
 pub use sqlite::ownership::ReplicaRow;
 pub use sqlite::{Durability, Log, OpenOptions, Reached, Stats, Trimmable};

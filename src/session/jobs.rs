@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use super::actor::Actor;
 use super::numbering;
 use super::unavailable;
-use super::view::{Change, Op};
+use super::view::{Change, Op, PastOp};
 use crate::job::NewJob;
 use crate::log::{GrantRow, JobRow};
 use crate::protocol::message::{Granted, JobSummary, ListJobs, ReplyBody, Submit};
@@ -147,12 +147,12 @@ impl Actor {
     async fn summaries(&self, rows: Vec<JobRow>) -> Result<Vec<JobSummary>, crate::log::Error> {
         let log = &self.sessions.log;
         // Each submitting session's view is read once.
-        let mut views: HashMap<String, Vec<Op>> = HashMap::new();
+        let mut views: HashMap<String, Vec<PastOp>> = HashMap::new();
         let mut jobs = Vec::with_capacity(rows.len());
         for row in rows {
             if !views.contains_key(&row.session_id) {
                 let ops = log.view_ops(&row.session_id).await?;
-                let ops = ops.iter().filter_map(Op::from_row).collect();
+                let ops = ops.iter().filter_map(PastOp::from_row).collect();
                 views.insert(row.session_id.clone(), ops);
             }
             let position = match row.end_position {

@@ -1,19 +1,18 @@
 //! The numbers a session gives to records of the log, found without replaying
 //! what lies before. Everything follows from the session's view operations.
 
-use super::view::{self, Op, Plan};
+use super::view::{self, PastOp, Plan};
 use crate::log::{Error, Log, Position, StreamId};
 
 const ONE_BLOCK: usize = 1;
 
-/// Where a session goes on after `last_event_seq`: as near to it as the log's
-/// blocks allow. `None` when the log does not have what that takes.
+/// Where a session goes on after `last_event_seq`: from where its view says, as near to it
+/// as the log's blocks allow. `None` when the log does not have what that takes.
 pub(super) async fn resume(
     log: &Log,
-    ops: &[Op],
+    mut plan: Plan,
     last_event_seq: u64,
 ) -> Result<Option<Plan>, Error> {
-    let mut plan = view::plan(ops, last_event_seq);
     let ahead = plan.ahead.iter().map(|op| op.change.stream()).collect();
     if log.any_trimmed(ahead).await? {
         return Ok(None);
@@ -50,9 +49,9 @@ pub(super) async fn resume(
 }
 
 /// The `event_seq` of the last record at `position`, of a stream the session watches.
-pub(super) async fn number_at(log: &Log, ops: &[Op], position: Position) -> Result<u64, Error> {
+pub(super) async fn number_at(log: &Log, ops: &[PastOp], position: Position) -> Result<u64, Error> {
     // An operation at a position comes after the records there.
-    let before = ops.partition_point(|op| op.at.position < position);
+    let before = ops.partition_point(|past| past.op.at.position < position);
     let plan = view::after(&ops[..before]);
     let streams: Vec<_> = plan.watches.iter().map(|(s, seq)| (*s, *seq)).collect();
     let records = log
@@ -64,12 +63,13 @@ pub(super) async fn number_at(log: &Log, ops: &[Op], position: Position) -> Resu
 /// The last record of a stream that has a number of at most `event_seq`.
 pub(super) async fn job_seq_at(
     log: &Log,
-    ops: &[Op],
+    ops: &[PastOp],
     stream: StreamId,
     event_seq: u64,
 ) -> Result<u64, Error> {
     let plan = view::plan(ops, event_seq);
-    let Some(after_seq) = plan.watches.get(&stream) else {
+    let taken = ops.len() - plan.ahead.len();
+    let Some(after_seq) = view::watched_after(&ops[..taken], stream) else {
         return Ok(0);
     };
     let up_to = plan.ahead.first().map(|op| op.at.position);
@@ -79,7 +79,7 @@ pub(super) async fn job_seq_at(
     let reached = log
         .skip(streams, plan.cursor.position, wanted, up_to)
         .await?;
-    let seq = log.seq_at(stream, reached.position).await?.max(*after_seq);
+    let seq = log.seq_at(stream, reached.position).await?.max(after_seq);
     let streams = reached.streams.iter().copied().collect();
     let next = log
         .read_merged(&streams, reached.position, up_to, ONE_BLOCK)

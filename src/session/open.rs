@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::claim::Claim;
-use super::view::{self, Cursor, Op};
+use super::view::{self, Cursor, PastOp};
 use super::{Connection, Sessions, numbering, unavailable};
 use crate::fanout::Pin;
 use crate::job::now;
@@ -241,9 +241,11 @@ async fn take_up(
         (plan, ops, pins)
     };
     let delegated = sessions.log.delegated_in(id).await.map_err(unavailable)?;
-    let seen: HashSet<_> = ops.iter().map(|op| op.change.stream()).collect();
-    let unseen = delegated.iter().copied();
-    let unseen = unseen.filter(|stream| !seen.contains(stream)).collect();
+    let mut unseen: Vec<_> = delegated.clone();
+    if !unseen.is_empty() {
+        let seen: HashSet<_> = ops.iter().map(|past| past.op.change.stream()).collect();
+        unseen.retain(|stream| !seen.contains(stream));
+    }
     Ok((plan, ops.len() as u32, pins, (delegated, unseen)))
 }
 
@@ -252,13 +254,15 @@ async fn planned(
     sessions: &Sessions,
     id: &str,
     resume: &Resume,
-) -> Result<(view::Plan, Vec<Op>, Vec<Pin>), Failure> {
+) -> Result<(view::Plan, Vec<PastOp>, Vec<Pin>), Failure> {
     let rows = sessions.log.view_ops(id).await.map_err(unavailable)?;
-    let ops: Vec<_> = rows.iter().filter_map(Op::from_row).collect();
+    let ops: Vec<_> = rows.iter().filter_map(PastOp::from_row).collect();
     // Before the look at what is kept, so that it is still true when it is read.
-    let streams = ops.iter().map(|op| op.change.stream());
-    let pins = sessions.hub.pin(streams).await;
-    let plan = numbering::resume(&sessions.log, &ops, resume.last_event_seq)
+    let plan = view::plan(&ops, resume.last_event_seq);
+    let ahead = plan.ahead.iter().map(|op| op.change.stream());
+    let pins = (sessions.hub).pin(plan.watches.keys().copied().chain(ahead));
+    let pins = pins.await;
+    let plan = numbering::resume(&sessions.log, plan, resume.last_event_seq)
         .await
         .map_err(unavailable)?
         .ok_or_else(expired)?;

@@ -8,7 +8,7 @@ use super::actor::{Actor, End};
 use super::numbering;
 use super::replay::Replay;
 use super::unavailable;
-use super::view::{Change, Op};
+use super::view::{Change, Op, PastOp};
 use crate::job::now;
 use crate::log::{JobRow, Position, StreamId};
 use crate::protocol::Failure;
@@ -76,7 +76,7 @@ impl Actor {
                  leave it out, or use from_job_seq",
             ));
         }
-        let ops: Vec<_> = ops.iter().filter_map(Op::from_row).collect();
+        let ops: Vec<_> = ops.iter().filter_map(PastOp::from_row).collect();
         numbering::job_seq_at(log, &ops, job.stream, event_seq)
             .await
             .map_err(unavailable)

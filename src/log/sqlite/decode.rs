@@ -2,7 +2,7 @@
 
 use rusqlite::Row;
 
-use crate::log::{GrantRow, JobRow, SessionRow, ViewOpRow};
+use crate::log::{GrantRow, JobRow, SessionRow};
 
 pub(super) fn session_from_row(row: &Row<'_>) -> rusqlite::Result<SessionRow> {
     Ok(SessionRow {
@@ -41,18 +41,5 @@ pub(super) fn job_from_row(row: &Row<'_>) -> rusqlite::Result<JobRow> {
             delegate_id: row.get(19)?,
             spent_json: row.get(20)?,
         },
-    })
-}
-
-pub(super) fn op_from_row(row: &Row<'_>) -> rusqlite::Result<ViewOpRow> {
-    Ok(ViewOpRow {
-        session_id: row.get(0)?,
-        op_no: row.get(1)?,
-        at_position: row.get(2)?,
-        at_seq: row.get::<_, i64>(3)? as u64,
-        kind: row.get(4)?,
-        stream: row.get(5)?,
-        from_seq: row.get::<_, i64>(6)? as u64,
-        to_seq: row.get::<_, i64>(7)? as u64,
     })
 }

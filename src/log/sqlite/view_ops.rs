@@ -5,11 +5,10 @@
 //! writes. So new rows go to the end of one small table, and from time to time
 //! all of them move to where a session's rows are together.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 
 use super::Log;
-use super::decode::op_from_row;
-use crate::log::{Error, ViewOpRow};
+use crate::log::{Error, PastOpRow, ViewOpRow};
 
 /// Rows in the small table. The commit that moves them is a fraction of a millisecond
 /// longer for it, and a read looks at all of them.
@@ -17,19 +16,47 @@ const RECENT_MAX: usize = 256;
 
 impl Log {
     /// All of a session's, in their order.
-    pub async fn view_ops(&self, session_id: &str) -> Result<Vec<ViewOpRow>, Error> {
+    pub async fn view_ops(&self, session_id: &str) -> Result<Vec<PastOpRow>, Error> {
         let id = session_id.to_owned();
         self.read(move |connection| {
-            connection
-                .prepare_cached(
-                    "SELECT * FROM view_op WHERE session_id = ?1
-                     UNION ALL SELECT * FROM view_op_recent WHERE session_id = ?1 ORDER BY op_no",
-                )?
-                .query_map(params![id], op_from_row)?
-                .collect()
+            // None moves from one table to the other between the two looks.
+            let _snapshot = connection.unchecked_transaction()?;
+            let mut ops = Vec::new();
+            for table in ["view_op", "view_op_recent"] {
+                let mut statement = connection.prepare_cached(&past_ops(table))?;
+                let rows = statement.query_map(params![id], past_op_from_row)?;
+                for row in rows {
+                    ops.push(row?);
+                }
+            }
+            Ok(ops)
         })
         .await
     }
+}
+
+/// A stream that is no job's is the session's own, or of a job that is forgotten.
+fn past_ops(table: &str) -> String {
+    format!(
+        "SELECT at_position, at_seq, kind, op.stream, from_seq, to_seq, CASE
+           WHEN job.stream IS NOT NULL THEN end_position
+           WHEN op.stream IN (SELECT stream FROM session WHERE id = ?1) THEN NULL
+           ELSE 0 END
+         FROM {table} AS op LEFT JOIN job ON job.stream = op.stream
+         WHERE op.session_id = ?1 ORDER BY op_no"
+    )
+}
+
+fn past_op_from_row(row: &Row<'_>) -> rusqlite::Result<PastOpRow> {
+    Ok(PastOpRow {
+        at_position: row.get(0)?,
+        at_seq: row.get::<_, i64>(1)? as u64,
+        kind: row.get(2)?,
+        stream: row.get(3)?,
+        from_seq: row.get::<_, i64>(4)? as u64,
+        to_seq: row.get::<_, i64>(5)? as u64,
+        end_position: row.get(6)?,
+    })
 }
 
 pub(super) fn insert(connection: &Connection, op: &ViewOpRow) -> rusqlite::Result<()> {
@@ -123,9 +150,11 @@ mod tests {
         let many = (0..RECENT_MAX as u32).flat_map(|no| [op("a", no), op("b", no)]);
         add(many.collect()).await.unwrap();
         add(vec![op("a", RECENT_MAX as u32)]).await.unwrap();
-        let numbers = |ops: Vec<ViewOpRow>| ops.iter().map(|op| op.op_no).collect::<Vec<_>>();
-        let a = numbers(log.view_ops("a").await.unwrap());
-        assert_eq!(a, (0..=RECENT_MAX as u32).collect::<Vec<_>>());
+        let a = log.view_ops("a").await.unwrap();
+        let streams: Vec<_> = a.iter().map(|op| op.stream).collect();
+        assert_eq!(streams, (0..=RECENT_MAX as i64).collect::<Vec<_>>());
+        let forgotten = a.iter().all(|op| op.end_position == Some(0));
+        assert!(forgotten, "nothing is known of them");
         assert_eq!(log.view_ops("b").await.unwrap().len(), RECENT_MAX);
         let recent: i64 = log
             .read(|connection| {
