@@ -15,7 +15,7 @@ fn a_quick_run_has_its_rows_beside_their_floor() {
             "bench",
             "--quick",
             "--only",
-            "latency,setup,stream,many,replay,fanout,hosts,authorize,telemetry",
+            "latency,setup,stream,many,replay,fanout,aged,hosts,authorize,telemetry",
             "--json",
         ])
         .arg(&json)
@@ -39,6 +39,7 @@ fn a_quick_run_has_its_rows_beside_their_floor() {
         "replay of a job's events, WebSocket",
         "100 observers, gRPC",
         "1000 observers, WebSocket",
+        "resume of a session that has had 600 jobs, gRPC",
         "one job on a remote agent, gRPC",
         "authorize over a host's stream, p50",
         "jobs, 64 clients, every span exported",

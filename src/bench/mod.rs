@@ -7,6 +7,7 @@
 //! machine is the same for both. With `--cluster` it is several replicas and NATS
 //! beside bare NATS: see [`cluster`]. Every stream is checked while it is measured; a wrong one fails the run.
 
+mod aged;
 mod authorize;
 mod client;
 mod cluster;
@@ -44,6 +45,7 @@ enum Measure {
     Fanout,
     Stopped,
     Stored,
+    Aged,
     Hosts,
     Authorize,
     Telemetry,
@@ -178,6 +180,7 @@ impl Measure {
             Self::Fanout => fanout::run(&bench.ground()?, report).await,
             Self::Stopped => stopped::run(&bench.ground()?, report).await,
             Self::Stored => jobs::stored(&bench.ground()?, report).await,
+            Self::Aged => aged::run(&bench.ground()?, report).await,
             Self::Hosts => hosts::run(&bench.ground()?, report).await,
             Self::Authorize => authorize::run(&bench.ground()?, report).await,
             Self::Telemetry => telemetry::run(&bench.ground()?, report).await,

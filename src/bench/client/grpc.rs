@@ -81,6 +81,7 @@ fn received(envelope: Envelope) -> Received {
         Some(Payload::JobResult(_)) => Kind::Result,
         Some(Payload::JobError(error)) => Kind::Error(error.message),
         Some(Payload::SessionError(error)) => Kind::Error(error.message),
+        Some(Payload::SessionJobs(page)) => Kind::Jobs(page.jobs.len()),
         Some(Payload::JobAccepted(_)) => Kind::Accepted,
         Some(Payload::JobSubscribed(_)) => Kind::Subscribed,
         Some(Payload::SessionBye(bye)) => {
@@ -114,6 +115,13 @@ fn request(id: &str, session_id: &str, ask: Ask) -> SessionRequest {
         }
         Ask::Subscribe(job_id) => (job_id, Payload::JobSubscribe(Default::default())),
         Ask::Unsubscribe(job_id) => (job_id, Payload::JobUnsubscribe(Default::default())),
+        Ask::Jobs(since) => {
+            let list = proto::SessionListJobs {
+                created_after: crate::wire::ts_to_proto(since),
+                ..Default::default()
+            };
+            ("", Payload::SessionListJobs(list))
+        }
         Ask::Ping => ("", Payload::SessionPing(Default::default())),
     };
     let envelope = Envelope {

@@ -16,6 +16,7 @@ use tonic::transport::Channel;
 pub use grpc::{channel, sample, sample_end};
 pub use websocket::{sample_text, sample_text_end};
 
+use crate::protocol::Timestamp;
 use order::Order;
 
 /// Sessions share connections, as those of one client process do. A WebSocket
@@ -56,6 +57,8 @@ pub enum Ask<'a> {
     Submit(&'a str, &'a str),
     Subscribe(&'a str),
     Unsubscribe(&'a str),
+    /// Those that began since then.
+    Jobs(Timestamp),
     Ping,
 }
 
@@ -82,6 +85,8 @@ pub enum Kind {
     /// With the agent's own count, when it is a firehose.
     Event(Option<u64>),
     Result,
+    /// So many, in a page.
+    Jobs(usize),
     /// A request was refused, or a job failed.
     Error(String),
     /// The runtime goes away; when to be back.

@@ -14,6 +14,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::{Ask, Kind, Received, Resume};
+use crate::wire::rfc3339;
 
 pub struct Peer {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
@@ -96,6 +97,10 @@ fn said(ask: Ask) -> anyhow::Result<(&'static str, Value)> {
         }
         Ask::Subscribe(job_id) => ("job.subscribe", json!({ "job_id": job_id })),
         Ask::Unsubscribe(job_id) => ("job.unsubscribe", json!({ "job_id": job_id })),
+        Ask::Jobs(since) => {
+            let filter = json!({ "created_after": rfc3339(since) });
+            ("session.list_jobs", json!({ "filter": filter }))
+        }
         Ask::Ping => ("session.ping", json!({ "nonce": "b" })),
     })
 }
@@ -109,6 +114,8 @@ fn kind(frame: &Frame) -> anyhow::Result<Kind> {
         resume_token: String,
         #[serde(default)]
         reconnect_after_ms: u64,
+        #[serde(default)]
+        jobs: Vec<Value>,
     }
     let payload = || serde_json::from_str::<Payload>(frame.payload.get());
     Ok(match &*frame.kind {
@@ -122,6 +129,7 @@ fn kind(frame: &Frame) -> anyhow::Result<Kind> {
         "session.bye" => Kind::Bye(Duration::from_millis(payload()?.reconnect_after_ms)),
         "job.accepted" => Kind::Accepted,
         "job.subscribed" => Kind::Subscribed,
+        "session.jobs" => Kind::Jobs(payload()?.jobs.len()),
         "session.welcome" => Kind::Welcome(Resume {
             session_id: frame.session_id.as_deref().unwrap_or_default().into(),
             token: payload()?.resume_token,
