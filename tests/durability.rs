@@ -132,6 +132,10 @@ fn layer() -> &'static Path {
 
 /// A runtime whose files have copies as a power cut would leave them.
 fn with_power_cut(data: &Path, copies: &Path, durability: &str) -> Runtime {
+    Runtime::spawn(&mut on_layer(data, copies, durability))
+}
+
+fn on_layer(data: &Path, copies: &Path, durability: &str) -> Command {
     let mut command = serve(data);
     command
         .args(["--durability", durability])
@@ -139,7 +143,7 @@ fn with_power_cut(data: &Path, copies: &Path, durability: &str) -> Runtime {
         .env("DURABLE_FROM", data)
         .env("DURABLE_TO", copies)
         .env("DURABLE_FULL", copies.join("full"));
-    Runtime::spawn(&mut command)
+    command
 }
 
 #[tokio::test]
@@ -259,6 +263,46 @@ async fn on_a_full_disk_nothing_is_lost_and_the_rest_waits() {
     other.peer.submit("echo", json!(1)).await;
     client.seen.extend(client.peer.until_terminal().await);
     assert_eq!(seqs(&client.seen), (1..=401).collect::<Vec<_>>());
+}
+
+/// It was said to be some other program's file, for which a backup was to be restored.
+#[test]
+fn a_full_disk_at_the_first_start_is_named() {
+    let (data, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(copies.path().join("full"), "").unwrap();
+    let started = on_layer(data.path(), copies.path(), "process").output();
+    let output = started.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && said.contains("make room"),
+        "{said}"
+    );
+    assert!(!said.contains("restore a backup"), "{said}");
+}
+
+/// It was killed by the signal that says so.
+#[tokio::test]
+async fn a_file_that_may_not_grow_is_a_commit_that_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let served = serve(dir.path());
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", "ulimit -f 8192; exec \"$0\" \"$@\""])
+        .arg(served.get_program())
+        .args(served.get_args());
+    for (name, value) in served.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    let runtime = Runtime::spawn(&mut limited);
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    let input = json!({ "events": 40_000, "bytes": 1_000 });
+    peer.submit("firehose", input).await;
+    runtime.until_logged("a commit failed").await;
+    assert_eq!(runtime.admin_get("/readyz").0, 503);
+    assert_eq!(runtime.admin_get("/livez").0, 200);
 }
 
 /// It stayed ready for as long as a disk did not answer, and clients came.
