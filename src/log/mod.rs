@@ -23,7 +23,7 @@ pub use rows::{
     Command, CredentialRow, CredentialState, GrantRow, HostKey, HostedAgentRow, HostedRow,
     IssuedRow, JobRow, KNOWS, ListFilter, Outcome, PastOpRow, SessionRow, TraceRow, ViewOpRow,
 };
-pub use sqlite::ownership::ReplicaRow;
+pub use sqlite::replicas::ReplicaRow;
 pub use sqlite::{Durability, Log, OpenOptions, Reached, Stats, Trimmable};
 
 /// Orders all blocks of the log.

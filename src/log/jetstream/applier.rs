@@ -19,7 +19,7 @@ use super::place::{self, Mark};
 use crate::clock;
 use crate::log::sqlite::apply::Applied;
 use crate::log::sqlite::health::Part;
-use crate::log::sqlite::ownership::Verdict;
+use crate::log::sqlite::replicas::Verdict;
 use crate::log::sqlite::{State, unavailable, view_ops};
 use crate::log::{Block, Command, Durability, Error, Position, ReplicaNumber};
 use crate::protocol::Timestamp;

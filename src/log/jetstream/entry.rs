@@ -6,7 +6,8 @@ use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
 use crate::log::sqlite::apply::{Applied, apply};
-use crate::log::sqlite::ownership::{Origin, Verdict, receive};
+use crate::log::sqlite::ownership::Origin;
+use crate::log::sqlite::replicas::{Verdict, receive};
 use crate::log::sqlite::schema;
 use crate::log::{Command, PendingBlock, Position};
 

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::RECEIVED_KIB;
 use super::entry::Entry;
-use crate::log::sqlite::{ownership, schema, unavailable};
+use crate::log::sqlite::{replicas, schema, unavailable};
 use crate::log::{Error, Position};
 
 /// An entry as it was read.
@@ -87,7 +87,7 @@ impl Place {
 pub(super) fn is_kept(dir: &Path) -> bool {
     let store = dir.join("arcpd.db");
     let opened = store.is_file().then(|| schema::open_reader(&store));
-    matches!(opened, Some(Ok(store)) if ownership::is_replica(&store).unwrap_or(false))
+    matches!(opened, Some(Ok(store)) if replicas::is_replica(&store).unwrap_or(false))
 }
 
 /// Where the file is in the stream; a new one is at its beginning.

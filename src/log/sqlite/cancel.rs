@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Log, ownership};
+use super::{Log, replicas};
 use crate::log::rows::KNOWS_ALL_CANCELS;
 use crate::log::{Error, StreamId};
 
@@ -31,7 +31,7 @@ pub(super) fn keep(connection: &Connection, stream: StreamId) -> rusqlite::Resul
     let hosted = connection
         .prepare_cached("UPDATE hosted_job SET cancelled = 1 WHERE stream = ?1")?
         .execute(params![stream])?;
-    if hosted == 0 && ownership::all_know(connection, KNOWS_ALL_CANCELS)? {
+    if hosted == 0 && replicas::all_know(connection, KNOWS_ALL_CANCELS)? {
         connection
             .prepare_cached(
                 "UPDATE job SET cancelled = 1 WHERE stream = ?1 AND end_position IS NULL",

@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Log, ownership};
+use super::{Log, replicas};
 use crate::log::rows::KNOWS_DIALS;
 use crate::log::{Error, HostKey, HostedAgentRow, StreamId};
 
@@ -28,7 +28,7 @@ pub(super) fn note(
     let Some(agent) = agents.first().filter(|agent| !agent.instance_id.is_empty()) else {
         return Ok(false);
     };
-    if !ownership::all_know(connection, KNOWS_DIALS)? {
+    if !replicas::all_know(connection, KNOWS_DIALS)? {
         return Ok(false);
     }
     connection

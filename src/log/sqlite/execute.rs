@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decode::job_from_row;
-use super::{cancel, credential, hosted, import, ownership, tokens, trim, view_ops};
+use super::{cancel, credential, hosted, import, replicas, tokens, trim, view_ops};
 use crate::log::rows::KNOWS_CANCELS;
 use crate::log::{Command, JobRow, Outcome, PendingBlock, Position, TraceRow};
 
@@ -178,7 +178,7 @@ pub(super) fn execute(connection: &Connection, command: &Command) -> rusqlite::R
         | Command::ImportEnd { .. } => {}
         // Its replica may be gone by now: whoever inherits the job sees that it stops.
         Command::AskCancel { stream, .. } => {
-            if ownership::all_know(connection, KNOWS_CANCELS)? {
+            if replicas::all_know(connection, KNOWS_CANCELS)? {
                 cancel::keep(connection, *stream)?;
             }
         }

@@ -4,7 +4,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::ownership::{self, others_are_there};
+use super::replicas::{self, others_are_there};
 use super::tables::{self, Rows};
 use super::{Log, credential};
 use crate::log::rows::KNOWS_PARTS;
@@ -25,7 +25,7 @@ pub(super) fn part(
     number: u32,
     rows: &[u8],
 ) -> rusqlite::Result<()> {
-    if ownership::all_know(connection, KNOWS_PARTS)? && !tables::is_empty(connection)? {
+    if replicas::all_know(connection, KNOWS_PARTS)? && !tables::is_empty(connection)? {
         return Ok(());
     }
     if number == 0 {

@@ -15,10 +15,12 @@ pub(in crate::log) mod health;
 mod hosted;
 mod import;
 mod merged;
+mod moves;
 pub(in crate::log) mod ownership;
 pub(in crate::log) mod queue;
 mod reader;
 mod recent;
+pub(in crate::log) mod replicas;
 pub(in crate::log) mod schema;
 mod seek;
 mod stats;
@@ -176,7 +178,7 @@ impl Log {
     ) -> Result<Self, Error> {
         let dir = options.dir.clone();
         let files = Files::open(options)?;
-        if ownership::is_replica(&files.connection).map_err(unavailable)? {
+        if replicas::is_replica(&files.connection).map_err(unavailable)? {
             return Err(Error::Foreign {
                 path: dir.display().to_string(),
                 detail: "it is a replica's, start it with --cluster".into(),

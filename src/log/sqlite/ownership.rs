@@ -7,27 +7,15 @@
 //! which its writer took the job up: one that was on its way when the job went and came
 //! back is not taken for one of what goes on.
 
-use std::collections::BTreeSet;
-
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::decode::job_from_row;
 use super::execute::execute;
-use super::{Log, credential, dials, hosted, import, tokens, view_ops};
+use super::moves::may_move;
+use super::replicas::{all_know, is_there};
+use super::{Log, credential, dials, hosted, import, view_ops};
 use crate::log::rows::{KNOWS_CLAIMS, KNOWS_EPOCHS};
 use crate::log::{Command, Error, JobRow, Outcome, PendingBlock, ReplicaNumber, StreamId};
-
-/// What becomes of an entry of a replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::log) enum Verdict {
-    Apply(ReplicaNumber),
-    /// It has been applied: its sender did not know.
-    Again,
-    /// Those before it are missing: they are sent again, and it after them.
-    Gap,
-    /// Its sender is gone.
-    Fenced,
-}
 
 /// Whose a command is, and which entry of the stream it is in.
 #[derive(Clone, Copy)]
@@ -36,32 +24,7 @@ pub(in crate::log) struct Origin {
     pub sequence: u64,
 }
 
-/// A replica that has joined.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ReplicaRow {
-    pub number: ReplicaNumber,
-    pub name: String,
-    pub gone: bool,
-}
-
 impl Log {
-    /// Those that are not gone, and those whose work nobody has taken over.
-    pub async fn replicas(&self) -> Result<Vec<ReplicaRow>, Error> {
-        self.read(|connection| {
-            connection
-                .prepare_cached("SELECT number, name, gone FROM replica WHERE heir IS NULL")?
-                .query_map([], |row| {
-                    Ok(ReplicaRow {
-                        number: row.get(0)?,
-                        name: row.get(1)?,
-                        gone: row.get(2)?,
-                    })
-                })?
-                .collect()
-        })
-        .await
-    }
-
     /// Jobs that run and that a replica has.
     pub async fn unfinished_jobs_of(&self, replica: ReplicaNumber) -> Result<Vec<JobRow>, Error> {
         self.read(move |connection| {
@@ -132,55 +95,6 @@ impl Log {
     pub async fn owner(&self, stream: StreamId) -> Result<Option<ReplicaNumber>, Error> {
         self.read(move |connection| owner(connection, stream)).await
     }
-}
-
-/// Whether the store follows a stream.
-pub(in crate::log) fn is_replica(connection: &Connection) -> rusqlite::Result<bool> {
-    connection.query_row("SELECT EXISTS (SELECT 1 FROM replicated)", [], |row| {
-        row.get(0)
-    })
-}
-
-/// Takes note of an entry.
-pub(in crate::log) fn receive(
-    connection: &Connection,
-    origin: &str,
-    number: u64,
-    commands: &[Command],
-) -> rusqlite::Result<Verdict> {
-    let known = connection
-        .prepare_cached("SELECT number, last_entry, gone FROM replica WHERE id = ?1")?
-        .query_row(params![origin], |row| {
-            Ok((row.get(0)?, row.get::<_, i64>(1)? as u64, row.get(2)?))
-        })
-        .optional()?;
-    let (replica, last, gone): (ReplicaNumber, u64, bool) = match (known, commands.first()) {
-        (Some(known), _) => known,
-        (None, Some(Command::Join { name, knows })) if number == 1 => {
-            connection
-                .prepare_cached(
-                    "INSERT INTO replica (id, name, last_entry, knows) VALUES (?1, ?2, 0, ?3)",
-                )?
-                .execute(params![origin, name, knows])?;
-            dials::forget(connection)?;
-            tokens::forget_all(connection)?;
-            (connection.last_insert_rowid(), 0, false)
-        }
-        (None, _) => return Ok(Verdict::Gap),
-    };
-    if gone {
-        return Ok(Verdict::Fenced);
-    }
-    if number <= last {
-        return Ok(Verdict::Again);
-    }
-    if number > last + 1 {
-        return Ok(Verdict::Gap);
-    }
-    connection
-        .prepare_cached("UPDATE replica SET last_entry = ?2 WHERE number = ?1")?
-        .execute(params![replica, number as i64])?;
-    Ok(Verdict::Apply(replica))
 }
 
 /// As [`execute`], of a replica's command: what is another's is left alone.
@@ -385,13 +299,6 @@ pub(super) fn accepts(
     }
 }
 
-/// Whether a rule is in force: every replica that may be there knows it.
-pub(super) fn all_know(connection: &Connection, rule: u32) -> rusqlite::Result<bool> {
-    connection
-        .prepare_cached("SELECT NOT EXISTS (SELECT 1 FROM replica WHERE gone = 0 AND knows < ?1)")?
-        .query_row([rule], |row| row.get(0))
-}
-
 fn take(connection: &Connection, replica: ReplicaNumber, stream: StreamId) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
@@ -408,85 +315,6 @@ pub(super) fn release(connection: &Connection, stream: StreamId) -> rusqlite::Re
         .prepare_cached("DELETE FROM owner WHERE stream = ?1")?
         .execute(params![stream])
         .map(drop)
-}
-
-fn is_there(connection: &Connection, replica: ReplicaNumber) -> rusqlite::Result<bool> {
-    connection
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM replica WHERE number = ?1 AND gone = 0)")?
-        .query_row(params![replica], |row| row.get(0))
-}
-
-/// Whether a replica beside one has joined and is not gone.
-pub(super) fn others_are_there(
-    connection: &Connection,
-    replica: ReplicaNumber,
-) -> rusqlite::Result<bool> {
-    connection
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM replica WHERE number <> ?1 AND gone = 0)")?
-        .query_row(params![replica], |row| row.get(0))
-}
-
-/// Who spends of another job's budget is where that is counted.
-fn may_move(connection: &Connection, stream: StreamId) -> rusqlite::Result<bool> {
-    let job = connection
-        .prepare_cached(
-            "SELECT id, lease_json, parent_id FROM job WHERE stream = ?1 AND end_position IS NULL",
-        )?
-        .query_row(params![stream], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })
-        .optional()?;
-    let Some((id, lease, parent)): Option<(String, String, Option<String>)> = job else {
-        return Ok(false);
-    };
-    let above = currencies_above(connection, parent)?;
-    let own = currencies(&lease);
-    if !above.is_subset(&own) {
-        return Ok(false);
-    }
-    let all: BTreeSet<_> = above.union(&own).cloned().collect();
-    let mut children = connection.prepare_cached(
-        "SELECT lease_json FROM job WHERE parent_id = ?1 AND end_position IS NULL",
-    )?;
-    let mut leases = children.query(params![id])?;
-    while let Some(row) = leases.next()? {
-        let lease: String = row.get(0)?;
-        if !all.is_subset(&currencies(&lease)) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-fn currencies_above(
-    connection: &Connection,
-    mut parent: Option<String>,
-) -> rusqlite::Result<BTreeSet<String>> {
-    let mut all = BTreeSet::new();
-    while let Some(id) = parent {
-        let above = connection
-            .prepare_cached("SELECT lease_json, parent_id FROM job WHERE id = ?1")?
-            .query_row(params![id], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()?;
-        let Some((lease, next)): Option<(String, Option<String>)> = above else {
-            break;
-        };
-        all.extend(currencies(&lease));
-        parent = next;
-    }
-    Ok(all)
-}
-
-/// Those that a stored lease has a budget in.
-fn currencies(lease_json: &str) -> BTreeSet<String> {
-    let lease: serde_json::Value = serde_json::from_str(lease_json).unwrap_or_default();
-    let budgets = lease["cost.budget"].as_array();
-    let budgets = budgets
-        .into_iter()
-        .flatten()
-        .filter_map(|text| text.as_str());
-    let pairs = budgets.filter_map(|text| text.split_once(':'));
-    pairs.map(|(currency, _)| currency.to_owned()).collect()
 }
 
 /// Whether a job's present activation has this token.

@@ -7,7 +7,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Log, decode, ownership};
+use super::{Log, decode, replicas};
 use crate::log::rows::KNOWS_GIVEN;
 use crate::log::{Error, Outcome, SessionRow};
 
@@ -54,7 +54,7 @@ pub(super) fn claim(
             None if earlier.as_deref() == Some(presented) => {}
             None => return Ok(Outcome::Stale),
         }
-        if ownership::all_know(connection, KNOWS_GIVEN)? {
+        if replicas::all_know(connection, KNOWS_GIVEN)? {
             keep(connection, id, &present)?;
         }
     }

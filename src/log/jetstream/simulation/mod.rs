@@ -24,7 +24,7 @@ use agreement::rows;
 use keys::{For, Upstream};
 
 use super::entry::Entry;
-use crate::log::sqlite::ownership::Verdict;
+use crate::log::sqlite::replicas::Verdict;
 use crate::log::sqlite::tally::Tally;
 use crate::log::sqlite::{schema, view_ops};
 use crate::log::{
