@@ -131,3 +131,53 @@ async fn a_history_that_is_being_read_stays_to_its_end() {
         (1..=10_001).collect::<Vec<_>>()
     );
 }
+
+/// A job that had ended, and that the client had all of, made its session end a week later,
+/// though another one ran on; and a day after that, what it had been was taken for the other's.
+#[tokio::test]
+async fn who_has_all_of_what_is_gone_goes_on_with_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let toml = "[retention]\nage_max_sec = 1\ncheck_interval_sec = 1";
+    let runtime = Runtime::start_with(dir.path(), toml);
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    let ticks = json!({ "count": 100_000, "interval_ms": 20 });
+    let long = peer.submit("ticker", ticks).await;
+    let short = peer.submit("echo", json!(1)).await;
+    let mut seen = peer.until_terminal().await;
+    while !gone(&runtime, &short).await {
+        seen.push(peer.next().await);
+    }
+    let ticket = (peer.session_id.clone(), peer.resume_token.clone());
+    drop(peer);
+    let resume = async |runtime: &Runtime, (id, token): &(String, String), after| {
+        let resumed = Peer::resume(&runtime.address, ALICE, id, token, after).await;
+        resumed.welcomed().await
+    };
+    let mut peer = resume(&runtime, &ticket, seen.len() as u64).await;
+    let ticket = (peer.session_id.clone(), peer.resume_token.clone());
+    for _ in 0..3 {
+        seen.push(peer.next().await);
+    }
+    runtime.kill();
+    // As a day later.
+    let store = rusqlite::Connection::open(dir.path().join("arcpd.db")).unwrap();
+    let forgotten = store.execute("DELETE FROM job WHERE id = ?1", [&short]);
+    assert_eq!(forgotten.unwrap(), 1);
+    drop(store);
+    let runtime = Runtime::start(dir.path());
+    let mut peer = resume(&runtime, &ticket, seen.len() as u64).await;
+    seen.extend(peer.until_terminal().await);
+    assert_eq!(seqs(&seen), (1..=seen.len() as u64).collect::<Vec<_>>());
+    let of_long = seen.iter().filter(|envelope| envelope.job_id == long);
+    let of_long: Vec<_> = of_long.map(|envelope| &envelope.payload).collect();
+    let mut watcher = Peer::connect(&runtime.address, ALICE).await;
+    let subscribe = proto::JobSubscribe {
+        history: true,
+        ..Default::default()
+    };
+    watcher.send(&long, Payload::JobSubscribe(subscribe)).await;
+    watcher.next().await;
+    let whole = watcher.until_terminal().await;
+    let whole: Vec<_> = whole.iter().map(|envelope| &envelope.payload).collect();
+    assert_eq!(of_long, whole);
+}

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::claim::Claim;
 use super::feed::{Feed, Next};
 use super::inbound::Said;
+use super::mark::Mark;
 use super::outbox::{Outbox, Run};
 use super::recent::Recent;
 use super::replay::Replay;
@@ -56,6 +57,7 @@ pub(super) struct Actor {
     pub replay: Option<Replay>,
     pub barrier: Option<Barrier>,
     pub op_count: u32,
+    pub mark: Mark,
     /// A change was sent to the log and not answered: what the view is may only be
     /// learned by a resume.
     pub is_unsure: bool,
@@ -247,6 +249,7 @@ impl Actor {
             }
             break;
         }
+        self.check_mark().await?;
         self.check_lag().await
     }
 
@@ -255,6 +258,7 @@ impl Actor {
         self.push(&next.block, next.after_seq, last).await?;
         if next.block.terminal {
             self.headers.remove(&next.block.stream);
+            self.mark.has_ended(next.block.stream);
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use secrecy::ExposeSecret;
 
 use super::actor::{Acks, Actor};
 use super::feed::Feed;
+use super::mark::Mark;
 use super::open::{Opened, open};
 use super::outbox::{Outbox, Rendering};
 use super::view;
@@ -168,6 +169,7 @@ async fn serve(sessions: Arc<Sessions>, mut connection: Connection, mut opened: 
         replay: None,
         barrier: None,
         op_count: opened.op_count,
+        mark: Mark::of_resumed(opened.ended),
         is_unsure: false,
         acks: Acks {
             acked: opened.deliver_from.saturating_sub(1),

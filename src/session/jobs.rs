@@ -66,6 +66,7 @@ impl Actor {
             return Ok(row.id);
         }
         self.op_count += 1;
+        self.mark.reset();
         let header = self.header.for_job(&row.id, &row.trace_id);
         self.headers.insert(row.stream, Arc::new(header));
         // At another replica it may have begun before it is followed here.

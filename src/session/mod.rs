@@ -14,6 +14,7 @@ mod heartbeat;
 mod inbound;
 mod inspect;
 mod jobs;
+mod mark;
 mod numbering;
 mod open;
 mod outbox;

@@ -21,6 +21,8 @@ pub(super) struct Opened {
     pub features: Vec<String>,
     pub plan: view::Plan,
     pub op_count: u32,
+    /// A stream that has ended between the last operation and where the client is.
+    pub ended: Option<StreamId>,
     pub deliver_from: u64,
     pub token: String,
     pub profile: Profile,
@@ -98,6 +100,7 @@ async fn open_new(
         features,
         plan,
         op_count: 0,
+        ended: None,
         deliver_from: 1,
         token,
         profile: hello.profile,
@@ -130,7 +133,7 @@ async fn open_resumed(
     let claim = sessions.claim(&row.id, &row.principal).await?;
     let token = new_token();
     let resumed = take_up(sessions, &claim, resume, (&presented, &token), connection).await;
-    let (plan, op_count, pins, delegated) = match resumed {
+    let (planned, delegated) = match resumed {
         Ok(resumed) => resumed,
         Err(failure) => {
             // Whoever had the session has let go of it for this.
@@ -149,14 +152,15 @@ async fn open_resumed(
     Ok(Opened {
         row,
         features,
-        plan,
-        op_count,
+        op_count: planned.ops.len() as u32,
+        ended: planned.ended,
+        plan: planned.plan,
         deliver_from: resume.last_event_seq.saturating_add(1),
         token,
         profile: hello.profile,
         claim,
         delegated,
-        pins,
+        pins: planned.pins,
     })
 }
 
@@ -201,7 +205,15 @@ async fn session(sessions: &Sessions, id: &str) -> Result<SessionRow, Failure> {
     row.ok_or_else(expired)
 }
 
-type TakenUp = (view::Plan, u32, Vec<Pin>, (Vec<StreamId>, Vec<StreamId>));
+struct Planned {
+    plan: view::Plan,
+    ended: Option<StreamId>,
+    ops: Vec<PastOp>,
+    pins: Vec<Pin>,
+}
+
+/// See [`Opened::delegated`].
+type Delegated = (Vec<StreamId>, Vec<StreamId>);
 
 /// Where the stream goes on, with the token changed for a new one.
 async fn take_up(
@@ -210,7 +222,7 @@ async fn take_up(
     resume: &Resume,
     (presented, token): (&[u8], &str),
     connection: &mut Connection,
-) -> Result<TakenUp, Failure> {
+) -> Result<(Planned, Delegated), Failure> {
     let id = &claim.session_id;
     // After the connection here that was displaced: what it claimed is seen. Of a single
     // process nobody else claims.
@@ -218,7 +230,7 @@ async fn take_up(
         true => Some(session(sessions, id).await?.token_hash),
         false => None,
     };
-    let (plan, ops, pins) = planned(sessions, id, resume).await?;
+    let mut planned = plan(sessions, id, resume).await?;
     still_there(connection)?;
     // A token that nobody goes on with would be one more that counts.
     if claim.displaced.is_cancelled() {
@@ -234,27 +246,23 @@ async fn take_up(
     if claimed == Outcome::Stale {
         return Err(not_claimed(sessions, presented).await);
     }
-    let (plan, ops, pins) = if sessions.log.is_replicated() {
+    if sessions.log.is_replicated() {
         // The replica that had it may have changed the view until it was claimed.
-        planned(sessions, id, resume).await?
-    } else {
-        (plan, ops, pins)
-    };
+        planned = plan(sessions, id, resume).await?;
+    }
     let delegated = sessions.log.delegated_in(id).await.map_err(unavailable)?;
     let mut unseen: Vec<_> = delegated.clone();
     if !unseen.is_empty() {
-        let seen: HashSet<_> = ops.iter().map(|past| past.op.change.stream()).collect();
+        let seen: HashSet<_> = (planned.ops.iter())
+            .map(|past| past.op.change.stream())
+            .collect();
         unseen.retain(|stream| !seen.contains(stream));
     }
-    Ok((plan, ops.len() as u32, pins, (delegated, unseen)))
+    Ok((planned, (delegated, unseen)))
 }
 
 /// Where the stream goes on by the view as it is.
-async fn planned(
-    sessions: &Sessions,
-    id: &str,
-    resume: &Resume,
-) -> Result<(view::Plan, Vec<PastOp>, Vec<Pin>), Failure> {
+async fn plan(sessions: &Sessions, id: &str, resume: &Resume) -> Result<Planned, Failure> {
     let rows = sessions.log.view_ops(id).await.map_err(unavailable)?;
     let ops: Vec<_> = rows.iter().filter_map(PastOp::from_row).collect();
     // Before the look at what is kept, so that it is still true when it is read.
@@ -262,11 +270,19 @@ async fn planned(
     let ahead = plan.ahead.iter().map(|op| op.change.stream());
     let pins = (sessions.hub).pin(plan.watches.keys().copied().chain(ahead));
     let pins = pins.await;
+    let before: Vec<_> = plan.watches.keys().copied().collect();
     let plan = numbering::resume(&sessions.log, plan, resume.last_event_seq)
         .await
         .map_err(unavailable)?
         .ok_or_else(expired)?;
-    Ok((plan, ops, pins))
+    let mut ended = before.into_iter();
+    let ended = ended.find(|stream| plan.ahead.is_empty() && !plan.watches.contains_key(stream));
+    Ok(Planned {
+        plan,
+        ended,
+        ops,
+        pins,
+    })
 }
 
 fn may_resume(sessions: &Sessions, row: &SessionRow, principal: &str) -> bool {

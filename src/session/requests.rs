@@ -204,6 +204,7 @@ impl Actor {
         }
         self.is_unsure = false;
         self.op_count += ops.len() as u32;
+        self.mark.reset();
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ pub struct Reached {
     /// The last record of each stream at or below the position; those of ended
     /// streams that are wholly below are left out.
     pub streams: Vec<(StreamId, u64)>,
-    /// A record on the way, or one after it, is no longer kept.
+    /// A stream is no longer kept that is not wholly at or below the position.
     pub trimmed: bool,
 }
 
@@ -119,9 +119,9 @@ impl<'a> Span<'a> {
                 None => seq_at(self.connection, followed.stream, at)?,
             };
             let seq = seq.max(followed.from_seq);
-            reached.trimmed |= followed.trimmed;
             reached.records += seq - followed.from_seq;
             if ended.is_none() {
+                reached.trimmed |= followed.trimmed;
                 reached.streams.push((followed.stream, seq));
             }
         }
