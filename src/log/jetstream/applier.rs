@@ -175,6 +175,9 @@ impl Applier {
                 if self.state.health.set(Part::Publish, true) {
                     tracing::info!("the replicated log answers again");
                 }
+                if self.state.health.set(Part::Follow, true) {
+                    tracing::info!("this replica keeps up with the log again");
+                }
                 // Who has left is inherited from, and that is no news for it.
                 let leaves = entry
                     .commands
