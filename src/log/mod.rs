@@ -21,9 +21,10 @@ pub mod transfer;
 pub use block::{Block, BlockSource, JobEnd, PendingBlock, ReportMark, ResultMark};
 pub use rows::{
     Command, CredentialRow, CredentialState, GrantRow, HostKey, HostedAgentRow, HostedRow,
-    IssuedRow, JobRow, KNOWS, ListFilter, Outcome, PastOpRow, SessionRow, TraceRow, ViewOpRow,
+    IssuedRow, JobRow, KNOWS, ListFilter, Outcome, SessionRow, TraceRow, ViewOpRow,
 };
 pub use sqlite::replicas::ReplicaRow;
+pub use sqlite::view_ops::PastOpRow;
 pub use sqlite::{Durability, Log, OpenOptions, Reached, Stats, Trimmable};
 
 /// Orders all blocks of the log.

@@ -191,19 +191,6 @@ pub struct ViewOpRow {
     pub to_seq: u64,
 }
 
-/// The same as it is read back, in its session's order.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PastOpRow {
-    pub at_position: Position,
-    pub at_seq: u64,
-    pub kind: u8,
-    pub stream: StreamId,
-    pub from_seq: u64,
-    pub to_seq: u64,
-    /// Of its stream; 0 where nothing is known of the job any more.
-    pub end_position: Option<Position>,
-}
-
 /// With several replicas it is what they agree on; one that the oldest of them does
 /// not know is not to be sent.
 #[derive(Clone, Debug, Serialize, Deserialize)]

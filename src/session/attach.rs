@@ -169,7 +169,7 @@ async fn serve(sessions: Arc<Sessions>, mut connection: Connection, mut opened: 
         replay: None,
         barrier: None,
         op_count: opened.op_count,
-        mark: Mark::of_resumed(opened.ended),
+        mark: Mark::new(opened.ended),
         is_unsure: false,
         acks: Acks {
             acked: opened.deliver_from.saturating_sub(1),

@@ -8,11 +8,24 @@
 use rusqlite::{Connection, Row, params};
 
 use super::Log;
-use crate::log::{Error, PastOpRow, ViewOpRow};
+use crate::log::{Error, Position, StreamId, ViewOpRow};
 
 /// Rows in the small table. The commit that moves them is a fraction of a millisecond
 /// longer for it, and a read looks at all of them.
 const RECENT_MAX: usize = 256;
+
+/// A [`ViewOpRow`] as it is read back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PastOpRow {
+    pub at_position: Position,
+    pub at_seq: u64,
+    pub kind: u8,
+    pub stream: StreamId,
+    pub from_seq: u64,
+    pub to_seq: u64,
+    /// Of its stream; 0 where nothing is known of the job any more.
+    pub end_position: Option<Position>,
+}
 
 impl Log {
     /// All of a session's, in their order.
