@@ -14,9 +14,9 @@ COPY README.md LICENSE ./
 ARG SOURCE_DATE_EPOCH
 # The same source makes the same bytes, wherever it lies and whenever it is built.
 ENV CARGO_INCREMENTAL=0 RUSTFLAGS="--remap-path-prefix=/src=. --remap-path-prefix=/usr/local/cargo=cargo -C link-arg=-Wl,--build-id=none -C strip=symbols"
-RUN cargo auditable build --locked --release --bin arcpd \
+RUN cargo auditable build --locked --profile dist --bin arcpd \
     && cargo cyclonedx --format json --spec-version 1.5 --override-filename sbom.cdx \
-    && mkdir -p /out/data && cp target/release/arcpd LICENSE sbom.cdx.json /out/
+    && mkdir -p /out/data && cp target/dist/arcpd LICENSE sbom.cdx.json /out/
 
 FROM gcr.io/distroless/cc-debian12:nonroot AS image
 ARG VERSION=0.1.0
