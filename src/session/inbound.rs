@@ -16,6 +16,8 @@ type Requests = Pin<Box<dyn Stream<Item = Result<Request, Invalid>> + Send>>;
 pub struct Inbound {
     requests: Requests,
     early: VecDeque<Result<Request, Invalid>>,
+    /// There was more than was taken.
+    has_more: bool,
     is_over: bool,
 }
 
@@ -31,6 +33,7 @@ impl Inbound {
         Self {
             requests: requests.boxed(),
             early: VecDeque::new(),
+            has_more: false,
             is_over: false,
         }
     }
@@ -46,12 +49,19 @@ impl Inbound {
         if self.is_over {
             return None;
         }
-        let next = self.requests.next().await;
+        let (next, is_early) = match self.at_once() {
+            Some(next) => (next, true),
+            None => (self.requests.next().await, false),
+        };
         self.is_over = next.is_none();
-        next.map(|request| Said {
-            request,
-            is_early: false,
-        })
+        next.map(|request| Said { request, is_early })
+    }
+
+    /// What was there and was not taken, as far as it can be told: until there is nothing.
+    fn at_once(&mut self) -> Option<Option<Result<Request, Invalid>>> {
+        let next = self.has_more.then(|| self.requests.next().now_or_never());
+        self.has_more = matches!(next, Some(Some(Some(_))));
+        next.flatten()
     }
 
     /// Takes what has come, without waiting.
@@ -63,6 +73,7 @@ impl Inbound {
                 None => return,
             }
         }
+        self.has_more = !self.is_over;
     }
 
     /// Whether the peer has said all, as far as was looked.
@@ -92,4 +103,40 @@ impl Said {
 fn is_goodbye(request: &Result<Request, Invalid>) -> bool {
     let body = request.as_ref().map(|request| &request.body);
     matches!(body, Ok(RequestBody::Bye | RequestBody::Close))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+    use tokio_stream::wrappers::UnboundedReceiverStream;
+
+    use super::*;
+
+    fn something() -> Result<Request, Invalid> {
+        Err(Invalid {
+            request_id: None,
+            message: String::new(),
+            of_submit: false,
+        })
+    }
+
+    /// The ninth told that the peer had read its welcome, and so that its token of before
+    /// was no longer needed.
+    #[tokio::test]
+    async fn what_was_there_before_the_welcome_is_no_answer_to_it_however_much_it_is() {
+        let (peer, requests) = mpsc::unbounded_channel();
+        let mut inbound = Inbound::new(UnboundedReceiverStream::new(requests));
+        for _ in 0..2 * EARLY_MAX {
+            peer.send(something()).unwrap();
+        }
+        inbound.look();
+        for _ in 0..2 * EARLY_MAX {
+            assert!(!inbound.next().await.unwrap().is_answer());
+        }
+        assert!(inbound.next().now_or_never().is_none());
+        peer.send(something()).unwrap();
+        assert!(inbound.next().await.unwrap().is_answer());
+        drop(peer);
+        assert!(inbound.next().await.is_none());
+    }
 }
