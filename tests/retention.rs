@@ -3,7 +3,7 @@
 
 mod support;
 
-use arcpd::wire::proto::{self, envelope::Payload};
+use arcpd::wire::proto::{self, Envelope, envelope::Payload};
 use serde_json::{Value, json};
 use support::*;
 
@@ -34,6 +34,45 @@ async fn gone(runtime: &Runtime, job: &str) -> bool {
             true
         }
         other => panic!("{other:?}"),
+    }
+}
+
+/// Ended jobs go at once.
+const SOON: &str = "[retention]\nage_max_sec = 1\ncheck_interval_sec = 1";
+
+fn ticker(count: u64) -> Value {
+    json!({ "count": count, "interval_ms": 20 })
+}
+
+/// What is numbered, up to one.
+async fn until(peer: &mut Peer, seen: &mut Vec<Envelope>, is_last: impl Fn(&Envelope) -> bool) {
+    loop {
+        let next = peer.next().await;
+        if next.event_seq > 0 {
+            seen.push(next);
+            if is_last(&seen[seen.len() - 1]) {
+                return;
+            }
+        }
+    }
+}
+
+async fn until_seq(peer: &mut Peer, seen: &mut Vec<Envelope>, seq: usize) {
+    until(peer, seen, |envelope| envelope.event_seq >= seq as u64).await;
+}
+
+async fn until_end_of(job: &str, peer: &mut Peer, seen: &mut Vec<Envelope>) {
+    let ends = |envelope: &Envelope| {
+        let payload = envelope.payload.as_ref();
+        envelope.job_id == job && matches!(payload, Some(Payload::JobResult(_)))
+    };
+    until(peer, seen, ends).await;
+}
+
+async fn until_gone(job: &str, runtime: &Runtime, peer: &mut Peer, seen: &mut Vec<Envelope>) {
+    while !gone(runtime, job).await {
+        let enough = seen.len() + 5;
+        until_seq(peer, seen, enough).await;
     }
 }
 
@@ -137,11 +176,9 @@ async fn a_history_that_is_being_read_stays_to_its_end() {
 #[tokio::test]
 async fn who_has_all_of_what_is_gone_goes_on_with_the_rest() {
     let dir = tempfile::tempdir().unwrap();
-    let toml = "[retention]\nage_max_sec = 1\ncheck_interval_sec = 1";
-    let runtime = Runtime::start_with(dir.path(), toml);
+    let runtime = Runtime::start_with(dir.path(), SOON);
     let mut peer = Peer::connect(&runtime.address, ALICE).await;
-    let ticks = json!({ "count": 100_000, "interval_ms": 20 });
-    let long = peer.submit("ticker", ticks).await;
+    let long = peer.submit("ticker", ticker(100_000)).await;
     let short = peer.submit("echo", json!(1)).await;
     let mut seen = peer.until_terminal().await;
     while !gone(&runtime, &short).await {
@@ -180,4 +217,115 @@ async fn who_has_all_of_what_is_gone_goes_on_with_the_rest() {
     let whole = watcher.until_terminal().await;
     let whole: Vec<_> = whole.iter().map(|envelope| &envelope.payload).collect();
     assert_eq!(of_long, whole);
+}
+
+/// Records of it that its session had numbered before were counted once more, and another
+/// job's came twice, under other numbers.
+#[tokio::test]
+async fn a_removed_job_of_which_it_is_not_known_where_it_was_ends_the_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start_with(dir.path(), SOON);
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    let mut seen = Vec::new();
+    let removed = peer.submit("ticker", ticker(40)).await;
+    until_seq(&mut peer, &mut seen, 20).await;
+    let (before, job) = peer.submit_collect("ticker", ticker(100_000)).await;
+    seen.extend(before);
+    until_end_of(&removed, &mut peer, &mut seen).await;
+    until_gone(&removed, &runtime, &mut peer, &mut seen).await;
+    let (id, token) = (peer.session_id.clone(), peer.resume_token.clone());
+    drop(peer);
+    // Nor is it known which number a record of the other one has.
+    let mut asker = Peer::connect(&runtime.address, ALICE).await;
+    let list = Payload::SessionListJobs(Default::default());
+    asker.send("", list).await;
+    let Some(Payload::SessionJobs(page)) = asker.next().await.payload else {
+        panic!("no page");
+    };
+    let listed = page
+        .jobs
+        .iter()
+        .map(|job| (&*job.job_id, job.last_event_seq));
+    assert_eq!(listed.collect::<Vec<_>>(), [(&*job, 0)]);
+    let mut observer = Peer::connect(&runtime.address, ALICE).await;
+    let subscribe = proto::JobSubscribe {
+        history: true,
+        from_event_seq: seen.len() as u64,
+        ..Default::default()
+    };
+    observer.send(&job, Payload::JobSubscribe(subscribe)).await;
+    let refused = observer.error().await;
+    assert!(refused.message.contains("from_event_seq"), "{refused:?}");
+    let after = seen.len() as u64;
+    let mut resumed = Peer::resume(&runtime.address, ALICE, &id, &token, after).await;
+    assert_eq!(resumed.error().await.code, "RESUME_WINDOW_EXPIRED");
+}
+
+/// A resume noted that a job had ended, its connection broke before its client had read as
+/// far, and the next one found what it had noted in its way.
+#[tokio::test]
+async fn a_mark_ahead_of_the_client_is_not_in_its_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start_with(dir.path(), SOON);
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    let mut seen = Vec::new();
+    peer.submit("ticker", ticker(100_000)).await;
+    let short = peer.submit("echo", json!(1)).await;
+    until_end_of(&short, &mut peer, &mut seen).await;
+    until_gone(&short, &runtime, &mut peer, &mut seen).await;
+    let (id, mut token) = (peer.session_id.clone(), peer.resume_token.clone());
+    drop(peer);
+    let after = seen.len();
+    for _ in 0..3 {
+        let resumed = Peer::resume(&runtime.address, ALICE, &id, &token, after as u64).await;
+        let mut peer = resumed.welcomed().await;
+        token = peer.resume_token.clone();
+        // What its client does not remember afterwards. It is level long before.
+        seen.truncate(after);
+        until_seq(&mut peer, &mut seen, after + 20).await;
+    }
+    assert_eq!(seqs(&seen), (1..=seen.len() as u64).collect::<Vec<_>>());
+}
+
+/// Who said that it had all of a job was sent all of it again.
+#[tokio::test]
+async fn an_event_seq_means_the_same_after_a_mark() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::start(dir.path());
+    let mut peer = Peer::connect(&runtime.address, ALICE).await;
+    let mut seen = Vec::new();
+    peer.submit("ticker", ticker(100_000)).await;
+    let short = peer.submit("ticker", ticker(5)).await;
+    until_end_of(&short, &mut peer, &mut seen).await;
+    let end = seen.len();
+    let heard_from = async |event_seq: usize| {
+        let mut observer = Peer::connect(&runtime.address, ALICE).await;
+        let subscribe = proto::JobSubscribe {
+            history: true,
+            from_event_seq: event_seq as u64,
+            ..Default::default()
+        };
+        observer
+            .send(&short, Payload::JobSubscribe(subscribe))
+            .await;
+        let heard = observer.ping_collect().await;
+        let heard = heard.iter().filter(|envelope| envelope.event_seq > 0);
+        heard.count()
+    };
+    assert_eq!(heard_from(end).await, 0);
+    until_seq(&mut peer, &mut seen, end + 10).await;
+    let (id, token) = (peer.session_id.clone(), peer.resume_token.clone());
+    drop(peer);
+    let after = seen.len() as u64;
+    let resumed = Peer::resume(&runtime.address, ALICE, &id, &token, after).await;
+    let mut peer = resumed.welcomed().await;
+    // The mark is where it was level.
+    until_seq(&mut peer, &mut seen, end + 60).await;
+    for had in [end, end + 10, end + 60] {
+        assert_eq!(heard_from(had).await, 0, "from {had}, the end is {end}");
+    }
+    assert!(
+        heard_from(1).await >= 5,
+        "who has not all of it hears the rest"
+    );
 }

@@ -25,7 +25,7 @@ pub use rows::{
 };
 pub use sqlite::replicas::ReplicaRow;
 pub use sqlite::view_ops::PastOpRow;
-pub use sqlite::{Durability, Log, OpenOptions, Reached, Stats, Trimmable};
+pub use sqlite::{Durability, Log, OpenOptions, Reached, Stats, Trimmable, Watched};
 
 /// Orders all blocks of the log.
 pub type Position = i64;

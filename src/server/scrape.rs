@@ -13,6 +13,7 @@ use super::cell::Peers;
 use super::process;
 use crate::agent::host::Hosts;
 use crate::fanout::Place;
+use crate::log::Watched;
 use crate::log::jetstream::Followed;
 use crate::protocol::Timestamp;
 use crate::session::Sessions;
@@ -98,7 +99,10 @@ impl Scrape {
         let committed = log.committed();
         let mut worst = 0;
         for Place { watched, position } in places {
-            let lag = log.count_to(watched, position, committed).await.unwrap_or(0);
+            let from_here = |(stream, after_seq)| Watched { stream, after_seq, since: position };
+            let watched = watched.into_iter().map(from_here).collect();
+            let lag = log.count_to(watched, position, committed).await;
+            let lag = lag.ok().flatten().unwrap_or(0);
             worst = worst.max(lag);
         }
         gauge(registry, "sessions_stalled", "Sessions whose peer does not read what there is for it", count as i64);

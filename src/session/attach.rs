@@ -146,8 +146,8 @@ async fn serve(sessions: Arc<Sessions>, mut connection: Connection, mut opened: 
         sessions.hub.clone(),
         opened.plan.cursor,
     );
-    for (stream, after_seq) in &opened.plan.watches {
-        feed.watch(*stream, *after_seq, true);
+    for watched in opened.plan.watches.values() {
+        feed.watch(watched.stream, watched.after_seq, true);
     }
     let pinned = |op: view::Op| (op, sessions.hub.pin_one(op.change.stream()));
     let ahead = std::mem::take(&mut opened.plan.ahead)

@@ -163,7 +163,11 @@ impl Actor {
             let last_event_seq = match (position, &views[&row.session_id][..]) {
                 // Nothing yet, or a session whose numbering is gone.
                 (None, _) | (_, []) => 0,
-                (Some(position), ops) => numbering::number_at(log, ops, position).await?,
+                (Some(position), ops) => {
+                    let number = numbering::number_at(log, ops, position).await?;
+                    // Some of it is gone.
+                    number.unwrap_or(0)
+                }
             };
             jobs.push(JobSummary {
                 job_id: row.id,

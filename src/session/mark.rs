@@ -1,8 +1,8 @@
 //! A mark says where a session is, and changes nothing of what it sees.
 //!
 //! A resume counts from the last operation of the view before it. What has ended since has
-//! to be known for that, and retention forgets it one day: where nothing is asked for in a
-//! session for long, the end of one of its streams is noted as an operation.
+//! to be known for that, and retention removes it one day: where nothing else is asked for in
+//! a session, the end of one of its streams is noted as an operation.
 
 use std::time::Duration;
 
@@ -12,8 +12,9 @@ use super::actor::{Actor, End};
 use super::view::{Change, Op};
 use crate::log::StreamId;
 
-/// Shorter than anything is kept after its end.
-const EVERY: Duration = Duration::from_secs(3_600);
+/// A store that is full removes what has ended once it is looked at again; else it is kept
+/// for longer.
+const EVERY: Duration = Duration::from_secs(60);
 
 pub(super) struct Mark {
     /// A stream that has ended since the last operation.
@@ -67,7 +68,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_end_is_noted_an_hour_after_the_last_operation_and_at_once_after_a_resume() {
+    async fn an_end_is_noted_a_minute_after_the_last_operation_and_at_once_after_a_resume() {
         assert_eq!(Mark::new(Some(1)).due(), Some(1));
         let mut mark = Mark::new(None);
         assert_eq!(mark.due(), None, "nothing has ended");

@@ -1,8 +1,8 @@
 //! The numbers a session gives to records of the log, found without replaying
 //! what lies before. Everything follows from the session's view operations.
 
-use super::view::{self, PastOp, Plan};
-use crate::log::{Error, Log, Position, StreamId};
+use super::view::{self, Change, PastOp, Plan};
+use crate::log::{Error, Log, Position, StreamId, Watched};
 
 const ONE_BLOCK: usize = 1;
 
@@ -13,14 +13,16 @@ pub(super) async fn resume(
     mut plan: Plan,
     last_event_seq: u64,
 ) -> Result<Option<Plan>, Error> {
-    let ahead = plan.ahead.iter().map(|op| op.change.stream()).collect();
-    if log.any_trimmed(ahead).await? {
+    // The end of a watch needs nothing of its stream.
+    let needed = (plan.ahead.iter()).filter(|op| !matches!(op.change, Change::Unwatch { .. }));
+    let needed = needed.map(|op| op.change.stream()).collect();
+    if log.any_trimmed(needed).await? {
         return Ok(None);
     }
     let up_to = plan.ahead.first().map(|op| op.at.position);
     let up_to = up_to.unwrap_or_else(|| log.committed());
     let wanted = last_event_seq.saturating_add(1) - plan.cursor.next_seq;
-    let streams: Vec<_> = plan.watches.iter().map(|(s, seq)| (*s, *seq)).collect();
+    let streams = plan.watches.values().copied().collect();
     let reached = log
         .skip(streams, plan.cursor.position, wanted, up_to)
         .await?;
@@ -44,41 +46,61 @@ pub(super) async fn resume(
     }
     plan.cursor.position = reached.position;
     plan.cursor.next_seq += reached.records;
-    plan.watches = reached.streams.into_iter().collect();
+    let since = reached.position;
+    let watched = |(stream, after_seq)| {
+        let watched = Watched {
+            stream,
+            after_seq,
+            since,
+        };
+        (stream, watched)
+    };
+    plan.watches = reached.streams.into_iter().map(watched).collect();
     Ok(Some(plan))
 }
 
-/// The `event_seq` of the last record at `position`, of a stream the session watches.
-pub(super) async fn number_at(log: &Log, ops: &[PastOp], position: Position) -> Result<u64, Error> {
+/// The `event_seq` of the last record at `position`, of a stream the session watches. `None`
+/// where it is not known any more.
+pub(super) async fn number_at(
+    log: &Log,
+    ops: &[PastOp],
+    position: Position,
+) -> Result<Option<u64>, Error> {
     // An operation at a position comes after the records there.
     let before = ops.partition_point(|past| past.op.at.position < position);
     let plan = view::after(&ops[..before]);
-    let streams: Vec<_> = plan.watches.iter().map(|(s, seq)| (*s, *seq)).collect();
+    let streams = plan.watches.into_values().collect();
     let records = log
         .count_to(streams, plan.cursor.position, position)
         .await?;
-    Ok(plan.cursor.next_seq - 1 + records)
+    Ok(records.map(|records| plan.cursor.next_seq - 1 + records))
 }
 
-/// The last record of a stream that has a number of at most `event_seq`.
+/// The last record of a stream that has a number of at most `event_seq`. `None` where that is
+/// not known any more.
 pub(super) async fn job_seq_at(
     log: &Log,
     ops: &[PastOp],
     stream: StreamId,
     event_seq: u64,
-) -> Result<u64, Error> {
-    let plan = view::plan(ops, event_seq);
+) -> Result<Option<u64>, Error> {
+    let Some(plan) = view::plan(ops, event_seq) else {
+        return Ok(None);
+    };
     let taken = ops.len() - plan.ahead.len();
     let Some(after_seq) = view::watched_after(&ops[..taken], stream) else {
-        return Ok(0);
+        return Ok(Some(0));
     };
     let up_to = plan.ahead.first().map(|op| op.at.position);
     let up_to = up_to.unwrap_or_else(|| log.committed());
     let wanted = event_seq.saturating_add(1) - plan.cursor.next_seq;
-    let streams: Vec<_> = plan.watches.iter().map(|(s, seq)| (*s, *seq)).collect();
+    let streams = plan.watches.values().copied().collect();
     let reached = log
         .skip(streams, plan.cursor.position, wanted, up_to)
         .await?;
+    if reached.trimmed {
+        return Ok(None);
+    }
     let seq = log.seq_at(stream, reached.position).await?.max(after_seq);
     let streams = reached.streams.iter().copied().collect();
     let next = log
@@ -90,5 +112,5 @@ pub(super) async fn job_seq_at(
         }
         _ => 0,
     };
-    Ok(seq + inside)
+    Ok(Some(seq + inside))
 }

@@ -266,7 +266,7 @@ async fn plan(sessions: &Sessions, id: &str, resume: &Resume) -> Result<Planned,
     let rows = sessions.log.view_ops(id).await.map_err(unavailable)?;
     let ops: Vec<_> = rows.iter().filter_map(PastOp::from_row).collect();
     // Before the look at what is kept, so that it is still true when it is read.
-    let plan = view::plan(&ops, resume.last_event_seq);
+    let plan = view::plan(&ops, resume.last_event_seq).ok_or_else(expired)?;
     let ahead = plan.ahead.iter().map(|op| op.change.stream());
     let pins = (sessions.hub).pin(plan.watches.keys().copied().chain(ahead));
     let pins = pins.await;

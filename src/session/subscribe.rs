@@ -69,17 +69,19 @@ impl Actor {
     /// `from_event_seq` counts in the submitting session's numbering.
     async fn job_seq(&self, job: &JobRow, event_seq: u64) -> Result<u64, Failure> {
         let log = &self.sessions.log;
-        let ops = log.view_ops(&job.session_id).await.map_err(unavailable)?;
-        if ops.is_empty() {
-            return Err(Failure::invalid(
+        let gone = || {
+            Failure::invalid(
                 "from_event_seq: no session has a numbering of this job, or it is gone; \
                  leave it out, or use from_job_seq",
-            ));
+            )
+        };
+        let ops = log.view_ops(&job.session_id).await.map_err(unavailable)?;
+        if ops.is_empty() {
+            return Err(gone());
         }
         let ops: Vec<_> = ops.iter().filter_map(PastOp::from_row).collect();
-        numbering::job_seq_at(log, &ops, job.stream, event_seq)
-            .await
-            .map_err(unavailable)
+        let seq = numbering::job_seq_at(log, &ops, job.stream, event_seq).await;
+        seq.map_err(unavailable)?.ok_or_else(gone)
     }
 
     fn raise_barrier(&mut self, job: JobRow, from_job_seq: u64) {

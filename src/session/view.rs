@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::log::{PastOpRow, Position, StreamId, ViewOpRow};
+use crate::log::{PastOpRow, Position, StreamId, ViewOpRow, Watched};
 
 /// Everything at or below `position` has been numbered; `next_seq` is next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,15 +139,32 @@ impl PastOp {
             end: row.end_position,
         })
     }
+
+    /// Nothing is known of its stream any more, not even where that ended.
+    fn is_forgotten(&self) -> bool {
+        self.end == Some(0)
+    }
+
+    /// It ends a watch of what had ended by itself.
+    fn is_mark(&self) -> bool {
+        let has_ended = |end| end <= self.op.at.position;
+        matches!(self.op.change, Change::Unwatch { .. })
+            && self.end.is_some_and(has_ended)
+            && !self.is_forgotten()
+    }
 }
 
 /// The streams watched after some operations, with where each watch begins.
-pub type Watches = BTreeMap<StreamId, u64>;
+pub type Watches = BTreeMap<StreamId, Watched>;
 
-fn apply(watches: &mut Watches, change: Change) {
-    match change {
+fn apply(watches: &mut Watches, op: &Op) {
+    match op.change {
         Change::Watch { stream, after_seq } => {
-            watches.entry(stream).or_insert(after_seq);
+            watches.entry(stream).or_insert(Watched {
+                stream,
+                after_seq,
+                since: op.at.position,
+            });
         }
         Change::Unwatch { stream } => {
             watches.remove(&stream);
@@ -166,14 +183,23 @@ pub struct Plan {
     pub ahead: Vec<Op>,
 }
 
-/// Finds the last operation at or before the number the client has next.
-pub fn plan(ops: &[PastOp], last_event_seq: u64) -> Plan {
+/// Finds the last operation at or before the number the client has next. `None` where what
+/// comes then is not known any more.
+pub fn plan(ops: &[PastOp], last_event_seq: u64) -> Option<Plan> {
     let next = last_event_seq.saturating_add(1);
     let taken = ops.partition_point(|past| past.op.after().next_seq <= next);
-    Plan {
-        ahead: ops[taken..].iter().map(|past| past.op).collect(),
-        ..after(&ops[..taken])
-    }
+    let (taken, ahead) = ops.split_at(taken);
+    let is_lost = |past: &&PastOp| match past.op.change {
+        _ if !past.is_forgotten() => false,
+        // It ended between.
+        Change::Unwatch { stream } => watched_after(taken, stream).is_some(),
+        Change::Watch { .. } | Change::History { .. } => true,
+    };
+    let is_known = !ahead.iter().any(|past| is_lost(&past));
+    is_known.then(|| Plan {
+        ahead: ahead.iter().map(|past| past.op).collect(),
+        ..after(taken)
+    })
 }
 
 /// The view right after the last of some operations. What a session has ever watched may be
@@ -183,7 +209,7 @@ pub fn after(ops: &[PastOp]) -> Plan {
     let mut watches = Watches::new();
     let has_ended = |past: &PastOp| past.end.is_some_and(|end| end <= cursor.position);
     for past in ops.iter().filter(|past| !has_ended(past)) {
-        apply(&mut watches, past.op.change);
+        apply(&mut watches, &past.op);
     }
     Plan {
         watches,
@@ -192,12 +218,15 @@ pub fn after(ops: &[PastOp]) -> Plan {
     }
 }
 
-/// Where the watch of a stream begins that is in force after some operations.
+/// Where the watch of a stream begins that is in force after some operations, or was when
+/// the stream ended.
 pub fn watched_after(ops: &[PastOp], stream: StreamId) -> Option<u64> {
     let mut watches = Watches::new();
     let of_stream = ops.iter().filter(|past| past.op.change.stream() == stream);
-    of_stream.for_each(|past| apply(&mut watches, past.op.change));
-    watches.get(&stream).copied()
+    for past in of_stream.filter(|past| !past.is_mark()) {
+        apply(&mut watches, &past.op);
+    }
+    watches.get(&stream).map(|watched| watched.after_seq)
 }
 
 #[cfg(test)]
@@ -224,6 +253,15 @@ mod tests {
         }
     }
 
+    fn from(stream: StreamId, after_seq: u64, since: Position) -> (StreamId, Watched) {
+        let watched = Watched {
+            stream,
+            after_seq,
+            since,
+        };
+        (stream, watched)
+    }
+
     #[test]
     fn a_resume_starts_at_the_last_operation_the_client_is_past() {
         let ops = [
@@ -232,17 +270,21 @@ mod tests {
             past(10, 8, watch(2, 3)),
             past(20, 9, Change::Unwatch { stream: 1 }),
         ];
-        let start = plan(&ops, 0);
+        let start = plan(&ops, 0).unwrap();
         assert_eq!((start.cursor, start.ahead.len()), (Cursor::START, 3));
         // In the middle of the history: it is replayed from its start and skipped over.
-        let middle = plan(&ops, 5);
+        let middle = plan(&ops, 5).unwrap();
         assert_eq!((middle.cursor, middle.ahead.len()), (Cursor::START, 3));
-        let behind = plan(&ops, 7);
+        let behind = plan(&ops, 7).unwrap();
         let (position, next_seq) = (10, 8);
         assert_eq!(behind.cursor, Cursor { position, next_seq });
-        assert_eq!(behind.watches, Watches::from([(1, 0), (2, 3)]));
-        let end = plan(&ops, 100);
-        assert_eq!((end.watches, end.ahead.len()), (Watches::from([(2, 3)]), 0));
+        assert_eq!(
+            behind.watches,
+            Watches::from([from(1, 0, 0), from(2, 3, 10)])
+        );
+        let end = plan(&ops, 100).unwrap();
+        assert_eq!(end.watches, Watches::from([from(2, 3, 10)]));
+        assert_eq!(end.ahead.len(), 0);
     }
 
     /// A resume pinned all that its session ever had, a gigabyte of 300,000 jobs, and a list
@@ -255,13 +297,60 @@ mod tests {
         };
         let ops: Vec<_> = (1..=1_000).map(ended).collect();
         let end = after(&ops);
-        assert_eq!(end.watches, Watches::from([(1_000, 0)]));
+        assert_eq!(end.watches, Watches::from([from(1_000, 0, 10_000)]));
         // At the record itself it is behind; one before there is still something to come.
         let next = |position| [&ops[..3], &[past(position, 4, watch(9, 0))]].concat();
-        assert_eq!(after(&next(35)).watches, Watches::from([(9, 0)]));
-        assert_eq!(after(&next(34)).watches, Watches::from([(3, 0), (9, 0)]));
+        assert_eq!(after(&next(35)).watches, Watches::from([from(9, 0, 35)]));
+        let both = [from(3, 0, 30), from(9, 0, 34)];
+        assert_eq!(after(&next(34)).watches, Watches::from(both));
         assert_eq!(watched_after(&ops, 7), Some(0));
         assert_eq!(watched_after(&ops[..6], 7), None);
+    }
+
+    /// An observer who had all of it got all of it again.
+    #[test]
+    fn a_mark_does_not_end_a_watch_that_had_ended_by_itself() {
+        let of = |end, position, change| PastOp {
+            end,
+            ..past(position, 1, change)
+        };
+        let unwatch = Change::Unwatch { stream: 1 };
+        let unwatched_at = |position| {
+            [
+                of(Some(20), 0, watch(1, 0)),
+                of(Some(20), position, unwatch),
+            ]
+        };
+        assert_eq!(watched_after(&unwatched_at(20), 1), Some(0));
+        assert_eq!(
+            watched_after(&unwatched_at(19), 1),
+            None,
+            "nobody saw its end"
+        );
+    }
+
+    /// Where it ended is not known, and what came after it was given its numbers.
+    #[test]
+    fn what_is_forgotten_and_was_not_over_is_missed() {
+        let of = |end, next_seq, change| PastOp {
+            end,
+            ..past(10, next_seq, change)
+        };
+        let unwatch = Change::Unwatch { stream: 1 };
+        let ops = [
+            of(Some(0), 1, watch(1, 0)),
+            of(None, 1, watch(2, 0)),
+            of(Some(0), 9, unwatch),
+            of(Some(0), 12, watch(3, 0)),
+        ];
+        assert_eq!(plan(&ops, 7), None, "it ended between");
+        assert_eq!(plan(&ops, 8), None, "one is to come");
+        assert!(plan(&ops, 11).is_some());
+        assert!(plan(&ops[..3], 8).is_some());
+        assert!(
+            plan(&ops[..2], 3).is_some(),
+            "it was over, as far as is known"
+        );
     }
 
     #[test]

@@ -47,7 +47,7 @@ use super::denied::Denied;
 use super::{Block, BlockSource, Command, Error, Outcome, Position, ReplicaNumber, StreamId};
 use health::{Health, Part};
 use queue::Queue;
-pub use seek::Reached;
+pub use seek::{Reached, Watched};
 pub use stats::Stats;
 pub use trim::Trimmable;
 

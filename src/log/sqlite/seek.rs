@@ -9,6 +9,15 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::Log;
 use crate::log::{Error, Position, StreamId};
 
+/// A stream that is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watched {
+    pub stream: StreamId,
+    pub after_seq: u64,
+    /// Where that began.
+    pub since: Position,
+}
+
 /// A place that several streams have reached.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Reached {
@@ -18,7 +27,9 @@ pub struct Reached {
     /// The last record of each stream at or below the position; those of ended
     /// streams that are wholly below are left out.
     pub streams: Vec<(StreamId, u64)>,
-    /// A stream is no longer kept that is not wholly at or below the position.
+    /// A stream is no longer kept that is not wholly at or below the position, or of which
+    /// some records were passed on the way, and nobody knows how many: it is not known what
+    /// is there.
     pub trimmed: bool,
 }
 
@@ -29,15 +40,17 @@ impl Log {
             .await
     }
 
-    /// Records of `streams`, each after its number, in `after < position <= at`.
+    /// Records of `streams`, each after its number, in `after < position <= at`. `None` where
+    /// what was removed leaves that open.
     pub async fn count_to(
         &self,
-        streams: Vec<(StreamId, u64)>,
+        streams: Vec<Watched>,
         after: Position,
         at: Position,
-    ) -> Result<u64, Error> {
+    ) -> Result<Option<u64>, Error> {
         self.read(move |connection| {
-            Ok(Span::new(connection, streams, after)?.count_to(at)?.records)
+            let reached = Span::new(connection, streams, after)?.count_to(at)?;
+            Ok((!reached.trimmed).then_some(reached.records))
         })
         .await
     }
@@ -46,7 +59,7 @@ impl Log {
     /// streams lie before.
     pub async fn skip(
         &self,
-        streams: Vec<(StreamId, u64)>,
+        streams: Vec<Watched>,
         after: Position,
         records: u64,
         up_to: Position,
@@ -69,16 +82,19 @@ struct Followed {
     from_seq: u64,
     end: Option<(Position, u64)>,
     trimmed: bool,
+    /// Where it is at the start of the span. Once it is trimmed, that is where its watch began.
+    is_known: bool,
 }
 
 impl<'a> Span<'a> {
     fn new(
         connection: &'a Connection,
-        streams: Vec<(StreamId, u64)>,
+        streams: Vec<Watched>,
         after: Position,
     ) -> rusqlite::Result<Self> {
         let mut followed = Vec::new();
-        for (stream, after_seq) in streams {
+        for watched in streams {
+            let stream = watched.stream;
             let row: Option<(Option<Position>, i64, bool)> = connection
                 .prepare_cached(
                     "SELECT end_position, last_seq, trimmed FROM job WHERE stream = ?1",
@@ -92,12 +108,14 @@ impl<'a> Span<'a> {
             if end.is_some_and(|(at, _)| at <= after) {
                 continue;
             }
-            let from_seq = seq_at(connection, stream, after)?.max(after_seq);
+            let from_seq = seq_at(connection, stream, after)?.max(watched.after_seq);
+            let trimmed = row.is_some_and(|(_, _, trimmed)| trimmed);
             followed.push(Followed {
                 stream,
                 from_seq,
                 end,
-                trimmed: row.is_some_and(|(_, _, trimmed)| trimmed),
+                trimmed,
+                is_known: !trimmed || watched.since == after,
             });
         }
         Ok(Self {
@@ -120,6 +138,7 @@ impl<'a> Span<'a> {
             };
             let seq = seq.max(followed.from_seq);
             reached.records += seq - followed.from_seq;
+            reached.trimmed |= !followed.is_known;
             if ended.is_none() {
                 reached.trimmed |= followed.trimmed;
                 reached.streams.push((followed.stream, seq));
@@ -234,7 +253,8 @@ mod tests {
                 let scanned = model[..upto].iter().rev().find(|b| b.0 == stream).map_or(0, |b| b.2);
                 prop_assert_eq!(seq_at(&connection, stream, position).unwrap(), scanned);
             }
-            let span = Span::new(&connection, vec![(1, 0), (2, 0)], 0).unwrap();
+            let from_start = |stream| Watched { stream, after_seq: 0, since: 0 };
+            let span = Span::new(&connection, vec![from_start(1), from_start(2)], 0).unwrap();
             let reached = span.skip(skip, model.len() as i64).unwrap();
             let mut records = 0;
             for block in &model {
