@@ -99,7 +99,7 @@ impl Scrape {
         let committed = log.committed();
         let mut worst = 0;
         for Place { watched, position } in places {
-            let from_here = |(stream, after_seq)| Watched { stream, after_seq, since: position };
+            let from_here = |(stream, after_seq)| Watched { stream, after_seq, is_at_start: true };
             let watched = watched.into_iter().map(from_here).collect();
             let lag = log.count_to(watched, position, committed).await;
             let lag = lag.ok().flatten().unwrap_or(0);

@@ -15,6 +15,8 @@ use crate::log::StreamId;
 /// A store that is full removes what has ended once it is looked at again; else it is kept
 /// for longer.
 const EVERY: Duration = Duration::from_secs(60);
+/// What the peer is to be sent goes first: a mark is a commit that it would wait for.
+const AFTER_END: Duration = Duration::from_secs(1);
 
 pub(super) struct Mark {
     /// A stream that has ended since the last operation.
@@ -23,10 +25,10 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// Where something had ended when a session was taken up again it is due: when its last
-    /// operation was, nobody knows.
+    /// Where something had ended when a session was taken up again it is due soon: when its
+    /// last operation was, nobody knows.
     pub fn new(ended: Option<StreamId>) -> Self {
-        let due_at = Instant::now();
+        let due_at = Instant::now() + AFTER_END;
         Self { ended, due_at }
     }
 
@@ -38,6 +40,7 @@ impl Mark {
 
     pub fn has_ended(&mut self, stream: StreamId) {
         self.ended = Some(stream);
+        self.due_at = self.due_at.max(Instant::now() + AFTER_END);
     }
 
     /// The stream that is to be noted, if it is time.
@@ -68,18 +71,24 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_end_is_noted_a_minute_after_the_last_operation_and_at_once_after_a_resume() {
-        assert_eq!(Mark::new(Some(1)).due(), Some(1));
-        let mut mark = Mark::new(None);
-        assert_eq!(mark.due(), None, "nothing has ended");
+    async fn an_end_is_noted_a_minute_after_the_last_operation_and_soon_after_a_resume() {
+        let moment = Duration::from_millis(1);
+        let mut mark = Mark::new(Some(1));
+        assert_eq!(mark.due(), None, "what there is for the peer is first");
+        tokio::time::advance(AFTER_END).await;
+        assert_eq!(mark.due(), Some(1));
         mark.reset();
         mark.has_ended(2);
-        tokio::time::advance(EVERY - Duration::from_secs(1)).await;
+        tokio::time::advance(EVERY - moment).await;
         assert_eq!(mark.due(), None);
-        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::time::advance(moment).await;
         assert_eq!(mark.due(), Some(2));
         mark.reset();
         tokio::time::advance(2 * EVERY).await;
-        assert_eq!(mark.due(), None, "an operation says where the session is");
+        assert_eq!(mark.due(), None, "nothing has ended");
+        mark.has_ended(3);
+        assert_eq!(mark.due(), None, "its end is sent first");
+        tokio::time::advance(AFTER_END).await;
+        assert_eq!(mark.due(), Some(3));
     }
 }

@@ -46,12 +46,11 @@ pub(super) async fn resume(
     }
     plan.cursor.position = reached.position;
     plan.cursor.next_seq += reached.records;
-    let since = reached.position;
     let watched = |(stream, after_seq)| {
         let watched = Watched {
             stream,
             after_seq,
-            since,
+            is_at_start: true,
         };
         (stream, watched)
     };
@@ -84,9 +83,7 @@ pub(super) async fn job_seq_at(
     stream: StreamId,
     event_seq: u64,
 ) -> Result<Option<u64>, Error> {
-    let Some(plan) = view::plan(ops, event_seq) else {
-        return Ok(None);
-    };
+    let plan = view::plan(ops, event_seq);
     let taken = ops.len() - plan.ahead.len();
     let Some(after_seq) = view::watched_after(&ops[..taken], stream) else {
         return Ok(Some(0));

@@ -265,8 +265,11 @@ async fn take_up(
 async fn plan(sessions: &Sessions, id: &str, resume: &Resume) -> Result<Planned, Failure> {
     let rows = sessions.log.view_ops(id).await.map_err(unavailable)?;
     let ops: Vec<_> = rows.iter().filter_map(PastOp::from_row).collect();
+    if view::is_lost(&ops, resume.last_event_seq) {
+        return Err(expired());
+    }
+    let plan = view::plan(&ops, resume.last_event_seq);
     // Before the look at what is kept, so that it is still true when it is read.
-    let plan = view::plan(&ops, resume.last_event_seq).ok_or_else(expired)?;
     let ahead = plan.ahead.iter().map(|op| op.change.stream());
     let pins = (sessions.hub).pin(plan.watches.keys().copied().chain(ahead));
     let pins = pins.await;

@@ -91,17 +91,21 @@ impl Op {
         }
     }
 
-    /// Where the live part after this operation starts.
-    fn after(&self) -> Cursor {
-        let numbered = match self.change {
+    /// Records that it numbers itself.
+    fn numbered(&self) -> u64 {
+        match self.change {
             Change::History {
                 after_seq, to_seq, ..
             } => to_seq.saturating_sub(after_seq),
             Change::Watch { .. } | Change::Unwatch { .. } => 0,
-        };
+        }
+    }
+
+    /// Where the live part after this operation starts.
+    fn after(&self) -> Cursor {
         Cursor {
             position: self.at.position,
-            next_seq: self.at.next_seq + numbered,
+            next_seq: self.at.next_seq + self.numbered(),
         }
     }
 }
@@ -154,17 +158,21 @@ impl PastOp {
     }
 }
 
-/// The streams watched after some operations, with where each watch begins.
+/// The streams watched after some operations.
 pub type Watches = BTreeMap<StreamId, Watched>;
 
-fn apply(watches: &mut Watches, op: &Op) {
-    match op.change {
+/// Where a watch begins.
+#[derive(Clone, Copy)]
+struct Begun {
+    after_seq: u64,
+    /// Numbers that were given by then, but for those of histories.
+    live: u64,
+}
+
+fn apply(watches: &mut BTreeMap<StreamId, Begun>, change: Change, live: u64) {
+    match change {
         Change::Watch { stream, after_seq } => {
-            watches.entry(stream).or_insert(Watched {
-                stream,
-                after_seq,
-                since: op.at.position,
-            });
+            watches.entry(stream).or_insert(Begun { after_seq, live });
         }
         Change::Unwatch { stream } => {
             watches.remove(&stream);
@@ -183,22 +191,28 @@ pub struct Plan {
     pub ahead: Vec<Op>,
 }
 
-/// Finds the last operation at or before the number the client has next. `None` where what
-/// comes then is not known any more.
-pub fn plan(ops: &[PastOp], last_event_seq: u64) -> Option<Plan> {
+/// Finds the last operation at or before the number the client has next.
+pub fn plan(ops: &[PastOp], last_event_seq: u64) -> Plan {
+    let (taken, ahead) = split(ops, last_event_seq);
+    Plan {
+        ahead: ahead.iter().map(|past| past.op).collect(),
+        ..after(taken)
+    }
+}
+
+fn split(ops: &[PastOp], last_event_seq: u64) -> (&[PastOp], &[PastOp]) {
     let next = last_event_seq.saturating_add(1);
-    let taken = ops.partition_point(|past| past.op.after().next_seq <= next);
-    let (taken, ahead) = ops.split_at(taken);
-    let is_lost = |past: &&PastOp| match past.op.change {
+    ops.split_at(ops.partition_point(|past| past.op.after().next_seq <= next))
+}
+
+/// Whether something that comes after a number is forgotten.
+pub fn is_lost(ops: &[PastOp], last_event_seq: u64) -> bool {
+    let (taken, ahead) = split(ops, last_event_seq);
+    ahead.iter().any(|past| match past.op.change {
         _ if !past.is_forgotten() => false,
         // It ended between.
         Change::Unwatch { stream } => watched_after(taken, stream).is_some(),
         Change::Watch { .. } | Change::History { .. } => true,
-    };
-    let is_known = !ahead.iter().any(|past| is_lost(&past));
-    is_known.then(|| Plan {
-        ahead: ahead.iter().map(|past| past.op).collect(),
-        ..after(taken)
     })
 }
 
@@ -206,13 +220,26 @@ pub fn plan(ops: &[PastOp], last_event_seq: u64) -> Option<Plan> {
 /// a hundred times what it watches.
 pub fn after(ops: &[PastOp]) -> Plan {
     let cursor = ops.last().map_or(Cursor::START, |past| past.op.after());
-    let mut watches = Watches::new();
     let has_ended = |past: &PastOp| past.end.is_some_and(|end| end <= cursor.position);
-    for past in ops.iter().filter(|past| !has_ended(past)) {
-        apply(&mut watches, &past.op);
+    let (mut begun, mut numbered) = (BTreeMap::new(), 0);
+    for past in ops {
+        if !has_ended(past) {
+            let live = past.op.at.next_seq.wrapping_sub(numbered);
+            apply(&mut begun, past.op.change, live);
+        }
+        numbered += past.op.numbered();
     }
+    let live = cursor.next_seq.wrapping_sub(numbered);
+    let watched = |(stream, begun): (StreamId, Begun)| {
+        let watched = Watched {
+            stream,
+            after_seq: begun.after_seq,
+            is_at_start: begun.live == live,
+        };
+        (stream, watched)
+    };
     Plan {
-        watches,
+        watches: begun.into_iter().map(watched).collect(),
         cursor,
         ahead: Vec::new(),
     }
@@ -221,12 +248,12 @@ pub fn after(ops: &[PastOp]) -> Plan {
 /// Where the watch of a stream begins that is in force after some operations, or was when
 /// the stream ended.
 pub fn watched_after(ops: &[PastOp], stream: StreamId) -> Option<u64> {
-    let mut watches = Watches::new();
+    let mut watches = BTreeMap::new();
     let of_stream = ops.iter().filter(|past| past.op.change.stream() == stream);
     for past in of_stream.filter(|past| !past.is_mark()) {
-        apply(&mut watches, &past.op);
+        apply(&mut watches, past.op.change, 0);
     }
-    watches.get(&stream).map(|watched| watched.after_seq)
+    watches.get(&stream).map(|begun| begun.after_seq)
 }
 
 #[cfg(test)]
@@ -253,11 +280,11 @@ mod tests {
         }
     }
 
-    fn from(stream: StreamId, after_seq: u64, since: Position) -> (StreamId, Watched) {
+    fn from(stream: StreamId, after_seq: u64, is_at_start: bool) -> (StreamId, Watched) {
         let watched = Watched {
             stream,
             after_seq,
-            since,
+            is_at_start,
         };
         (stream, watched)
     }
@@ -270,21 +297,37 @@ mod tests {
             past(10, 8, watch(2, 3)),
             past(20, 9, Change::Unwatch { stream: 1 }),
         ];
-        let start = plan(&ops, 0).unwrap();
+        let start = plan(&ops, 0);
         assert_eq!((start.cursor, start.ahead.len()), (Cursor::START, 3));
         // In the middle of the history: it is replayed from its start and skipped over.
-        let middle = plan(&ops, 5).unwrap();
+        let middle = plan(&ops, 5);
         assert_eq!((middle.cursor, middle.ahead.len()), (Cursor::START, 3));
-        let behind = plan(&ops, 7).unwrap();
+        let behind = plan(&ops, 7);
         let (position, next_seq) = (10, 8);
         assert_eq!(behind.cursor, Cursor { position, next_seq });
         assert_eq!(
             behind.watches,
-            Watches::from([from(1, 0, 0), from(2, 3, 10)])
+            Watches::from([from(1, 0, false), from(2, 3, true)])
         );
-        let end = plan(&ops, 100).unwrap();
-        assert_eq!(end.watches, Watches::from([from(2, 3, 10)]));
+        let end = plan(&ops, 100);
+        assert_eq!(end.watches, Watches::from([from(2, 3, false)]));
         assert_eq!(end.ahead.len(), 0);
+    }
+
+    /// Once its records are gone, how far a stream was is known where nothing was numbered
+    /// since its watch began: jobs that were submitted together have it so.
+    #[test]
+    fn a_watch_is_at_its_start_until_something_is_numbered() {
+        let ops = [
+            past(10, 1, watch(1, 0)),
+            past(20, 1, history(9, 0, 4)),
+            past(30, 5, watch(2, 0)),
+        ];
+        let both = Watches::from([from(1, 0, true), from(2, 0, true)]);
+        assert_eq!(after(&ops).watches, both);
+        let later = [&ops[..], &[past(40, 6, watch(3, 0))]].concat();
+        let all = [from(1, 0, false), from(2, 0, false), from(3, 0, true)];
+        assert_eq!(after(&later).watches, Watches::from(all));
     }
 
     /// A resume pinned all that its session ever had, a gigabyte of 300,000 jobs, and a list
@@ -297,11 +340,11 @@ mod tests {
         };
         let ops: Vec<_> = (1..=1_000).map(ended).collect();
         let end = after(&ops);
-        assert_eq!(end.watches, Watches::from([from(1_000, 0, 10_000)]));
+        assert_eq!(end.watches, Watches::from([from(1_000, 0, true)]));
         // At the record itself it is behind; one before there is still something to come.
         let next = |position| [&ops[..3], &[past(position, 4, watch(9, 0))]].concat();
-        assert_eq!(after(&next(35)).watches, Watches::from([from(9, 0, 35)]));
-        let both = [from(3, 0, 30), from(9, 0, 34)];
+        assert_eq!(after(&next(35)).watches, Watches::from([from(9, 0, true)]));
+        let both = [from(3, 0, false), from(9, 0, true)];
         assert_eq!(after(&next(34)).watches, Watches::from(both));
         assert_eq!(watched_after(&ops, 7), Some(0));
         assert_eq!(watched_after(&ops[..6], 7), None);
@@ -343,14 +386,11 @@ mod tests {
             of(Some(0), 9, unwatch),
             of(Some(0), 12, watch(3, 0)),
         ];
-        assert_eq!(plan(&ops, 7), None, "it ended between");
-        assert_eq!(plan(&ops, 8), None, "one is to come");
-        assert!(plan(&ops, 11).is_some());
-        assert!(plan(&ops[..3], 8).is_some());
-        assert!(
-            plan(&ops[..2], 3).is_some(),
-            "it was over, as far as is known"
-        );
+        assert!(is_lost(&ops, 7), "one ended between");
+        assert!(is_lost(&ops, 8), "one is to come");
+        assert!(!is_lost(&ops, 11));
+        assert!(!is_lost(&ops[..3], 8));
+        assert!(!is_lost(&ops[..2], 3), "it was over, as far as is known");
     }
 
     #[test]

@@ -14,8 +14,8 @@ use crate::log::{Error, Position, StreamId};
 pub struct Watched {
     pub stream: StreamId,
     pub after_seq: u64,
-    /// Where that began.
-    pub since: Position,
+    /// None of its records were passed since.
+    pub is_at_start: bool,
 }
 
 /// A place that several streams have reached.
@@ -82,7 +82,7 @@ struct Followed {
     from_seq: u64,
     end: Option<(Position, u64)>,
     trimmed: bool,
-    /// Where it is at the start of the span. Once it is trimmed, that is where its watch began.
+    /// Where it is at the start of the span.
     is_known: bool,
 }
 
@@ -115,7 +115,7 @@ impl<'a> Span<'a> {
                 from_seq,
                 end,
                 trimmed,
-                is_known: !trimmed || watched.since == after,
+                is_known: !trimmed || watched.is_at_start,
             });
         }
         Ok(Self {
@@ -253,7 +253,7 @@ mod tests {
                 let scanned = model[..upto].iter().rev().find(|b| b.0 == stream).map_or(0, |b| b.2);
                 prop_assert_eq!(seq_at(&connection, stream, position).unwrap(), scanned);
             }
-            let from_start = |stream| Watched { stream, after_seq: 0, since: 0 };
+            let from_start = |stream| Watched { stream, after_seq: 0, is_at_start: true };
             let span = Span::new(&connection, vec![from_start(1), from_start(2)], 0).unwrap();
             let reached = span.skip(skip, model.len() as i64).unwrap();
             let mut records = 0;
