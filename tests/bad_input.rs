@@ -525,13 +525,7 @@ async fn a_client_that_never_reads_costs_bounded_memory() {
         }
     }
     let grown = (beside.memory().saturating_sub(before)) / (1024 * 1024);
-    // A replica has besides what it has on its way to the log and what it has read of it:
-    // 8, 16 and 32 MiB at most.
-    let most = if cell::nats().is_some() { 160 } else { 100 };
-    assert!(
-        grown < most,
-        "{grown} MiB for four clients that do not read"
-    );
+    assert!(grown < 100, "{grown} MiB for four clients that do not read");
     // And one that asks and asks without reading an answer.
     for _ in 0..20_000 {
         let list = ws.envelope("session.list_jobs", json!({}));
@@ -544,10 +538,7 @@ async fn a_client_that_never_reads_costs_bounded_memory() {
         }
     }
     let grown = (beside.memory().saturating_sub(before)) / (1024 * 1024);
-    assert!(
-        grown < most + 20,
-        "{grown} MiB with a client that only asks"
-    );
+    assert!(grown < 120, "{grown} MiB with a client that only asks");
     beside.undisturbed().await;
 }
 
